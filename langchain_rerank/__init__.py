@@ -1,0 +1,65 @@
+"""Cross-encoder reranking for LangChain: retrieve many, score all, keep the best few.
+
+The names below are imported when first used, so `import langchain_rerank` loads neither torch
+nor chromadb.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from langchain_rerank.chain import create_rag_chain
+    from langchain_rerank.chroma import index_documents
+    from langchain_rerank.compressor import Reranker
+    from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+    from langchain_rerank.errors import (
+        MissingDependencyError,
+        ModelLoadError,
+        RerankError,
+        ScoringError,
+    )
+    from langchain_rerank.reader import ExtractiveReader
+    from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
+
+__all__ = [
+    "ExtractiveReader",
+    "FlagEmbeddingCrossEncoder",
+    "MissingDependencyError",
+    "ModelLoadError",
+    "RerankError",
+    "RerankRetriever",
+    "Reranker",
+    "ScoringError",
+    "create_rag_chain",
+    "create_rerank_retriever",
+    "index_documents",
+]
+
+_HOMES = {
+    "ExtractiveReader": "reader",
+    "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
+    "MissingDependencyError": "errors",
+    "ModelLoadError": "errors",
+    "RerankError": "errors",
+    "RerankRetriever": "retriever",
+    "Reranker": "compressor",
+    "ScoringError": "errors",
+    "create_rag_chain": "chain",
+    "create_rerank_retriever": "retriever",
+    "index_documents": "chroma",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,179 @@
+"""An idempotent Chroma collection made for reranking."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.documents import Document
+
+from langchain_rerank.text import well_formed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from chromadb.api import ClientAPI
+    from chromadb.api.collection_configuration import CreateHNSWConfiguration
+    from chromadb.api.models.Collection import Collection
+    from langchain_chroma import Chroma
+    from langchain_core.embeddings import Embeddings
+
+# HNSW looks at no more than ef_search neighbours, so fetch_k above it would quietly return fewer
+# or worse candidates. Chroma's default is 100; this serves fetch_k up to 200 with room to spare.
+_HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 400, "ef_construction": 200}
+_BATCH = 256
+
+
+def index_documents(  # noqa: PLR0913  # the last three all have defaults
+    documents: Iterable[Document],
+    embeddings: Embeddings,
+    *,
+    collection_name: str = "langchain",
+    persist_directory: str | Path | None = None,
+    client: ClientAPI | None = None,
+    show_progress: bool = False,
+) -> Chroma:
+    """Put documents into a Chroma collection in cosine space, each of them once.
+
+    A document keeps its id; one without gets an id made from its `source` metadata and its text.
+    What the collection already holds in the same form is neither embedded nor written again, so
+    running a notebook cell twice adds nothing and an interrupted run goes on where it stopped.
+    Documents that are in the collection and not in `documents` stay.
+
+    Args:
+        documents: What to index. They are not changed.
+        embeddings: Model for documents now and for queries later.
+        collection_name: Chroma's default name in LangChain, so that
+            `Chroma(persist_directory=…, embedding_function=…)` opens it again.
+        persist_directory: Folder to keep the collection in; None keeps it in memory, where
+            Chroma shares it between all stores of that name in the process.
+        client: A Chroma client to use instead, such as `chromadb.HttpClient(host=…)`.
+        show_progress: Show a progress bar over the documents that have to be embedded.
+
+    Returns:
+        The vector store, to hand to `create_rerank_retriever`.
+
+    Raises:
+        ValueError: `client` comes with `persist_directory`, one id names two different documents,
+            metadata hold what Chroma can't store, or the collection is of another space or
+            embedding size. Nothing has been written then.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from langchain_rerank import index_documents
+        >>> from langchain_rerank.offline import OfflineEmbeddings
+        >>> documents = [Document("Berlin has 3,520,031 inhabitants.")]
+        >>> store = index_documents(documents, OfflineEmbeddings(), collection_name="cities")
+        >>> store.similarity_search("How many people live in Berlin?", k=1)[0].page_content
+        'Berlin has 3,520,031 inhabitants.'
+    """
+    from langchain_chroma import Chroma
+
+    prepared = _prepare(documents)
+    client = _client(client, persist_directory)
+    collection = client.get_or_create_collection(
+        collection_name,
+        configuration={"hnsw": _HNSW},
+        embedding_function=None,
+    )
+    space = (collection.configuration.get("hnsw") or {}).get("space")
+    if space != _HNSW["space"]:
+        msg = (
+            f"collection '{collection_name}' exists in {space} space, expected cosine: choose "
+            "another collection_name, or delete it and index again"
+        )
+        raise ValueError(msg)
+    store = Chroma(collection_name, embeddings, client=client)
+    _add(store, _missing(collection, prepared), collection, show_progress=show_progress)
+    return store
+
+
+def _client(client: ClientAPI | None, persist_directory: str | Path | None) -> ClientAPI:
+    import chromadb
+
+    if client is None:
+        # Settings stay Chroma's own: a second client of one process must have the same ones as
+        # the first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
+        if persist_directory is None:
+            return chromadb.EphemeralClient()
+        return chromadb.PersistentClient(str(persist_directory))
+    if persist_directory is not None:
+        msg = f"expected client or persist_directory, got both ({persist_directory})"
+        raise ValueError(msg)
+    return client
+
+
+def document_id(document: Document) -> str:
+    """Return the document's id, or the one it gets from its source and text."""
+    if document.id is not None:
+        return document.id
+    parts = (str(document.metadata.get("source", "")), document.page_content)
+    return hashlib.sha256("\0".join(map(well_formed, parts)).encode()).hexdigest()
+
+
+def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
+    """Check documents and key them by id, as Chroma will store them."""
+    prepared: dict[str, Document] = {}
+    for position, document in enumerate(documents):
+        key = document_id(document)
+        metadata = _stored_metadata(document.metadata, position)
+        stored = Document(well_formed(document.page_content), metadata=metadata, id=key)
+        if prepared.setdefault(key, stored) != stored and document.id is not None:
+            msg = f"document {position} has the id '{key}' of an earlier, different document"
+            raise ValueError(msg)
+    return prepared
+
+
+def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
+    """Metadata without the fields that are None, which Chroma doesn't keep."""
+    for name, value in metadata.items():
+        values = value if isinstance(value, list) and value else [value]
+        if value is not None and (
+            not all(isinstance(one, str | int | float | bool) for one in values)
+            or len({type(one) for one in values}) > 1
+        ):
+            msg = (
+                f"metadata field '{name}' of document {position} must be a str, int, float, bool "
+                f"or a list of one of these for Chroma, got {value!r:.80}: convert or drop it"
+            )
+            raise ValueError(msg)
+    return {name: value for name, value in metadata.items() if value is not None}
+
+
+def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:
+    """Return the documents that the collection lacks or holds in another form."""
+    keys = list(prepared)
+    known: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    for start in range(0, len(keys), _BATCH):
+        found = collection.get(ids=keys[start : start + _BATCH], include=["documents", "metadatas"])
+        for key, text, metadata in zip(
+            found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True
+        ):
+            known[key] = (text, dict(metadata or {}))
+    return [
+        document
+        for key, document in prepared.items()
+        if known.get(key) != (document.page_content, document.metadata)
+    ]
+
+
+def _add(
+    store: Chroma, documents: list[Document], collection: Collection, *, show_progress: bool
+) -> None:
+    """Embed and write in batches, each of them whole."""
+    from chromadb.errors import InvalidArgumentError
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(documents), desc="Indexing", unit="doc", disable=not show_progress) as bar:
+        for start in range(0, len(documents), _BATCH):
+            batch = documents[start : start + _BATCH]
+            try:
+                store.add_documents(batch)
+            except InvalidArgumentError as error:
+                msg = (
+                    f"collection '{collection.name}' was made with other embeddings ({error}): "
+                    "use the same model, or another collection_name"
+                )
+                raise ValueError(msg) from error
+            bar.update(len(batch))

@@ -1,0 +1,1 @@
+"""Cross encoders: pairs of texts in, floats out."""

@@ -1,0 +1,119 @@
+"""Ordering, cutting and merging of model inputs, as pure functions of plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+LongDocuments = Literal["first", "max", "mean"]
+Output = TypeVar("Output")
+
+
+def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Cut inputs into batches of similar length.
+
+    Args:
+        lengths: Tokens of each input.
+        token_budget: Most tokens a batch may hold once padded to its longest input. An input
+            longer than the budget is a batch of its own.
+
+    Returns:
+        Batches of positions in `lengths`, longest inputs first, so that a batch that does not
+        fit into memory is met at once and not after minutes of work.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
+            batches.append([])
+            longest = lengths[position]
+        batches[-1].append(position)
+    return batches
+
+
+def run_in_batches(
+    lengths: Sequence[int],
+    token_budget: int,
+    forward: Callable[[list[int]], Output],
+    out_of_memory: type[BaseException],
+) -> tuple[list[list[int]], list[Output], int]:
+    """Call `forward` on every batch, halving the token budget whenever memory runs out.
+
+    Args:
+        lengths: Tokens of each input.
+        token_budget: Where to start; see `batches_by_length`.
+        forward: Takes positions in `lengths`.
+        out_of_memory: The one exception that means "try smaller"; raised again once a single
+            input does not fit. Every other exception passes through.
+
+    Returns:
+        The batches that ran, what `forward` gave for each, and the token budget that held.
+    """
+    waiting = batches_by_length(lengths, token_budget)
+    done: list[list[int]] = []
+    outputs: list[Output] = []
+    while waiting:
+        batch = waiting[0]
+        try:
+            outputs.append(forward(batch))
+        except out_of_memory:
+            if len(batch) == 1:
+                raise
+            token_budget = min(token_budget, max(map(lengths.__getitem__, batch)) * len(batch)) // 2
+            rest = [position for batch in waiting for position in batch]
+            cut = batches_by_length([lengths[position] for position in rest], token_budget)
+            waiting = [[rest[i] for i in positions] for positions in cut]
+        else:
+            done.append(waiting.pop(0))
+    return done, outputs, token_budget
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> npt.NDArray[np.int64]:
+    """Stack rows of token ids into one array, shape (rows, longest row).
+
+    Args:
+        rows: Token ids, or masks, of each input.
+        value: What fills the shorter rows.
+        side: "right" or "left": where the filling goes, as tokenizers' `padding_side`.
+    """
+    width = max(map(len, rows))
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[slice(len(row)) if side == "right" else slice(width - len(row), width)] = row
+    return padded
+
+
+def merge_windows(
+    window_scores: npt.NDArray[np.float64], owners: Sequence[int], how: LongDocuments
+) -> npt.NDArray[np.float64]:
+    """Reduce the scores of a document's windows to one score each document.
+
+    FirstP, MaxP and AvgP of Dai and Callan, "Deeper Text Understanding for IR with Contextual
+    Neural Language Modeling", SIGIR 2019.
+
+    Args:
+        window_scores: Shape (windows,).
+        owners: The document each window belongs to, ascending from 0 without gaps.
+        how: "first", "max" or "mean" of a document's windows.
+
+    Returns:
+        Shape (documents,).
+    """
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    if how == "first":
+        return window_scores[starts]
+    if how == "max":
+        return np.maximum.reduceat(window_scores, starts)
+    sizes = np.diff(starts, append=len(owners))
+    return np.add.reduceat(window_scores, starts) / sizes
+
+
+def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Map logits to 0–1 without overflow, in float64 so that close logits stay distinct."""
+    return np.exp(-np.logaddexp(0.0, -logits))

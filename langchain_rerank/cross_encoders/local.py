@@ -1,0 +1,169 @@
+"""What every cross encoder that runs in this process shares: settings, checks, lock and loop."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.cross_encoders import BaseCrossEncoder
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from langchain_rerank.cross_encoders import batching, tokenization
+from langchain_rerank.errors import RerankError, ScoringError
+from langchain_rerank.text import well_formed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
+
+# "[CLS] query [SEP] passage [SEP]" and its kin leave at least this much to the passage.
+_MIN_PASSAGE_TOKENS = 8
+
+
+class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
+    """Base of the cross encoders that hold a model in this process.
+
+    The constructor stores and checks. Weights load at the first `score`, or at `load`. One
+    lock a model makes every method safe to call from any number of threads. A copy made by
+    `pickle` or `copy.deepcopy` has the settings and loads weights of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = Field(min_length=1)
+    """Name on the Hugging Face hub, or path of a folder."""
+    max_length: int = Field(default=512, ge=16)
+    """Most tokens of a pair, query and special tokens included, that the model reads at once."""
+    query_max_length: int | None = Field(default=None, ge=1)
+    """Most tokens of a query; None takes three quarters of `max_length`, as FlagEmbedding does."""
+    long_documents: batching.LongDocuments = "first"
+    """Passages over `max_length`: "first" cuts them off, as FlagEmbedding does; "max" and "mean"
+    score overlapping windows and take the highest or the average logit (MaxP and AvgP of Dai and
+    Callan, SIGIR 2019)."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a batch, padding included; None chooses by device."""
+    query_instruction: str | None = None
+    """Put before every query."""
+    passage_instruction: str | None = None
+    """Put before every passage."""
+    normalize: bool = True
+    """Map logits to 0–1 by the sigmoid; False gives the raw, unbounded logits."""
+    show_progress: bool = False
+    """Show a progress bar over the batches."""
+
+    _lock: threading.RLock = PrivateAttr(default_factory=threading.RLock)
+    _warned: set[str] = PrivateAttr(default_factory=set)
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        limit = self.max_length - _MIN_PASSAGE_TOKENS
+        if self.query_max_length is not None and self.query_max_length > limit:
+            msg = (
+                f"query_max_length must leave room for the passage: at most {limit} with "
+                f"max_length={self.max_length}, got {self.query_max_length}"
+            )
+            raise ValueError(msg)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self.model_dump()), ()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return type(self)(**self.model_dump())
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the weights now instead of at the first `score`; does nothing once loaded.
+
+        Raises:
+            ModelLoadError: The model is missing, damaged or not a reranker.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the weights; the next `score` loads them again."""
+
+    @abstractmethod
+    def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
+        """Raw scores of `pairs`, shape (pairs,); called loaded and under the lock."""
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score how well each passage answers its query; higher is better.
+
+        Args:
+            text_pairs: (query, passage) each.
+
+        Returns:
+            One float a pair, in the same order: 0–1 with `normalize`, else a logit.
+
+        Raises:
+            TypeError: A text is not a str; the message names its position.
+            ModelLoadError: The model could not be loaded.
+            ScoringError: The model failed; its own error is the cause.
+        """
+        tokenization.check_pairs(text_pairs)
+        if not text_pairs:
+            return []
+        pairs = [(well_formed(query), well_formed(passage)) for query, passage in text_pairs]
+        with self._lock:
+            self.load()
+            try:
+                logits = self._logits(pairs)
+            except RerankError:
+                raise
+            except Exception as error:
+                msg = (
+                    f"'{self.model}' failed on {len(pairs)} pairs: {type(error).__name__}: {error}"
+                )
+                raise ScoringError(msg) from error
+        scores: list[float] = (batching.sigmoid(logits) if self.normalize else logits).tolist()
+        return scores
+
+    @property
+    def _query_limit(self) -> int:
+        return self.query_max_length or self.max_length * 3 // 4
+
+    def _instructed(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Put the instructions before the texts."""
+        before_query, before_passage = self.query_instruction or "", self.passage_instruction or ""
+        return [(before_query + query, before_passage + passage) for query, passage in pairs]
+
+    def _short_queries(
+        self, tokenizer: Any, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[str, str]]:
+        """Truncate long queries, with one warning in the life of this object."""
+        before = [query for query, _ in pairs]
+        queries = tokenization.truncate_queries(tokenizer, before, self._query_limit)
+        if queries != before:
+            self._warn_once(
+                "a query is longer than query_max_length=%d tokens and was cut", self._query_limit
+            )
+        return list(zip(queries, (passage for _, passage in pairs), strict=True))
+
+    def _windows(self, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
+        """Encode pairs as `long_documents` says."""
+        pairs = self._short_queries(tokenizer, self._instructed(pairs))
+        if self.long_documents != "first":
+            return tokenization.encode_windows(tokenizer, pairs, self.max_length)
+        windows = tokenization.encode_first(tokenizer, pairs, self.max_length)
+        if windows.truncated:
+            self._warn_once(
+                "%d of %d passages are longer than max_length=%d tokens and were cut; "
+                'long_documents="max" scores them whole',
+                windows.truncated,
+                len(pairs),
+                self.max_length,
+            )
+        return windows
+
+    def _warn_once(self, message: str, *args: object) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message, *args)

@@ -1,0 +1,39 @@
+"""The exceptions this package raises on its own account.
+
+Wrong arguments are plain `ValueError` and `TypeError`; everything else that can
+go wrong derives from `RerankError`, so one `except` covers the package.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MissingDependencyError", "ModelLoadError", "RerankError", "ScoringError"]
+
+
+class RerankError(Exception):
+    """Base of every error that is not a wrong argument."""
+
+
+class MissingDependencyError(RerankError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+    def __init__(self, package: str, install: str, purpose: str) -> None:
+        """Build the message.
+
+        Args:
+            package: Import name of what is missing.
+            install: What to hand to `pip install`, such as `langchain-rerank[hybrid]` or
+                `--no-deps name==1.0`.
+            purpose: What needs it, as the start of a sentence.
+        """
+        # Quotes keep a shell from expanding the brackets of an extra, but would make one word of
+        # an option and a name.
+        arguments = f'"{install}"' if "[" in install else install
+        super().__init__(f"{purpose} needs the package '{package}'. Run: pip install {arguments}")
+
+
+class ModelLoadError(RerankError):
+    """A model could not be loaded: what was looked for, where, and what to do."""
+
+
+class ScoringError(RerankError):
+    """A cross encoder failed or broke its contract; the real cause is chained."""

@@ -1,0 +1,78 @@
+"""Asking any first stage for a number of candidates, and with the keywords of one call."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
+
+from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.runnables import Runnable
+
+
+def as_first_stage(
+    source: VectorStore | BaseRetriever, search_kwargs: dict[str, Any] | None, *, hybrid: bool
+) -> BaseRetriever:
+    """Make a retriever of what a user hands over; see `create_rerank_retriever`."""
+    if isinstance(source, VectorStore):
+        dense = source.as_retriever(search_kwargs=dict(search_kwargs or {}))
+        if not hybrid:
+            return dense
+        return HybridRetriever(dense=dense, keyword=KeywordRetriever(store=source))
+    if not isinstance(source, BaseRetriever):
+        msg = f"source must be a VectorStore or a BaseRetriever, got {type(source).__name__}"
+        raise TypeError(msg)
+    if search_kwargs or hybrid:
+        option = "hybrid=True" if hybrid else "search_kwargs"
+        msg = f"{option} needs a VectorStore as source, got the retriever {type(source).__name__}"
+        raise TypeError(msg)
+    return source
+
+
+def with_fetch_k(
+    retriever: Runnable[str, list[Document]], fetch_k: int, kwargs: dict[str, Any]
+) -> Runnable[str, list[Document]]:
+    """Bind one call's depth and keywords to a first stage.
+
+    The depth goes where the retriever takes one: the keyword `k`, or a field `k` or `top_k`. One
+    that takes none gives as many documents as it likes.
+
+    Raises:
+        TypeError: Keywords were given to a retriever that takes none. LangChain would drop them,
+            and a dropped `filter` gives documents that the caller meant to exclude.
+    """
+    if not isinstance(retriever, BaseRetriever):
+        return retriever.bind(**kwargs)
+    if isinstance(retriever, VectorStoreRetriever):
+        return retriever.bind(**_search_keywords(retriever, fetch_k, kwargs))
+    parameters = inspect.signature(retriever._get_relevant_documents).parameters  # noqa: SLF001  # the public invoke hides them
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_any else [name for name in kwargs if name not in parameters]
+    if unknown:
+        msg = (
+            f"the first stage {type(retriever).__name__} takes no keyword {', '.join(unknown)}: "
+            "leave it out, or use a first stage that does, such as a vector store"
+        )
+        raise TypeError(msg)
+    if "k" in parameters:
+        return retriever.bind(**{"k": fetch_k, **kwargs})
+    depth = next((name for name in ("k", "top_k") if name in type(retriever).model_fields), None)
+    if depth is not None:
+        retriever = retriever.model_copy(update={depth: fetch_k})
+    return retriever.bind(**kwargs)
+
+
+def _search_keywords(
+    retriever: VectorStoreRetriever, fetch_k: int, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    keywords: dict[str, Any] = {"k": fetch_k, **kwargs}
+    if retriever.search_type == "mmr":
+        # MMR has a fetch_k of its own, the pool it picks k from; its default of 20 would cap k.
+        pool: int = retriever.search_kwargs.get("fetch_k", 0)
+        keywords["fetch_k"] = max(pool, 2 * fetch_k)
+    return keywords

@@ -1,0 +1,111 @@
+"""An extractive reader: the answer is the sentences of the passages that answer best."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import sentencex
+from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
+
+if TYPE_CHECKING:
+    from langchain_core.cross_encoders import BaseCrossEncoder
+    from langchain_core.documents import Document
+
+# A further sentence joins the best one when it scores within this part of the whole range of
+# scores below it. Relative, so that it holds for logits as for 0–1.
+_MARGIN = 0.1
+_FOOTNOTE = re.compile(r"\s+\[\d+\]")
+
+
+class ExtractiveReader(Runnable[dict[str, Any], str]):
+    """Answers with one to three sentences of the passages, each with its citation.
+
+    The second half of the field's retriever–reader pair, for where no chat model is at hand: the
+    cross encoder scores every sentence of the passages against the question. It quotes and never
+    invents, and it answers only what a sentence says as it stands.
+
+    Source: Chen et al., "Reading Wikipedia to Answer Open-Domain Questions", ACL 2017.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from langchain_rerank import ExtractiveReader, FlagEmbeddingCrossEncoder
+        >>> from langchain_rerank.offline import offline_reranker
+        >>> reader = ExtractiveReader(FlagEmbeddingCrossEncoder(model=offline_reranker()))
+        >>> passage = Document("Berlin has museums. It has a population of 3,520,031.")
+        >>> reader.invoke({"question": "How many people live in Berlin?", "context": [passage]})
+        'It has a population of 3,520,031. [1]'
+    """
+
+    def __init__(
+        self, cross_encoder: BaseCrossEncoder, *, max_sentences: int = 3, language: str = "en"
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            cross_encoder: Scores the sentences; as a rule the one that ranked the passages.
+            max_sentences: Most sentences of an answer.
+            language: ISO 639 code by whose rules sentences are split.
+
+        Raises:
+            ValueError: `max_sentences` is not positive.
+        """
+        if max_sentences <= 0:
+            msg = f"max_sentences must be > 0, got {max_sentences}"
+            raise ValueError(msg)
+        self._cross_encoder = cross_encoder
+        self._max_sentences = max_sentences
+        self._language = language
+
+    def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any) -> str:
+        """Answer `{"question": str, "context": list[Document]}`; "" if there is no sentence."""
+        return self._call_with_config(self._read, input, config)
+
+    async def ainvoke(
+        self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any
+    ) -> str:
+        """Answer without blocking the event loop; see `invoke`."""
+
+        async def read(given: dict[str, Any]) -> str:
+            return await run_in_executor(None, self._read, given)
+
+        return await self._acall_with_config(read, input, config)
+
+    def _read(self, given: dict[str, Any]) -> str:
+        sentences = numbered_sentences(given["context"], self._language)
+        if not sentences:
+            return ""
+        pairs = [(str(given["question"]), sentence) for sentence in sentences]
+        scores = self._cross_encoder.score(pairs)
+        best = best_positions(scores, self._max_sentences)
+        texts = list(sentences.items())
+        return " ".join(f"{texts[i][0]} [{texts[i][1]}]" for i in best)
+
+
+def numbered_sentences(documents: list[Document], language: str) -> dict[str, int]:
+    """Split documents into sentences, each with the number of the first document that has it.
+
+    Args:
+        documents: Numbered from 1.
+        language: ISO 639 code.
+
+    Returns:
+        Document number by sentence. Line breaks within a sentence are spaces, and footnote marks
+        such as "[2]", which would read as citations, are left out.
+    """
+    numbered: dict[str, int] = {}
+    for number, document in enumerate(documents, start=1):
+        for paragraph in re.split(r"\n\s*\n", document.page_content):
+            text = _FOOTNOTE.sub("", " ".join(paragraph.split()))
+            for sentence in sentencex.segment(language, text):
+                if sentence.strip():
+                    numbered.setdefault(sentence.strip(), number)
+    return numbered
+
+
+def best_positions(scores: list[float], limit: int) -> list[int]:
+    """Positions of the best score and of those close to it, best first, at most `limit`."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    best, worst = scores[order[0]], scores[order[-1]]
+    floor = best - _MARGIN * (best - worst)
+    return [i for i in order[:limit] if scores[i] >= floor]
