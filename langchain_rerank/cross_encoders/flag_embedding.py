@@ -1,34 +1,24 @@
-"""FlagEmbedding's rerankers as cross encoders; the only file that imports FlagEmbedding."""
+"""FlagEmbedding's rerankers as LangChain cross encoders."""
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from langchain_rerank.cross_encoders import batching, tokenization
+from langchain_rerank.cross_encoders import batching, flag_loading, tokenization
+from langchain_rerank.cross_encoders.flag_loading import ModelClass  # noqa: TC001  # pydantic reads it
 from langchain_rerank.cross_encoders.local import LocalCrossEncoder
 from langchain_rerank.cross_encoders.torch_encoder import TorchEncoder, default_batch_tokens
-from langchain_rerank.errors import ModelLoadError, ScoringError
+from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
-
-ModelClass = Literal[
-    "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
-]
-
-_loading = threading.Lock()
-_show_progress: ContextVar[bool] = ContextVar("show_progress", default=True)
 
 
 class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
@@ -86,9 +76,19 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         with self._lock:
             if self._encoder is not None or self._decoder is not None:
                 return
-            device = self.device or _best_device()
-            model_class = self.model_class or _look_up_model_class(self.model)
-            reranker = _load_reranker(self, model_class, device)
+            device = self.device or flag_loading.best_device()
+            model_class = self.model_class or flag_loading.look_up_model_class(self.model)
+            reranker = flag_loading.load_reranker(
+                self.model,
+                model_class,
+                device,
+                self.dtype,
+                max_length=self.max_length,
+                query_max_length=self.query_max_length,
+                trust_remote_code=self.trust_remote_code,
+                show_progress=self.show_progress,
+                **({} if model_class == "encoder-only-base" else self._decoder_arguments(device)),
+            )
             if model_class == "encoder-only-base":
                 self._encoder = TorchEncoder(
                     reranker.model, reranker.tokenizer, device, self.batch_tokens
@@ -120,11 +120,8 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         owners = list(range(len(pairs)))
         if self.long_documents != "first":
             pairs, owners = tokenization.text_windows(tokenizer, pairs, self.max_length)
-        visible = _show_progress.set(self.show_progress)
-        try:
+        with flag_loading.progress_shown(self.show_progress):
             logits = self._decoder.compute_score(list(pairs), **self.compute_score_kwargs)
-        finally:
-            _show_progress.reset(visible)
         if np.ndim(logits) != 1:
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
@@ -133,222 +130,13 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             raise ScoringError(msg)
         return batching.merge_windows(np.asarray(logits, float), owners, self.long_documents)
 
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _torch_dtype(name: str, device: str) -> Any:
-    import torch
-
-    if name != "auto":
-        return getattr(torch, name)
-    if device == "cpu":
-        return torch.float32
-    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float16
-
-
-def _look_up_model_class(model: str) -> ModelClass:
-    """Find the family by the last part of the name, as FlagEmbedding's FlagAutoReranker does."""
-    from FlagEmbedding.inference.reranker import model_mapping
-
-    path = Path(model)
-    name = path.parent.name if path.name.startswith("checkpoint-") else path.name
-    entry = model_mapping.AUTO_RERANKER_MAPPING.get(name)
-    for family, reranker_class in model_mapping.RERANKER_CLASS_MAPPING.items():
-        if entry is not None and entry.model_class is reranker_class:
-            found: ModelClass = family.value
-            return found
-    return "encoder-only-base"
-
-
-def _load_reranker(
-    settings: FlagEmbeddingCrossEncoder, model_class: ModelClass, device: str
-) -> Any:
-    """Load by FlagEmbedding, check what came, move it to its device and dtype.
-
-    Returns:
-        A FlagEmbedding reranker, with `model`, `tokenizer` and `compute_score`.
-    """
-    dtype = _torch_dtype(settings.dtype, device)
-    arguments: dict[str, Any] = {}
-    if model_class != "encoder-only-base":
-        arguments = _decoder_arguments(settings, device, str(dtype))
-    try:
-        with _loading, _quiet(settings), _loading_report() as missing:
-            reranker = _reranker_class(model_class)(
-                settings.model,
-                trust_remote_code=settings.trust_remote_code,
-                devices=device,
-                max_length=settings.max_length,
-                query_max_length=settings.query_max_length,
-                **arguments,
-            )
-        _check_loaded(reranker, model_class, missing)
-        reranker.use_fp16 = str(dtype) == "torch.float16"
-        reranker.model.to(device=device, dtype=dtype).eval()
-    # SystemExit: FlagEmbedding leaves the process where it can't import a model's code.
-    except (Exception, SystemExit) as error:
-        nowhere = "" if Path(settings.model).exists() else " There is no folder of that name here."
-        msg = (
-            f"could not load '{settings.model}' as {model_class} on {device}: {error}\n"
-            "Expected the name of a reranker on the Hugging Face hub, or a folder that holds its "
-            f"config.json, weights and tokenizer.{nowhere} If it is of another family, set "
-            "model_class."
-        )
-        raise ModelLoadError(msg) from error
-    if model_class != "encoder-only-base":
-        _guard_forward(reranker.model)
-    return reranker
-
-
-def _decoder_arguments(
-    settings: FlagEmbeddingCrossEncoder, device: str, dtype: str
-) -> dict[str, Any]:
-    """Arguments that only FlagEmbedding's decoder rerankers take."""
-    # Two of the families warn unless one half precision is asked for; on a CPU all of them
-    # ignore float16, so asking for it there keeps float32 and the peace.
-    arguments: dict[str, Any] = {
-        "use_fp16": dtype == "torch.float16" or (device == "cpu" and dtype == "torch.float32"),
-        "use_bf16": dtype == "torch.bfloat16",
-        "batch_size": max(
-            1, (settings.batch_tokens or default_batch_tokens(device)) // settings.max_length
-        ),
-    }
-    # Their own defaults are "A: " and "B: ": pass on only what was given.
-    if settings.query_instruction is not None:
-        arguments["query_instruction_for_rerank"] = settings.query_instruction
-    if settings.passage_instruction is not None:
-        arguments["passage_instruction_for_rerank"] = settings.passage_instruction
-    return arguments
-
-
-def _check_loaded(reranker: Any, model_class: ModelClass, missing: Sequence[str]) -> None:
-    """Refuse a model that would score at random, and one that gives no single score a pair."""
-    invented = [name for name, _ in reranker.model.named_parameters() if name in set(missing)]
-    if invented:
-        msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
-        raise ValueError(msg)
-    if not reranker.tokenizer.is_fast:
-        msg = f"it has no fast tokenizer, only {type(reranker.tokenizer).__name__}."
-        raise ValueError(msg)
-    if model_class != "encoder-only-base":
-        return
-    labels = reranker.model.config.num_labels
-    if labels != 1:
-        msg = f"it gives {labels} logits a pair, a reranker gives one."
-        raise ValueError(msg)
-    limit = reranker.tokenizer.model_max_length
-    if reranker.max_length > limit:
-        msg = f"max_length={reranker.max_length} is over the {limit} tokens that it reads."
-        raise ValueError(msg)
-
-
-@contextmanager
-def _loading_report() -> Iterator[list[str]]:
-    """Collect the names of weights that transformers initialises afresh, which it only logs.
-
-    FlagEmbedding has no way to ask for `output_loading_info`, and two of its loaders fall back
-    to a fresh head under a bare `except`; so this asks beneath it, in this thread alone.
-    """
-    from transformers import PreTrainedModel
-
-    missing: list[str] = []
-    thread = threading.get_ident()
-    inherited = PreTrainedModel.__dict__["from_pretrained"]
-
-    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        load = inherited.__get__(None, cls)
-        if threading.get_ident() != thread or kwargs.get("output_loading_info"):
-            return load(*args, **kwargs)
-        model, report = load(*args, **{**kwargs, "output_loading_info": True})
-        missing[:] = report["missing_keys"]
-        return model
-
-    setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))  # noqa: B010  # mypy
-    try:
-        yield missing
-    finally:
-        setattr(PreTrainedModel, "from_pretrained", inherited)  # noqa: B010  # mypy
-
-
-@contextmanager
-def _quiet(settings: FlagEmbeddingCrossEncoder) -> Iterator[None]:
-    """Hide transformers' bars, but not while a download may run, which can take minutes."""
-    from transformers.utils import logging as transformers_logging
-
-    hide = (
-        not settings.show_progress
-        and Path(settings.model).exists()
-        and transformers_logging.is_progress_bar_enabled()
-    )
-    if hide:
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hide:
-            transformers_logging.enable_progress_bar()
-
-
-def _guard_forward(model: Any) -> None:
-    """Stop FlagEmbedding's decoders from taking every RuntimeError for a lack of memory.
-
-    They answer it with ever smaller batches, down to none, and lose the cause. A `ScoringError`
-    is not one, so it passes: for a failure that has nothing to do with memory, and for a lack of
-    memory that no smaller batch can cure.
-    """
-    import torch
-
-    unguarded = model.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return unguarded(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            if len(kwargs["input_ids"]) > 1:
-                raise
-            msg = "out of memory with a single pair; lower max_length or choose a smaller model"
-            raise ScoringError(msg) from error
-        except RuntimeError as error:
-            msg = f"the model failed: {error}"
-            raise ScoringError(msg) from error
-
-    model.forward = forward
-
-
-def _reranker_class(model_class: ModelClass) -> Any:
-    """FlagEmbedding's class for a family, without its finalizer and with a switch for its bars.
-
-    The finalizer stops a pool of processes, which one device never starts; at interpreter exit
-    it prints errors. The bars have no argument; they are switched by a context variable, which
-    leaves direct users of FlagEmbedding in the same process theirs.
-    """
-    import sys
-
-    from FlagEmbedding.inference.reranker import model_mapping
-
-    family = model_mapping.RerankerModelClass(model_class)
-    reranker_class = model_mapping.RERANKER_CLASS_MAPPING[family]
-    module = sys.modules[reranker_class.__module__]
-    for name in ("tqdm", "trange"):
-        bar = getattr(module, name, None)
-        if bar is not None and not hasattr(bar, "switched"):
-            setattr(module, name, _switched(bar))
-    return type(reranker_class.__name__, (reranker_class,), {"__del__": lambda _: None})
-
-
-def _switched(bar: Any) -> Any:
-    def show(*args: Any, **kwargs: Any) -> Any:
-        return bar(
-            *args, **{**kwargs, "disable": kwargs.get("disable") or not _show_progress.get()}
-        )
-
-    show.switched = True  # type: ignore[attr-defined]  # marks the wrapper, so it wraps once
-    return show
+    def _decoder_arguments(self, device: str) -> dict[str, Any]:
+        """Arguments that only the decoder families take from here; encoders run in our loop."""
+        budget = self.batch_tokens or default_batch_tokens(device)
+        arguments: dict[str, Any] = {"batch_size": max(1, budget // self.max_length)}
+        # Their own defaults are "A: " and "B: ": pass on only what was given.
+        if self.query_instruction is not None:
+            arguments["query_instruction_for_rerank"] = self.query_instruction
+        if self.passage_instruction is not None:
+            arguments["passage_instruction_for_rerank"] = self.passage_instruction
+        return arguments
