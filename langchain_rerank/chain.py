@@ -131,17 +131,18 @@ def create_rag_chain(
         answer = _reader(llm, retriever)
         rephrase = RunnableLambda(_last_questions, name="LastQuestions")
     query = RunnableBranch(
-        (lambda state: bool(state["chat_history"]), rephrase), lambda state: state["question"]
+        (_has_history, rephrase | RunnableLambda(str.strip)), RunnableLambda(_question)
+    ).with_config(run_name="Query")
+    answered = RunnableBranch((_has_context, answer), RunnableLambda(_nothing_found)).with_config(
+        run_name="Answer"
     )
-    answered = RunnableBranch(
-        (lambda state: not state["context"], RunnableLambda(lambda _: NOTHING_FOUND)), answer
-    )
-    return (
+    steps = (
         RunnableLambda(_parse_input, name="Question")
-        | RunnablePassthrough.assign(context=query | RunnableLambda(str.strip) | retriever)
+        | RunnablePassthrough.assign(context=query | retriever)
         | RunnablePassthrough.assign(answer=answered)
         | RunnablePassthrough.assign(citations=RunnableLambda(_citations, name="Citations"))
-    ).pick(list(RagOutput.__annotations__))
+    )
+    return steps.pick(list(RagOutput.__annotations__)).with_config(run_name="RagChain")
 
 
 def format_documents(documents: Sequence[Document], source_field: str = "source") -> str:
@@ -203,6 +204,22 @@ def _last_questions(state: dict[str, Any]) -> str:
     """The last question of the history and the new one, which may lean on it."""
     asked = [message.text for message in state["chat_history"] if message.type == "human"]
     return "\n".join([*asked[-1:], state["question"]])
+
+
+def _has_history(state: dict[str, Any]) -> bool:
+    return bool(state["chat_history"])
+
+
+def _question(state: dict[str, Any]) -> str:
+    return str(state["question"])
+
+
+def _has_context(state: dict[str, Any]) -> bool:
+    return bool(state["context"])
+
+
+def _nothing_found(_: dict[str, Any]) -> str:
+    return NOTHING_FOUND
 
 
 def _citations(state: dict[str, Any]) -> list[Citation]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
+from langchain_rerank.compressor import check_text
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         The vector store, to hand to `create_rerank_retriever`.
 
     Raises:
+        TypeError: A text is not a str.
         ValueError: `client` comes with `persist_directory`, one id names two different documents,
             metadata hold what Chroma can't store, or the collection is of another space or
             embedding size. Nothing has been written then.
@@ -106,8 +109,8 @@ def _client(client: ClientAPI | None, persist_directory: str | Path | None) -> C
 
 def document_id(document: Document) -> str:
     """Return the document's id, or the one it gets from its source and text."""
-    if document.id is not None:
-        return document.id
+    if document.id:
+        return well_formed(document.id)
     parts = (str(document.metadata.get("source", "")), document.page_content)
     return hashlib.sha256("\0".join(map(well_formed, parts)).encode()).hexdigest()
 
@@ -116,33 +119,52 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
     """Check documents and key them by id, as Chroma will store them."""
     prepared: dict[str, Document] = {}
     for position, document in enumerate(documents):
+        check_text(document, position)
         key = document_id(document)
         metadata = _stored_metadata(document.metadata, position)
         stored = Document(well_formed(document.page_content), metadata=metadata, id=key)
-        if prepared.setdefault(key, stored) != stored and document.id is not None:
+        if prepared.setdefault(key, stored) != stored and document.id:
             msg = f"document {position} has the id '{key}' of an earlier, different document"
             raise ValueError(msg)
     return prepared
 
 
 def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
-    """Metadata without the fields that are None, which Chroma doesn't keep."""
+    """Metadata as Chroma gives them back: without the fields that are None."""
+    stored: dict[str, Any] = {}
     for name, value in metadata.items():
-        values = value if isinstance(value, list) and value else [value]
-        if value is not None and (
-            not all(isinstance(one, str | int | float | bool) for one in values)
-            or len({type(one) for one in values}) > 1
-        ):
+        if value is None:
+            continue
+        if not name or name[0] in "#$" or name == "chroma:document":
+            msg = f"metadata field '{name}' of document {position} has a name that Chroma reserves"
+            raise ValueError(msg)
+        values = value if isinstance(value, list) else [value]
+        if len({type(one) for one in values}) != 1 or not all(map(_storable, values)):
             msg = (
-                f"metadata field '{name}' of document {position} must be a str, int, float, bool "
-                f"or a list of one of these for Chroma, got {value!r:.80}: convert or drop it"
+                f"metadata field '{name}' of document {position} must be a str, bool, finite "
+                f"float, 64-bit int or a list of one of these for Chroma, got {value!r:.80}: "
+                "convert or drop it"
             )
             raise ValueError(msg)
-    return {name: value for name, value in metadata.items() if value is not None}
+        values = [well_formed(one) if isinstance(one, str) else one for one in values]
+        stored[well_formed(name)] = values if isinstance(value, list) else values[0]
+    return stored
+
+
+def _storable(value: object) -> bool:
+    """Whether Chroma can keep the value; some that it accepts it loses, or chokes on for ever."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str)
 
 
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:
-    """Return the documents that the collection lacks or holds in another form."""
+    """Return the documents that the collection lacks or holds in another form.
+
+    Chroma merges new metadata into the old: a field that the document no longer has goes by None.
+    """
     keys = list(prepared)
     known: dict[str, tuple[str | None, dict[str, Any]]] = {}
     for start in range(0, len(keys), _BATCH):
@@ -151,11 +173,13 @@ def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Docu
             found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True
         ):
             known[key] = (text, dict(metadata or {}))
-    return [
-        document
-        for key, document in prepared.items()
-        if known.get(key) != (document.page_content, document.metadata)
-    ]
+    missing = []
+    for key, document in prepared.items():
+        stored = known.get(key, (None, {}))
+        if stored != (document.page_content, document.metadata):
+            update = {"metadata": {**dict.fromkeys(stored[1]), **document.metadata}}
+            missing.append(document.model_copy(update=update))
+    return missing
 
 
 def _add(
@@ -165,12 +189,16 @@ def _add(
     from chromadb.errors import InvalidArgumentError
     from tqdm.auto import tqdm
 
-    with tqdm(total=len(documents), desc="Indexing", unit="doc", disable=not show_progress) as bar:
+    with tqdm(
+        total=len(documents), desc="Indexing", unit="doc", disable=not (show_progress and documents)
+    ) as bar:
         for start in range(0, len(documents), _BATCH):
             batch = documents[start : start + _BATCH]
             try:
                 store.add_documents(batch)
             except InvalidArgumentError as error:
+                if "dimension" not in str(error):
+                    raise
                 msg = (
                     f"collection '{collection.name}' was made with other embeddings ({error}): "
                     "use the same model, or another collection_name"

@@ -228,7 +228,7 @@ def _prepare(reranker: Reranker, given: RerankInput) -> list[_Candidate] | Excep
         check_query(given["query"])
         candidates = []
         for rank, document in enumerate(given["documents"], start=1):
-            _check_text(document, rank - 1)
+            check_text(document, rank - 1)
             fields = (document.metadata.get(name) for name in reranker.rank_fields)
             lines = [str(value) for value in fields if value not in (None, "")]
             text = "\n".join([*lines, document.page_content])
@@ -238,7 +238,8 @@ def _prepare(reranker: Reranker, given: RerankInput) -> list[_Candidate] | Excep
     return _first_of_each(candidates) if reranker.deduplicate else candidates
 
 
-def _check_text(document: Document, position: int) -> None:
+def check_text(document: Document, position: int) -> None:
+    """Raise `TypeError` for a document whose text is not a str."""
     if not isinstance(document.page_content, str):
         kind = type(document.page_content).__name__
         msg = f"page_content of document {position} must be a str, got {kind}"
@@ -252,7 +253,7 @@ def _first_of_each(candidates: list[_Candidate]) -> list[_Candidate]:
     for candidate in candidates:
         document = candidate.document
         keys = {("text", document.page_content)}
-        if document.id is not None:
+        if document.id:
             keys.add(("id", document.id))
         if seen.isdisjoint(keys):
             kept.append(candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import Document
 
-# A further sentence joins the best one when it scores within this part of the whole range of
-# scores below it. Relative, so that it holds for logits as for 0–1.
-_MARGIN = 0.1
+# A further sentence joins the best one when its odds of being relevant are at least about a third
+# of the best one's: one logit below it.
+_MARGIN = 1.0
 _FOOTNOTE = re.compile(r"\s+\[\d+\]")
 
 
@@ -104,8 +105,21 @@ def numbered_sentences(documents: list[Document], language: str) -> dict[str, in
 
 
 def best_positions(scores: list[float], limit: int) -> list[int]:
-    """Positions of the best score and of those close to it, best first, at most `limit`."""
+    """Choose the best score and those close to it.
+
+    Args:
+        scores: Logits; if all lie within 0–1, they are taken for sigmoids and mapped back.
+        limit: Most positions to return.
+
+    Returns:
+        Positions in `scores`, best first.
+    """
+    if all(0.0 <= score <= 1.0 for score in scores):
+        scores = [_logit(score) for score in scores]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    best, worst = scores[order[0]], scores[order[-1]]
-    floor = best - _MARGIN * (best - worst)
-    return [i for i in order[:limit] if scores[i] >= floor]
+    return [i for i in order[:limit] if scores[i] >= scores[order[0]] - _MARGIN]
+
+
+def _logit(probability: float) -> float:
+    inside = min(max(probability, 1e-12), 1 - 1e-12)
+    return math.log(inside / (1 - inside))

@@ -1,0 +1,100 @@
+"""Texts to index: the Python language reference that comes with CPython, or a folder of files."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from langchain_core.documents import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from langchain_text_splitters import TextSplitter
+
+CHUNK_CHARACTERS = 900
+SUFFIXES = {".txt": None, ".md": "markdown", ".rst": "rst", ".py": "python"}
+# Shorter paragraphs (headings, "For example:") may stand in many topics without being repeats.
+_REPEAT_CHARACTERS = 80
+
+
+def python_reference() -> list[Document]:
+    """Return the Python language reference of this interpreter, in chunks.
+
+    Topics quote each other ("compound" holds "try", "for" and more); each paragraph stays in the
+    shortest topic that has it, so no text comes twice.
+
+    Returns:
+        About 600 chunks of up to 900 characters, with the metadata `topic` and `source`.
+    """
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    chunks = []
+    for topic, text in sorted(topics.items(), key=lambda entry: (len(entry[1]), entry[0])):
+        for run in _new_runs(text, seen):
+            chunks += _split(run, None, {"topic": topic, "source": topic})
+    return chunks
+
+
+def read_folder(folder: Path) -> list[Document]:
+    """Return the text, Markdown, reStructuredText and Python files below a folder, in chunks.
+
+    Args:
+        folder: Searched with its subfolders, hidden ones left out. Files are read as UTF-8;
+            what is not UTF-8 becomes U+FFFD.
+
+    Returns:
+        Chunks of up to 900 characters, with each file's path below `folder` as `source`.
+
+    Raises:
+        ValueError: `folder` is no folder, or holds no text in such a file.
+    """
+    if not folder.is_dir():
+        msg = f"expected a folder of documents, got {str(folder)!r}, which is not one"
+        raise ValueError(msg)
+    chunks = []
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in place.parts)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            language = SUFFIXES[path.suffix.lower()]
+            chunks += _split(text, language, {"source": place.as_posix()})
+    if not chunks:
+        msg = f"found no text in {', '.join(SUFFIXES)} files in {str(folder)!r}"
+        raise ValueError(msg)
+    return chunks
+
+
+def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
+    """Yield the stretches of a text whose paragraphs no earlier text had."""
+    run: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        key = " ".join(paragraph.split())
+        if key in seen:
+            yield "\n\n".join(run)
+            run = []
+        else:
+            run.append(paragraph)
+        if len(key) >= _REPEAT_CHARACTERS:
+            seen.add(key)
+    yield "\n\n".join(run)
+
+
+def _split(text: str, language: str | None, metadata: dict[str, str]) -> list[Document]:
+    from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
+
+    splitter: TextSplitter
+    if language is None:
+        splitter = RecursiveCharacterTextSplitter(chunk_size=CHUNK_CHARACTERS, chunk_overlap=0)
+    else:
+        splitter = RecursiveCharacterTextSplitter.from_language(
+            Language(language), chunk_size=CHUNK_CHARACTERS, chunk_overlap=0
+        )
+    return [
+        Document(chunk, metadata=dict(metadata))
+        for chunk in splitter.split_text(text)
+        if chunk.strip()
+    ]
