@@ -56,7 +56,7 @@ STANDALONE_PROMPT = ChatPromptTemplate.from_messages(
     ]
 )
 
-_CITATION = re.compile(r"\[(\d+(?:\s*[,;–-]\s*\d+)*)\]")
+_CITATION = re.compile(r"\[(\d{1,6}(?:\s*[,;–-]\s*\d{1,6})*)\]")
 
 
 class Citation(TypedDict):

@@ -269,3 +269,7 @@ def _with_descendants(runs: list[Run]) -> Iterator[Run]:
     for run in runs:
         yield run
         yield from _with_descendants(run.child_runs)
+
+
+if __name__ == "__main__":
+    app()

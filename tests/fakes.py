@@ -1,8 +1,13 @@
-"""A cross encoder that keeps the contract of `BaseCrossEncoder` without a model."""
+"""Stand-ins that keep the contract of what they stand for, without a model."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import BaseMessage
+from pydantic import Field
 
 
 class WordOverlapCrossEncoder(BaseCrossEncoder):
@@ -22,3 +27,13 @@ class WordOverlapCrossEncoder(BaseCrossEncoder):
     def _overlap(query: str, passage: str) -> float:
         words = set(query.lower().split())
         return len(words & set(passage.lower().split())) / max(len(words), 1)
+
+
+class RecordingChatModel(FakeListChatModel):
+    """LangChain's own fake chat model, which also keeps the prompts it was given."""
+
+    prompts: list[list[BaseMessage]] = Field(default_factory=list)
+
+    def _call(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> str:
+        self.prompts.append(messages)
+        return super()._call(messages, *args, **kwargs)
