@@ -80,7 +80,7 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         configuration={"hnsw": _HNSW},
         embedding_function=None,
     )
-    space = (collection.configuration.get("hnsw") or {}).get("space")
+    space = (collection.configuration_json.get("hnsw") or {}).get("space")
     if space != _HNSW["space"]:
         msg = (
             f"collection '{collection_name}' exists in {space} space, expected cosine: choose "
@@ -175,11 +175,22 @@ def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Docu
             known[key] = (text, dict(metadata or {}))
     missing = []
     for key, document in prepared.items():
-        stored = known.get(key, (None, {}))
-        if stored != (document.page_content, document.metadata):
-            update = {"metadata": {**dict.fromkeys(stored[1]), **document.metadata}}
+        held, fields = known.get(key) or (None, {})
+        if held != document.page_content or not _equal(fields, document.metadata):
+            update = {"metadata": {**dict.fromkeys(fields), **document.metadata}}
             missing.append(document.model_copy(update=update))
     return missing
+
+
+def _equal(stored: object, given: object) -> bool:
+    """Whether metadata are the same; Chroma's floats come back off by one in the last place."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return stored.keys() == given.keys() and all(_equal(stored[k], given[k]) for k in given)
+    if isinstance(stored, list) and isinstance(given, list):
+        return len(stored) == len(given) and all(map(_equal, stored, given))
+    if isinstance(stored, float) and isinstance(given, float):
+        return math.isclose(stored, given, rel_tol=1e-12)
+    return stored == given
 
 
 def _add(

@@ -159,15 +159,19 @@ def _indexed(folder: Path | None) -> Chroma:
     """Open the collection of a corpus, after indexing what it lacks."""
     import chromadb
 
+    from langchain_rerank.cache import cache_dir, cache_errors
     from langchain_rerank.chroma import document_id, index_documents
     from langchain_rerank.corpus import python_reference, read_folder
-    from langchain_rerank.offline import OfflineEmbeddings, cache_dir
+    from langchain_rerank.offline import OfflineEmbeddings
 
     documents = python_reference() if folder is None else read_folder(folder)
     place = "python-reference" if folder is None else str(folder.resolve())
     corpus = f"demo-{_digest(place)}-"
     name = corpus + _digest(*sorted(map(document_id, documents)))
-    client = chromadb.PersistentClient(str(cache_dir() / "chroma"))
+    index = cache_dir() / "chroma"
+    with cache_errors(index):
+        index.mkdir(parents=True, exist_ok=True)
+    client = chromadb.PersistentClient(str(index))
     known = [collection.name for collection in client.list_collections()]
     for outdated in known:
         if outdated.startswith(corpus) and outdated != name:

@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-from langchain_rerank.offline import cache_dir
-
 pytestmark = pytest.mark.integration
 
 
@@ -95,8 +93,3 @@ def test_unwritable_cache_ends_in_one_line(tmp_path):
     assert done.returncode == 2
     assert "LANGCHAIN_RERANK_CACHE" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_cache_is_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
