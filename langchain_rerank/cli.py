@@ -265,7 +265,9 @@ def _traced_stages(runs: list[Run]) -> dict[str, float]:
 
 
 def _print_stages(stages: dict[str, float]) -> None:
-    times = " · ".join(f"{stage} {seconds * 1000:,.0f} ms" for stage, seconds in stages.items())
+    times = " · ".join(
+        f"{stage} {seconds * 1000:,.0f} ms" for stage, seconds in stages.items() if seconds > 1e-4
+    )
     console.print(Text(f"\n{times}"))
 
 

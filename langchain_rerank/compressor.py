@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
 from langchain_rerank.errors import ScoringError
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -232,7 +233,8 @@ def _prepare(reranker: Reranker, given: RerankInput) -> list[_Candidate] | Excep
             fields = (document.metadata.get(name) for name in reranker.rank_fields)
             lines = [str(value) for value in fields if value not in (None, "")]
             text = "\n".join([*lines, document.page_content])
-            candidates.append(_Candidate(document, rank, (given["query"], text)))
+            pair = (well_formed(given["query"]), well_formed(text))
+            candidates.append(_Candidate(document, rank, pair))
     except (TypeError, ValueError) as error:
         return error
     return _first_of_each(candidates) if reranker.deduplicate else candidates

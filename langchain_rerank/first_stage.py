@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever
-
-if TYPE_CHECKING:
-    from langchain_core.documents import Document
-    from langchain_core.runnables import Runnable
 
 
 def as_first_stage(
@@ -60,11 +58,29 @@ def with_fetch_k(
         )
         raise TypeError(msg)
     if "k" in parameters:
-        return retriever.bind(**{"k": fetch_k, **kwargs})
+        return _bound(retriever, {"k": fetch_k, **kwargs})
     depth = next((name for name in ("k", "top_k") if name in type(retriever).model_fields), None)
     if depth is not None:
         retriever = retriever.model_copy(update={depth: fetch_k})
-    return retriever.bind(**kwargs)
+    return _bound(retriever, kwargs)
+
+
+class _InThread(Runnable[str, list[Document]]):
+    """A retriever's sync search, run in a thread when it is awaited, as a Runnable does."""
+
+    def __init__(self, search: Runnable[str, list[Document]]) -> None:
+        self._search = search
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **_: Any) -> list[Document]:
+        return self._search.invoke(input, config)
+
+
+def _bound(retriever: BaseRetriever, kwargs: dict[str, Any]) -> Runnable[str, list[Document]]:
+    """Bind keywords; the async method that a retriever inherits from LangChain takes none."""
+    search = retriever.bind(**kwargs)
+    own_async = type(retriever)._aget_relevant_documents  # noqa: SLF001  # as above
+    inherited = own_async is BaseRetriever._aget_relevant_documents  # noqa: SLF001  # as above
+    return _InThread(search) if kwargs and inherited else search
 
 
 def _search_keywords(

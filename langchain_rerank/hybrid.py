@@ -13,6 +13,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -50,7 +51,7 @@ class KeywordRetriever(BaseRetriever):
                 "hybrid search needs a store that lists its documents, a Chroma; got "
                 f"{type(store).__name__}. For another store, pass an EnsembleRetriever as source."
             )
-            raise ValueError(msg)  # noqa: TRY004  # pydantic turns a ValueError into its own
+            raise TypeError(msg)
         return store
 
     def refresh(self) -> None:
@@ -75,6 +76,13 @@ class KeywordRetriever(BaseRetriever):
             key: Document(text, metadata=metadata or {}, id=key) for key, text, metadata in rows
         }
         return [documents[key] for key in ids if key in documents]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        sync = run_manager.get_sync()
+        search = self._get_relevant_documents
+        return await run_in_executor(None, search, query, run_manager=sync, **kwargs)
 
     def _search(self, query: str, k: int, where: dict[str, Any] | None) -> list[str]:
         """Ids of the best documents that hold a word of the query, best first."""
@@ -108,9 +116,11 @@ class KeywordRetriever(BaseRetriever):
             if self._index is None:
                 stored = self.store.get(include=["documents"])
                 index = bm25s.BM25()
-                if stored["ids"]:
-                    index.index(_tokens(stored["documents"]), show_progress=False)
-                self._index = (index, stored["ids"])
+                tokens = _tokens(stored["documents"])
+                if any(tokens):
+                    index.index(tokens, show_progress=False)
+                # An index without a word can't be searched.
+                self._index = (index, stored["ids"] if any(tokens) else [])
             return self._index
 
 
@@ -149,10 +159,18 @@ class HybridRetriever(BaseRetriever):
         return (await ensemble.ainvoke(query, {"callbacks": run_manager.get_child()}))[:k]
 
     def _ensemble(self, k: int | None, kwargs: dict[str, Any]) -> EnsembleRetriever:
-        """Both searches with this call's keywords; EnsembleRetriever itself passes none on."""
+        """Both searches with this call's keywords; EnsembleRetriever itself passes none on.
+
+        A filter set for the vector search holds for the keyword search too.
+        """
         if k is not None:
             kwargs = {**kwargs, "k": k}
-        searches = [self.dense.bind(**kwargs), self.keyword.bind(**kwargs)]
+        filters = {
+            name: value
+            for name, value in self.dense.search_kwargs.items()
+            if name in ("filter", "where_document")
+        }
+        searches = [self.dense.bind(**kwargs), self.keyword.bind(**{**filters, **kwargs})]
         return EnsembleRetriever(retrievers=searches, weights=[0.5, 0.5])
 
 

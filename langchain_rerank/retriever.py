@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from langchain_rerank.compressor import Reranker, RerankInput, check_query
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.retrievers import BaseRetriever
@@ -62,8 +63,8 @@ class RerankRetriever(ContextualCompressionRetriever):
     """How many candidates to take from the first stage."""
 
     @model_validator(mode="after")
-    def _check_depths(self) -> Self:
-        _check_depths(self.k, self.fetch_k)
+    def _check_range(self) -> Self:
+        check_depths(self.k, self.fetch_k)
         return self
 
     def _get_relevant_documents(
@@ -76,6 +77,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         check_query(query)
+        query = well_formed(query)
         call = self._call(k, fetch_k, kwargs)
         found = call.first_stage.invoke(query, {"callbacks": run_manager.get_child()})
         if not found:
@@ -95,6 +97,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         check_query(query)
+        query = well_formed(query)
         call = self._call(k, fetch_k, kwargs)
         found = await call.first_stage.ainvoke(query, {"callbacks": run_manager.get_child()})
         if not found:
@@ -181,7 +184,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         """Settle what one call asks of the two stages."""
         k = self.k if k is None else k
         fetch_k = self.fetch_k if fetch_k is None else fetch_k
-        _check_depths(k, fetch_k)
+        check_depths(k, fetch_k)
         compressor = self.base_compressor
         if "top_n" in type(compressor).model_fields:
             compressor = compressor.model_copy(update={"top_n": k})
@@ -240,7 +243,7 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
     compressor = _as_compressor(reranker)
     if k is None:
         k = getattr(compressor, "top_n", 5) or fetch_k
-    _check_depths(k, fetch_k)
+    check_depths(k, fetch_k)
     first_stage = as_first_stage(source, search_kwargs, hybrid=hybrid)
     return RerankRetriever(
         base_retriever=first_stage, base_compressor=compressor, k=k, fetch_k=fetch_k
@@ -273,7 +276,8 @@ def _as_compressor(
     raise TypeError(msg)
 
 
-def _check_depths(k: int, fetch_k: int) -> None:
+def check_depths(k: int, fetch_k: int) -> None:
+    """Raise `ValueError` unless 0 < k <= fetch_k."""
     for name, value in (("k", k), ("fetch_k", fetch_k)):
         if value <= 0:
             msg = f"{name} must be > 0, got {value}"
@@ -289,7 +293,8 @@ def _batch_steps(
     """A batch as two steps that a driver runs, sync or async, and answers with their outcomes."""
     outcomes: list[Outcome] = [_query_error(query) or [] for query in queries]
     asked = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
-    found = yield call.first_stage, [queries[i] for i in asked], [configs[i] for i in asked]
+    searches = [well_formed(queries[i]) for i in asked]
+    found = yield call.first_stage, searches, [configs[i] for i in asked]
     for i, outcome in zip(asked, found, strict=True):
         outcomes[i] = outcome if isinstance(outcome, Exception) else outcome[: call.fetch_k]
 

@@ -115,5 +115,9 @@ def merge_windows(
 
 
 def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Map logits to 0–1 without overflow, in float64 so that close logits stay distinct."""
-    return np.exp(-np.logaddexp(0.0, -logits))
+    """Map logits to 0–1 without overflow, in float64 so that close logits stay distinct.
+
+    NaN stays NaN.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0.0, -logits))

@@ -119,16 +119,23 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         pairs = self._short_queries(tokenizer, pairs)
         owners = list(range(len(pairs)))
         if self.long_documents != "first":
-            pairs, owners = tokenization.text_windows(tokenizer, pairs, self.max_length)
+            room = self.max_length - self._decoder_overhead()
+            pairs, owners = tokenization.text_windows(tokenizer, pairs, room)
         with flag_loading.progress_shown(self.show_progress):
             logits = self._decoder.compute_score(list(pairs), **self.compute_score_kwargs)
-        if np.ndim(logits) != 1:
+        if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
-                f"name one in compute_score_kwargs, got {self.compute_score_kwargs}"
+                f"name one that it has in compute_score_kwargs, got {self.compute_score_kwargs}"
             )
             raise ScoringError(msg)
         return batching.merge_windows(np.asarray(logits, float), owners, self.long_documents)
+
+    def _decoder_overhead(self) -> int:
+        """Tokens that FlagEmbedding adds inside `max_length`: the first one and instructions."""
+        decoder = self._decoder
+        added = decoder.query_instruction_for_rerank + decoder.passage_instruction_for_rerank
+        return 1 + len(decoder.tokenizer(added, add_special_tokens=False)["input_ids"])
 
     def _decoder_arguments(self, device: str) -> dict[str, Any]:
         """Arguments that only the decoder families take from here; encoders run in our loop."""

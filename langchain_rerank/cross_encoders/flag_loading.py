@@ -18,6 +18,10 @@ ModelClass = Literal[
     "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
 ]
 
+# The first version of transformers under which FlagEmbedding's own modelling code of a family
+# fails, or worse, scores wrongly; found with FlagEmbedding 1.4.2.
+_BROKEN_SINCE = {"decoder-only-layerwise": (4, 54), "decoder-only-lightweight": (4, 48)}
+
 _loading = threading.Lock()
 _show_progress: ContextVar[bool] = ContextVar("show_progress", default=True)
 
@@ -84,6 +88,7 @@ def load_reranker(
     """
     import torch
 
+    _check_transformers(model, model_class)
     wanted = _torch_dtype(dtype, device)
     if model_class != "encoder-only-base":
         # Two of the families warn unless one half precision is asked for; on a CPU all of them
@@ -113,6 +118,21 @@ def load_reranker(
     return reranker
 
 
+def _check_transformers(model: str, model_class: ModelClass) -> None:
+    import transformers
+
+    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    broken = _BROKEN_SINCE.get(model_class)
+    if broken is not None and found >= broken:
+        below = f"transformers<{broken[0]}.{broken[1]}"
+        msg = (
+            f"could not load '{model}' as {model_class}: FlagEmbedding's code for this family "
+            f"needs {below}, found {transformers.__version__}. In an environment of its own, run: "
+            f'pip install langchain-rerank "{below}"; or choose a model of another family.'
+        )
+        raise ModelLoadError(msg)
+
+
 @contextmanager
 def progress_shown(show_progress: bool) -> Iterator[None]:  # noqa: FBT001  # the only argument
     """Show or hide FlagEmbedding's own bars in this thread."""
@@ -131,6 +151,11 @@ def _check_loaded(reranker: Any, model_class: ModelClass, missing: Sequence[str]
         raise ValueError(msg)
     if not reranker.tokenizer.is_fast:
         msg = f"it has no fast tokenizer, only {type(reranker.tokenizer).__name__}."
+        raise ValueError(msg)
+    # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
+    vocabulary, words = reranker.model.config.vocab_size, len(reranker.tokenizer)
+    if words < vocabulary // 2:
+        msg = f"its tokenizer knows {words} tokens, the model {vocabulary}: files are missing."
         raise ValueError(msg)
     if model_class != "encoder-only-base":
         return

@@ -32,7 +32,7 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
 
     The constructor stores and checks. Weights load at the first `score`, or at `load`. One
     lock a model makes every method safe to call from any number of threads. A copy made by
-    `pickle` or `copy.deepcopy` has the settings and loads weights of its own.
+    `pickle`, `copy` or `model_copy` has the settings and loads weights of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -74,6 +74,10 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **self.model_dump()), ()
+
+    def __copy__(self) -> Self:
+        # `model_copy(update={"model": …})` copies by this: it must not score with the old weights.
+        return type(self)(**self.model_dump())
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return type(self)(**self.model_dump())
@@ -128,7 +132,8 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
 
     @property
     def _query_limit(self) -> int:
-        return self.query_max_length or self.max_length * 3 // 4
+        three_quarters = min(self.max_length * 3 // 4, self.max_length - _MIN_PASSAGE_TOKENS)
+        return self.query_max_length or three_quarters
 
     def _instructed(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Put the instructions before the texts."""

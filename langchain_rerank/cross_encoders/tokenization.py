@@ -31,7 +31,7 @@ class Windows:
 def check_pairs(text_pairs: Sequence[tuple[str, str]]) -> None:
     """Raise a `TypeError` that names the first text that is not a str."""
     for position, pair in enumerate(text_pairs):
-        if isinstance(pair, str) or len(pair) != 2:  # noqa: PLR2004
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # noqa: PLR2004
             msg = f"pair {position} must be (query, passage), got {pair!r:.80}"
             raise TypeError(msg)
         for name, text in zip(("query", "passage"), pair, strict=True):
@@ -76,9 +76,10 @@ def encode_windows(tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length:
     specials = tokenizer.num_special_tokens_to_add(pair=True)
     for owner, (query, passage) in enumerate(pairs):
         room = max_length - specials - len(tokenizer(query, add_special_tokens=False)["input_ids"])
+        # In lists, as a lone empty passage would be taken for none and lose its separator.
         encoded = tokenizer(
-            query,
-            passage,
+            [query],
+            [passage],
             truncation="only_second",
             max_length=max_length,
             stride=int(room * WINDOW_OVERLAP),

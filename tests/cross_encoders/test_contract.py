@@ -1,0 +1,134 @@
+"""What every cross encoder of this package promises, run over each of them."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+from langchain_core.documents import Document
+
+BERLIN = "How many people live in Berlin?"
+PASSAGES = [
+    "Berlin had a population of 3,520,031 registered inhabitants in an area of 891.82 km2.",
+    "Berlin is well known for its museums.",
+    "How many people live here? Nobody knows. " * 5,
+    "",
+    "Berlin",
+    "Der Hund schläft.",
+]
+ODD_TEXTS = {
+    "empty": "",
+    "blank": " \n\t",
+    "lone surrogate": "Berlin \ud83d has \udc00 people",
+    "NUL": "Berlin\x00 has\x00 people",
+    "1 MB": "people live in Berlin " * 45_000,
+    "1 MB without a space": "x" * 1_000_000,
+    "emoji": "👩‍👩‍👧‍👦🇩🇪🏽",
+    "right to left": "كم عدد سكان برلين؟ ‏שלום",
+    "Chinese": "柏林有多少人口？",
+    "combining marks": "Z̸̡̢a͑̕l̷g̵o" * 50,
+    "control characters": "".join(map(chr, range(32))),
+    "special tokens": "[SEP] [CLS] </s> <s> [PAD] [UNK]",
+}
+
+
+def pairs_of(passages: list[str]) -> list[tuple[str, str]]:
+    return [(BERLIN, passage) for passage in passages]
+
+
+def test_nothing_in_nothing_out(any_cross_encoder):
+    assert any_cross_encoder.score([]) == []
+
+
+def test_one_float_a_pair(any_cross_encoder):
+    scores = any_cross_encoder.score(pairs_of(PASSAGES))
+    assert isinstance(scores, list)
+    assert [type(score) for score in scores] == [float] * len(PASSAGES)
+
+
+def test_the_answer_scores_above_the_rest(any_cross_encoder):
+    texts = [
+        "The dog sleeps.",
+        "How many people live in Berlin? About 3.5 million people.",
+        "Fish.",
+    ]
+    scores = any_cross_encoder.score(pairs_of(texts))
+    assert max(scores) == scores[1]
+
+
+def test_a_score_is_the_same_alone_and_in_company(any_cross_encoder):
+    together = any_cross_encoder.score(pairs_of(PASSAGES))
+    alone = [any_cross_encoder.score([pair])[0] for pair in pairs_of(PASSAGES)]
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_follow_their_pairs_through_any_permutation(any_cross_encoder, seed):
+    pairs = [*pairs_of(PASSAGES), ("What are the museums?", PASSAGES[1]), ("Hund", PASSAGES[5])]
+    scores = dict(zip(pairs, any_cross_encoder.score(pairs), strict=True))
+    random.Random(seed).shuffle(pairs)  # noqa: S311  # the order is no secret
+    expected = [scores[pair] for pair in pairs]
+    assert any_cross_encoder.score(pairs) == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_pairs_score_equal(any_cross_encoder):
+    scores = any_cross_encoder.score(pairs_of([PASSAGES[0], PASSAGES[2], PASSAGES[0]]))
+    assert scores[0] == pytest.approx(scores[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS)
+def test_odd_text_is_scored_on_both_sides(any_cross_encoder, name):
+    text = ODD_TEXTS[name]
+    pairs = [(BERLIN, text), (BERLIN, PASSAGES[0]), (text, PASSAGES[0])]
+    scores = any_cross_encoder.score(pairs)
+    assert all(abs(score) < 1e4 for score in scores), "NaN and infinity fail this too"
+    assert scores[1] == pytest.approx(any_cross_encoder.score([pairs[1]])[0], abs=1e-5)
+
+
+def test_the_callers_list_stays_as_it_was(any_cross_encoder):
+    pairs = [*pairs_of(PASSAGES), ("lone \ud83d surrogate", "text")]
+    before = copy.deepcopy(pairs)
+    any_cross_encoder.score(pairs)
+    assert pairs == before
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("q", "p"), ("q", None)], "passage of pair 1 .* NoneType"),
+        ([(None, "p")], "query of pair 0 .* NoneType"),
+        ([("q", "p"), ("q", "p"), (3, "p")], "query of pair 2 .* int"),
+        ([("q", "p"), ("q",)], "pair 1"),
+        ([("q", "p"), ("q", "p", "x")], "pair 1"),
+        ([("q", "p"), "qp"], "pair 1"),
+        ([("q", "p"), None], "pair 1"),
+    ],
+)
+def test_what_is_not_a_pair_of_texts_is_named_by_position(our_cross_encoder, pairs, message):
+    with pytest.raises(TypeError, match=message):
+        our_cross_encoder.score(pairs)
+
+
+def test_it_serves_langchains_own_reranker(any_cross_encoder):
+    from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+
+    texts = [
+        "The dog sleeps.",
+        "Fish swim.",
+        "How many people live in Berlin? About 3.5 million people.",
+        "",
+    ]
+    compressor = CrossEncoderReranker(model=any_cross_encoder, top_n=2)
+    kept = compressor.compress_documents([Document(text) for text in texts], BERLIN)
+    assert len(kept) == 2
+    assert kept[0].page_content == texts[2]
+
+
+async def test_its_async_twin_in_langchains_own_reranker(any_cross_encoder):
+    from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+
+    compressor = CrossEncoderReranker(model=any_cross_encoder, top_n=1)
+    texts = ["Fish swim.", "How many people live in Berlin? Many people live in Berlin."]
+    kept = await compressor.acompress_documents([Document(text) for text in texts], BERLIN)
+    assert [document.page_content for document in kept] == texts[1:]

@@ -1,0 +1,213 @@
+"""What loading promises: errors that help, a second try, no harm to other threads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError
+from langchain_rerank.cross_encoders import flag_loading
+from tests.cross_encoders.conftest import TOKENIZER_FILES, save_bert
+
+PAIRS = [("q", "p"), ("who", "somebody")]
+
+
+def assert_does_not_load(*parts: str, cause: type[BaseException] = Exception, **fields) -> None:
+    model = FlagEmbeddingCrossEncoder(**{"device": "cpu", **fields})
+    with pytest.raises(ModelLoadError) as raised:
+        model.score(PAIRS)
+    for part in (fields["model"], *parts):
+        assert part in str(raised.value)
+    assert isinstance(raised.value.__cause__, cause)
+
+
+def test_an_unknown_name_without_a_network():
+    assert_does_not_load("no folder of that name", model="nobody/there-is-no-such-model")
+
+
+def test_an_empty_folder(tmp_path):
+    assert_does_not_load("config.json", model=str(tmp_path))
+
+
+def test_a_folder_without_weights(tiny_checkpoint, tmp_path):
+    for name in ("config.json", *TOKENIZER_FILES):
+        shutil.copy(Path(tiny_checkpoint) / name, tmp_path)
+    assert_does_not_load("safetensors", cause=OSError, model=str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer(tiny_checkpoint, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(tiny_checkpoint) / name, tmp_path)
+    # transformers makes up a tokenizer of five tokens, and every text would score alike.
+    assert_does_not_load("tokenizer knows 5 tokens, the model 30522", model=str(tmp_path))
+
+
+def test_damaged_weights(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_does_not_load(model=str(folder))
+
+
+def test_weights_of_another_shape(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "mismatched")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    assert_does_not_load(model=str(folder))
+
+
+def test_a_checkpoint_without_a_head_would_score_at_random(checkpoint, tmp_path):
+    folder = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
+    assert_does_not_load("lacks weights", "classifier.weight", model=folder)
+
+
+def test_a_head_with_two_labels(checkpoint, tmp_path):
+    folder = save_bert(tmp_path, checkpoint, "BertForSequenceClassification", num_labels=2)
+    assert_does_not_load("2 logits a pair", model=folder)
+
+
+def test_more_tokens_than_the_model_reads(tiny_checkpoint):
+    assert_does_not_load("max_length=513", "512", model=tiny_checkpoint, max_length=513)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there(tiny_checkpoint):
+    assert_does_not_load("on cuda", model=tiny_checkpoint, device="cuda")
+
+
+def test_a_device_that_does_not_exist(tiny_checkpoint):
+    assert_does_not_load("on gpu", model=tiny_checkpoint, device="gpu")
+
+
+def test_an_encoder_taken_for_a_decoder_names_the_setting(tiny_checkpoint):
+    assert_does_not_load("set model_class", model=tiny_checkpoint, model_class="decoder-only-base")
+
+
+def test_after_a_failure_the_next_score_tries_again(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "later"
+    model = FlagEmbeddingCrossEncoder(model=str(folder), device="cpu")
+    for _ in range(2):
+        with pytest.raises(ModelLoadError):
+            model.score(PAIRS)
+    shutil.copytree(tiny_checkpoint, folder)
+    assert len(model.score(PAIRS)) == 2
+
+
+def test_a_relative_path_loads(tiny_checkpoint, monkeypatch):
+    monkeypatch.chdir(Path(tiny_checkpoint).parent)
+    assert len(FlagEmbeddingCrossEncoder(model=Path(tiny_checkpoint).name).score(PAIRS)) == 2
+
+
+def test_loading_leaves_transformers_as_it_was(tiny_checkpoint, tmp_path):
+    from transformers import PreTrainedModel
+    from transformers.utils import logging
+
+    before = PreTrainedModel.__dict__["from_pretrained"], logging.is_progress_bar_enabled()
+    FlagEmbeddingCrossEncoder(model=tiny_checkpoint).load()
+    with pytest.raises(ModelLoadError):
+        FlagEmbeddingCrossEncoder(model=str(tmp_path)).load()
+    after = PreTrainedModel.__dict__["from_pretrained"], logging.is_progress_bar_enabled()
+    assert after == before
+
+
+def test_other_threads_load_models_undisturbed(checkpoint, tiny_checkpoint, tmp_path):
+    """Another thread loads a headless model, which transformers allows, all the while we load."""
+    from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+    headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
+    done = threading.Event()
+    loaded: list[PreTrainedModel] = []
+    failed: list[BaseException] = []
+
+    def load_headless() -> None:
+        try:
+            while not done.is_set() or not loaded:
+                loaded.append(AutoModelForSequenceClassification.from_pretrained(headless))
+        except BaseException as error:  # noqa: BLE001  # reported by the test's own thread
+            failed.append(error)
+
+    other = threading.Thread(target=load_headless)
+    other.start()
+    try:
+        for _ in range(15):
+            # Their missing head must not be taken for one of ours.
+            FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu").load()
+    finally:
+        done.set()
+        other.join()
+    assert not failed
+    assert all(isinstance(model, PreTrainedModel) for model in loaded)
+
+
+def test_loading_in_another_thread_still_finds_a_missing_head(checkpoint, tmp_path):
+    headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
+    raised: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            FlagEmbeddingCrossEncoder(model=headless, device="cpu").load()
+        except ModelLoadError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    assert len(raised) == 1
+
+
+def test_a_process_of_its_own_scores_and_exits_silently(tiny_checkpoint, tiny):
+    code = (
+        "import pickle, sys\n"
+        "model = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "print(model.score([('q', 'p'), ('who', 'somebody')]))\n"
+    )
+    import pickle
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, pickle.dumps(tiny).hex()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == pytest.approx(tiny.score(PAIRS), abs=1e-6)
+    # FlagEmbedding's own finalizer prints an ignored exception when the interpreter exits.
+    assert done.stderr == ""
+
+
+FAMILIES = {
+    "BAAI/bge-reranker-base": "encoder-only-base",
+    "BAAI/bge-reranker-large": "encoder-only-base",
+    "BAAI/bge-reranker-v2-m3": "encoder-only-base",
+    "BAAI/bge-reranker-v2-gemma": "decoder-only-base",
+    "BAAI/bge-reranker-v2-minicpm-layerwise": "decoder-only-layerwise",
+    "BAAI/bge-reranker-v2.5-gemma2-lightweight": "decoder-only-lightweight",
+    "jinaai/jina-reranker-v2-base-multilingual": "encoder-only-base",
+    "jinaai/jina-reranker-v1-turbo-en": "encoder-only-base",
+    "Alibaba-NLP/gte-multilingual-reranker-base": "encoder-only-base",
+    "maidalun1020/bce-reranker-base_v1": "encoder-only-base",
+    "cross-encoder/ms-marco-MiniLM-L-12-v2": "encoder-only-base",
+    "somebody/a-name-that-is-not-in-the-table": "encoder-only-base",
+    "/models/my-finetuned-reranker": "encoder-only-base",
+    "./models/my-finetuned-reranker/": "encoder-only-base",
+    "/models/bge-reranker-v2-gemma": "decoder-only-base",
+    "/models/bge-reranker-v2-gemma/checkpoint-500": "decoder-only-base",
+}
+
+
+@pytest.mark.parametrize(("name", "family"), FAMILIES.items())
+def test_the_family_is_looked_up_by_the_name(name, family):
+    assert flag_loading.look_up_model_class(name) == family
+
+
+def test_every_family_of_flagembeddings_table_can_be_asked_for():
+    from FlagEmbedding.inference.reranker.model_mapping import RerankerModelClass
+
+    for family in RerankerModelClass:
+        assert FlagEmbeddingCrossEncoder(model_class=family.value).model_class == family.value
