@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 from xml.sax.saxutils import escape, quoteattr
 
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import convert_to_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import Runnable, RunnableBranch, RunnableLambda, RunnablePassthrough
 
-from langchain_rerank.compressor import Reranker, check_query
-from langchain_rerank.reader import ExtractiveReader
+from langchain_rerank.compressor import Reranker
+from langchain_rerank.ranking import check_query
+from langchain_rerank.reader import ExtractiveReader, Quote
 from langchain_rerank.retriever import RerankRetriever
 from langchain_rerank.text import well_formed
 
@@ -76,7 +77,7 @@ class RagOutput(TypedDict):
 
 
 def create_rag_chain(
-    llm: BaseChatModel | Runnable[dict[str, Any], str] | None,
+    llm: Runnable[LanguageModelInput, Any] | ExtractiveReader | None,
     retriever: Runnable[str, list[Document]],
     *,
     prompt: ChatPromptTemplate | None = None,
@@ -85,8 +86,9 @@ def create_rag_chain(
     """Build a chain that answers from a retriever's documents and cites them.
 
     Args:
-        llm: A chat model; an `ExtractiveReader`, which quotes the best sentences instead; or None
-            for an `ExtractiveReader` with the cross encoder of `retriever`.
+        llm: A chat model, or one with retries, fallbacks or bound options; an `ExtractiveReader`,
+            which quotes the best sentences instead; or None for an `ExtractiveReader` with the
+            cross encoder of `retriever`.
         retriever: Gives the documents, as a rule from `create_rerank_retriever`.
         prompt: Takes the place of `DEFAULT_PROMPT`. Its variables: "context" (the numbered
             documents, as text), "question", and "chat_history" (messages) if wanted.
@@ -116,33 +118,56 @@ def create_rag_chain(
         >>> result["answer"], result["citations"][0]["document"].page_content
         ('3,520,031 [1].', 'Berlin has 3,520,031 people.')
     """
-    prompt = prompt or DEFAULT_PROMPT
+    query: Runnable[Any, str]
+    if llm is None:
+        llm = _reader_of(retriever)
+    if isinstance(llm, ExtractiveReader):
+        query = RunnableLambda(_last_questions, name="Query")
+        answered = _quoted(llm)
+    elif isinstance(llm, Runnable):
+        model = cast("Runnable[LanguageModelInput, Any]", llm)
+        query = RunnableBranch(
+            (_has_history, STANDALONE_PROMPT | model | StrOutputParser()), RunnableLambda(_question)
+        ).with_config(run_name="Query")
+        answered = _generated(model, prompt or DEFAULT_PROMPT, source_field)
+    else:
+        msg = f"llm must be a chat model, an ExtractiveReader or None, got {type(llm).__name__}"
+        raise TypeError(msg)
+    found = RunnablePassthrough.assign(query=query) | RunnablePassthrough.assign(
+        context=RunnableLambda(_query) | retriever
+    )
+    chain = RunnableLambda(_parse_input, name="Question") | found | answered
+    return chain.pick(list(RagOutput.__annotations__)).with_config(run_name="RagChain")
+
+
+def _generated(
+    llm: Runnable[LanguageModelInput, Any], prompt: ChatPromptTemplate, source_field: str
+) -> Runnable[Any, Any]:
+    """A chat model writes the answer, and the citations are read out of it."""
     missing = {"context", "question"} - set(prompt.input_variables)
     if missing:
         msg = f"prompt must have the variables context and question, lacks {sorted(missing)}"
         raise ValueError(msg)
-    if isinstance(llm, BaseChatModel):
-        fill: Runnable[Any, dict[str, Any]] = RunnableLambda(
-            lambda state: _prompt_values(state, source_field), name="Context"
-        )
-        answer: Runnable[Any, str] = fill | prompt | llm | StrOutputParser()
-        rephrase: Runnable[Any, str] = STANDALONE_PROMPT | llm | StrOutputParser()
-    else:
-        answer = _reader(llm, retriever)
-        rephrase = RunnableLambda(_last_questions, name="LastQuestions")
-    query = RunnableBranch(
-        (_has_history, rephrase | RunnableLambda(str.strip)), RunnableLambda(_question)
-    ).with_config(run_name="Query")
-    answered = RunnableBranch((_has_context, answer), RunnableLambda(_nothing_found)).with_config(
+    fill: Runnable[Any, dict[str, Any]] = RunnableLambda(
+        lambda state: _prompt_values(state, source_field), name="Context"
+    )
+    answer = RunnableBranch(
+        (_has_context, fill | prompt | llm | StrOutputParser()), RunnableLambda(_nothing_found)
+    ).with_config(run_name="Answer")
+    citations = RunnableLambda(_found_citations, name="Citations")
+    return RunnablePassthrough.assign(answer=answer) | RunnablePassthrough.assign(
+        citations=citations
+    )
+
+
+def _quoted(reader: ExtractiveReader) -> Runnable[Any, Any]:
+    """A reader quotes the answer, and its quotes are the citations."""
+    quotes = RunnableBranch((_has_context, reader), RunnableLambda(_no_quotes)).with_config(
         run_name="Answer"
     )
-    steps = (
-        RunnableLambda(_parse_input, name="Question")
-        | RunnablePassthrough.assign(context=query | retriever)
-        | RunnablePassthrough.assign(answer=answered)
-        | RunnablePassthrough.assign(citations=RunnableLambda(_citations, name="Citations"))
+    return RunnablePassthrough.assign(quotes=quotes) | RunnablePassthrough.assign(
+        answer=RunnableLambda(_quoted_answer), citations=RunnableLambda(_quoted_citations)
     )
-    return steps.pick(list(RagOutput.__annotations__)).with_config(run_name="RagChain")
 
 
 def format_documents(documents: Sequence[Document], source_field: str = "source") -> str:
@@ -200,40 +225,52 @@ def _prompt_values(state: dict[str, Any], source_field: str) -> dict[str, Any]:
     return {**state, "question": well_formed(state["question"]), "context": context}
 
 
-def _last_questions(state: dict[str, Any]) -> str:
-    """The last question of the history and the new one, which may lean on it."""
-    asked = [message.text for message in state["chat_history"] if message.type == "human"]
-    return "\n".join([*asked[-1:], state["question"]])
-
-
 def _has_history(state: dict[str, Any]) -> bool:
     return bool(state["chat_history"])
-
-
-def _question(state: dict[str, Any]) -> str:
-    return str(state["question"])
 
 
 def _has_context(state: dict[str, Any]) -> bool:
     return bool(state["context"])
 
 
+def _question(state: dict[str, Any]) -> str:
+    return str(state["question"])
+
+
+def _query(state: dict[str, Any]) -> str:
+    """What to retrieve by; a chat model may have failed to rephrase the question."""
+    return state["query"].strip() or _question(state)
+
+
+def _last_questions(state: dict[str, Any]) -> str:
+    """The last question of the history and the new one, which may lean on it."""
+    asked = [message.text for message in state["chat_history"] if message.type == "human"]
+    return "\n".join([*asked[-1:], state["question"]])
+
+
 def _nothing_found(_: dict[str, Any]) -> str:
     return NOTHING_FOUND
 
 
-def _citations(state: dict[str, Any]) -> list[Citation]:
+def _no_quotes(_: dict[str, Any]) -> list[Quote]:
+    return []
+
+
+def _quoted_answer(state: dict[str, Any]) -> str:
+    quotes: list[Quote] = state["quotes"]
+    return " ".join(f"{q['sentence']} [{q['number']}]" for q in quotes) or NOTHING_FOUND
+
+
+def _found_citations(state: dict[str, Any]) -> list[Citation]:
     return find_citations(state["answer"], state["context"])
 
 
-def _reader(
-    reader: Runnable[dict[str, Any], str] | None, retriever: Runnable[str, list[Document]]
-) -> Runnable[dict[str, Any], str]:
-    if isinstance(reader, ExtractiveReader):
-        return reader
-    if reader is not None:
-        msg = f"llm must be a chat model, an ExtractiveReader or None, got {type(reader).__name__}"
-        raise TypeError(msg)
+def _quoted_citations(state: dict[str, Any]) -> list[Citation]:
+    numbers = dict.fromkeys(quote["number"] for quote in state["quotes"])
+    return [Citation(number=number, document=state["context"][number - 1]) for number in numbers]
+
+
+def _reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
     if isinstance(retriever, RerankRetriever) and isinstance(retriever.base_compressor, Reranker):
         return ExtractiveReader(retriever.base_compressor.cross_encoder)
     msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"

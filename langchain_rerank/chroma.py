@@ -6,9 +6,10 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from langchain_core.documents import Document
 
-from langchain_rerank.compressor import check_text
+from langchain_rerank.ranking import check_document
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # or worse candidates. Chroma's default is 100; this serves fetch_k up to 200 with room to spare.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 400, "ef_construction": 200}
 _BATCH = 256
+# The same text's vectors by one model differ in rounding, and by int8 or batch noise, at most.
+_SAME_MODEL_COSINE = 0.98
 
 
 def index_documents(  # noqa: PLR0913  # the last three all have defaults
@@ -59,8 +62,8 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     Raises:
         TypeError: A text is not a str.
         ValueError: `client` comes with `persist_directory`, one id names two different documents,
-            metadata hold what Chroma can't store, or the collection is of another space or
-            embedding size. Nothing has been written then.
+            metadata hold what Chroma can't store, or the collection is of another space or was
+            made with other embeddings. Nothing has been written then.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -87,8 +90,9 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
             "another collection_name, or delete it and index again"
         )
         raise ValueError(msg)
+    _check_embeddings(collection, embeddings)
     store = Chroma(collection_name, embeddings, client=client)
-    _add(store, _missing(collection, prepared), collection, show_progress=show_progress)
+    _add(store, _missing(collection, prepared), show_progress=show_progress)
     return store
 
 
@@ -119,7 +123,7 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
     """Check documents and key them by id, as Chroma will store them."""
     prepared: dict[str, Document] = {}
     for position, document in enumerate(documents):
-        check_text(document, position)
+        check_document(document, position)
         key = document_id(document)
         metadata = _stored_metadata(document.metadata, position)
         stored = Document(well_formed(document.page_content), metadata=metadata, id=key)
@@ -160,6 +164,28 @@ def _storable(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
+    """Embed one known document again: another model's vectors must not join those that are there.
+
+    Two models may share a vector size; the mixture would search wrongly and say nothing.
+    """
+    known = collection.get(limit=1, include=["documents", "embeddings"])
+    if not known["ids"] or not known["documents"] or known["embeddings"] is None:
+        return
+    [now] = embeddings.embed_documents([known["documents"][0] or ""])
+    then = np.asarray(known["embeddings"][0], float)
+    if len(now) == len(then):
+        cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
+        if cosine >= _SAME_MODEL_COSINE:
+            return
+    msg = (
+        f"collection '{collection.name}' was made with other embeddings: its document "
+        f"'{known['ids'][0]}' now gets another vector. Use the same model, or another "
+        "collection_name"
+    )
+    raise ValueError(msg)
+
+
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:
     """Return the documents that the collection lacks or holds in another form.
 
@@ -193,11 +219,8 @@ def _equal(stored: object, given: object) -> bool:
     return stored == given
 
 
-def _add(
-    store: Chroma, documents: list[Document], collection: Collection, *, show_progress: bool
-) -> None:
+def _add(store: Chroma, documents: list[Document], *, show_progress: bool) -> None:
     """Embed and write in batches, each of them whole."""
-    from chromadb.errors import InvalidArgumentError
     from tqdm.auto import tqdm
 
     with tqdm(
@@ -205,14 +228,5 @@ def _add(
     ) as bar:
         for start in range(0, len(documents), _BATCH):
             batch = documents[start : start + _BATCH]
-            try:
-                store.add_documents(batch)
-            except InvalidArgumentError as error:
-                if "dimension" not in str(error):
-                    raise
-                msg = (
-                    f"collection '{collection.name}' was made with other embeddings ({error}): "
-                    "use the same model, or another collection_name"
-                )
-                raise ValueError(msg) from error
+            store.add_documents(batch)
             bar.update(len(batch))

@@ -64,7 +64,7 @@ def demo(  # noqa: PLR0913  # one parameter an option
 ) -> None:
     """Retrieve, rerank and answer: by default from the Python language reference, offline."""
     with _one_line_errors():
-        from langchain_rerank.compressor import check_query
+        from langchain_rerank.ranking import check_query
         from langchain_rerank.retriever import check_depths
 
         check_query(question)
@@ -91,8 +91,10 @@ def _demo(question: str, choices: _Choices) -> None:
     from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
     stages: dict[str, float] = {}
-    with _timed(stages, "loading the chat model"):
-        chat_model = _chat_model(choices.llm)
+    chat_model = None
+    if choices.llm is not None:
+        with _timed(stages, "loading the chat model"):
+            chat_model = _chat_model(choices.llm)
     with _timed(stages, "indexing"):
         store = _indexed(choices.docs)
     with _timed(stages, "loading the reranker"), console.status("Loading the reranker"):
@@ -143,9 +145,7 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _chat_model(llm: str | None) -> BaseChatModel | None:
-    if llm is None:
-        return None
+def _chat_model(llm: str) -> BaseChatModel:
     if llm == "offline":
         from langchain_rerank.offline import offline_chat_model
 
@@ -219,7 +219,7 @@ def _print_prompt(question: str, documents: list[Document]) -> None:
 
     context = format_documents(documents)
     prompt = DEFAULT_PROMPT.invoke({"question": question, "context": context})
-    console.rule("Prompt")
+    console.rule("The prompt, as a chat model gets it")
     console.print(Text(prompt.to_string()))
     console.rule()
 
@@ -265,9 +265,7 @@ def _traced_stages(runs: list[Run]) -> dict[str, float]:
 
 
 def _print_stages(stages: dict[str, float]) -> None:
-    times = " · ".join(
-        f"{stage} {seconds * 1000:,.0f} ms" for stage, seconds in stages.items() if seconds > 1e-4
-    )
+    times = " · ".join(f"{stage} {seconds * 1000:,.0f} ms" for stage, seconds in stages.items())
     console.print(Text(f"\n{times}"))
 
 

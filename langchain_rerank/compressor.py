@@ -1,11 +1,10 @@
-"""The ranking policy: which documents to score, what to do with the scores, what to return."""
+"""The reranker: a document compressor that runs the ranking policy over any cross encoder."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -15,15 +14,13 @@ from langchain_core.runnables.config import get_config_list, merge_configs
 from pydantic import ConfigDict, Field, field_validator
 
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
-from langchain_rerank.errors import ScoringError
-from langchain_rerank.text import well_formed
+from langchain_rerank.ranking import Candidate, candidates, ranked, with_score
+from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
 
 logger = logging.getLogger(__name__)
-
-Pairs = list[tuple[str, str]]
 
 
 class RerankInput(TypedDict):
@@ -58,7 +55,11 @@ class Reranker(BaseDocumentCompressor):
     """
 
     model_config = ConfigDict(
-        arbitrary_types_allowed=True, extra="forbid", protected_namespaces=(), validate_default=True
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_assignment=True,
+        validate_default=True,
     )
 
     model: str | BaseCrossEncoder = DEFAULT_MODEL
@@ -72,10 +73,10 @@ class Reranker(BaseDocumentCompressor):
     rank_fields: tuple[str, ...] = ()
     """Metadata fields put before the text that is scored, a line each, such as `("title",)`."""
     deduplicate: bool = True
-    """Keep one document per id and one per identical text: the one that came first."""
+    """Keep one document per id and one per identical scored text: the one that came first."""
     on_error: Literal["raise", "keep_order"] = "raise"
-    """When scoring fails: "raise", or "keep_order" to log the error and return the documents in
-    the order they came, cut to `top_n`, without scores."""
+    """When scoring fails, loading the model included: "raise", or "keep_order" to log the error
+    and return the documents in the order they came, cut to `top_n`, without scores."""
 
     @field_validator("model")
     @classmethod
@@ -103,7 +104,7 @@ class Reranker(BaseDocumentCompressor):
         Raises:
             ValueError: The query is blank.
             TypeError: The query or a document's text is not a str.
-            ScoringError: The cross encoder gave a wrong number of scores, or failed.
+            ScoringError: The cross encoder failed, or gave a wrong number of scores.
             ModelLoadError: The model could not be loaded.
         """
         config: RunnableConfig = {"callbacks": callbacks}
@@ -174,156 +175,81 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
         self, inputs: list[RerankInput], config: RunnableConfig | list[RunnableConfig] | None
     ) -> list[RunnableConfig]:
         """Name the model and count the documents in each run's metadata."""
-        model = getattr(self._reranker.model, "model", type(self._reranker.model).__name__)
+        model = self._reranker.cross_encoder
+        names = (getattr(model, field, None) for field in ("model", "model_name"))
+        name = next((name for name in names if isinstance(name, str)), type(model).__name__)
         return [
             merge_configs(
-                one, {"metadata": {"model": str(model), "documents_in": len(given["documents"])}}
+                one,
+                {"metadata": {"model": name, "documents_in": len(given.get("documents") or ())}},
             )
             for one, given in zip(get_config_list(config, len(inputs)), inputs, strict=True)
         ]
 
     def _rerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
-        questions = [_prepare(self._reranker, given) for given in inputs]
-        scores: list[float] | Exception = []
-        if pairs := _pairs(questions):
-            try:
-                scores = _checked(self._reranker.cross_encoder.score(pairs), pairs)
-            except Exception as error:  # noqa: BLE001  # handed on for `on_error` to decide
-                scores = error
-        return _finish(self._reranker, questions, scores)
+        questions = [self._candidates(given) for given in inputs]
+        return self._finish(questions, self._scores(questions))
 
     async def _arerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
-        questions = [_prepare(self._reranker, given) for given in inputs]
-        scores: list[float] | Exception = []
-        if pairs := _pairs(questions):
-            try:
-                found = await run_in_executor(None, self._reranker.cross_encoder.score, pairs)
-                scores = _checked(found, pairs)
-            except Exception as error:  # noqa: BLE001  # handed on for `on_error` to decide
-                scores = error
-        return _finish(self._reranker, questions, scores)
+        questions = [self._candidates(given) for given in inputs]
+        return self._finish(questions, await run_in_executor(None, self._scores, questions))
 
+    def _candidates(self, given: RerankInput) -> list[Candidate] | Exception:
+        """Choose what to score for one query; an input that is wrong gives its error."""
+        try:
+            return candidates(
+                given["documents"],
+                given["query"],
+                rank_fields=self._reranker.rank_fields,
+                deduplicate=self._reranker.deduplicate,
+            )
+        except KeyError as error:
+            msg = f"expected a dict with 'query' and 'documents', lacks {error}"
+            return ValueError(msg)
+        except (TypeError, ValueError) as error:
+            return error
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A document to score, its first-stage rank from 1, and its pair of texts."""
+    def _scores(self, questions: list[list[Candidate] | Exception]) -> list[float] | Exception:
+        """Score the pairs of all queries in one pass; a failure gives its error."""
+        pairs = [
+            candidate.pair
+            for found in questions
+            if not isinstance(found, Exception)
+            for candidate in found
+        ]
+        try:
+            scores = score_pairs(self._reranker.cross_encoder, pairs)
+        except Exception as error:
+            if self._reranker.on_error == "keep_order":
+                logger.exception("reranking failed, keeping first-stage order")
+            return error
+        if nans := sum(map(math.isnan, scores)):
+            logger.warning("%d of %d scores are NaN, the worst of all", nans, len(scores))
+        return scores
 
-    document: Document
-    rank: int
-    pair: tuple[str, str]
-
-
-def check_query(query: str) -> None:
-    """Raise `TypeError` for what is not a str, `ValueError` for a blank one."""
-    if not isinstance(query, str):
-        msg = f"query must be a str, got {type(query).__name__}"
-        raise TypeError(msg)
-    if not query.strip():
-        msg = f"query must hold text, got {query!r}"
-        raise ValueError(msg)
-
-
-def _prepare(reranker: Reranker, given: RerankInput) -> list[_Candidate] | Exception:
-    """Choose the documents to score; an input that is wrong gives its error."""
-    try:
-        check_query(given["query"])
-        candidates = []
-        for rank, document in enumerate(given["documents"], start=1):
-            check_text(document, rank - 1)
-            fields = (document.metadata.get(name) for name in reranker.rank_fields)
-            lines = [str(value) for value in fields if value not in (None, "")]
-            text = "\n".join([*lines, document.page_content])
-            pair = (well_formed(given["query"]), well_formed(text))
-            candidates.append(_Candidate(document, rank, pair))
-    except (TypeError, ValueError) as error:
-        return error
-    return _first_of_each(candidates) if reranker.deduplicate else candidates
-
-
-def check_text(document: Document, position: int) -> None:
-    """Raise `TypeError` for a document whose text is not a str."""
-    if not isinstance(document.page_content, str):
-        kind = type(document.page_content).__name__
-        msg = f"page_content of document {position} must be a str, got {kind}"
-        raise TypeError(msg)
-
-
-def _first_of_each(candidates: list[_Candidate]) -> list[_Candidate]:
-    """Drop every candidate whose id or text an earlier one has."""
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for candidate in candidates:
-        document = candidate.document
-        keys = {("text", document.page_content)}
-        if document.id:
-            keys.add(("id", document.id))
-        if seen.isdisjoint(keys):
-            kept.append(candidate)
-            seen |= keys
-    return kept
-
-
-def _pairs(questions: list[list[_Candidate] | Exception]) -> Pairs:
-    return [
-        candidate.pair
-        for candidates in questions
-        if not isinstance(candidates, Exception)
-        for candidate in candidates
-    ]
-
-
-def _checked(scores: Sequence[float], pairs: Pairs) -> list[float]:
-    """Refuse scores that can't be matched with their pairs."""
-    if len(scores) != len(pairs):
-        msg = f"the cross encoder gave {len(scores)} scores for {len(pairs)} pairs"
-        raise ScoringError(msg)
-    return [float(score) for score in scores]
-
-
-def _finish(
-    reranker: Reranker,
-    questions: list[list[_Candidate] | Exception],
-    scores: list[float] | Exception,
-) -> list[list[Document] | Exception]:
-    """Turn scores into documents, or an error into what `on_error` says."""
-    if isinstance(scores, Exception) and reranker.on_error == "keep_order":
-        logger.error("reranking failed, keeping first-stage order", exc_info=scores)
-    elif isinstance(scores, list) and any(map(math.isnan, scores)):
-        logger.warning(
-            "%d of %d scores are NaN; ranked last", sum(map(math.isnan, scores)), len(scores)
-        )
-    finished: list[list[Document] | Exception] = []
-    start = 0
-    for candidates in questions:
-        if isinstance(candidates, Exception):
-            finished.append(candidates)
-        elif not candidates:
-            finished.append([])
-        elif not isinstance(scores, Exception):
-            finished.append(_ranked(reranker, candidates, scores[start : start + len(candidates)]))
-            start += len(candidates)
-        elif reranker.on_error == "keep_order":
-            finished.append([_copy(candidate) for candidate in candidates[: reranker.top_n]])
-        else:
-            finished.append(scores)
-    return finished
-
-
-def _ranked(
-    reranker: Reranker, candidates: list[_Candidate], scores: list[float]
-) -> list[Document]:
-    """Sort by score, NaN last and ties in first-stage order; apply threshold and `top_n`."""
-    scored = list(zip(scores, candidates, strict=True))
-    if reranker.score_threshold is not None:
-        scored = [entry for entry in scored if entry[0] >= reranker.score_threshold]
-    scored.sort(key=lambda entry: (1, 0.0) if math.isnan(entry[0]) else (0, -entry[0]))
-    return [_copy(candidate, score) for score, candidate in scored[: reranker.top_n]]
-
-
-def _copy(candidate: _Candidate, score: float | None = None) -> Document:
-    """Copy a document with its rank and score; a score from elsewhere does not survive."""
-    metadata = {**candidate.document.metadata, "retrieval_rank": candidate.rank}
-    metadata.pop("relevance_score", None)
-    if score is not None:
-        metadata["relevance_score"] = score
-    return candidate.document.model_copy(update={"metadata": metadata})
+    def _finish(
+        self, questions: list[list[Candidate] | Exception], scores: list[float] | Exception
+    ) -> list[list[Document] | Exception]:
+        """Give each query its documents, or the error that it ends in."""
+        reranker = self._reranker
+        finished: list[list[Document] | Exception] = []
+        start = 0
+        for found in questions:
+            if isinstance(found, Exception):
+                finished.append(found)
+            elif not isinstance(scores, Exception):
+                own = scores[start : start + len(found)]
+                start += len(found)
+                finished.append(
+                    ranked(
+                        found,
+                        own,
+                        top_n=reranker.top_n,
+                        score_threshold=reranker.score_threshold,
+                    )
+                )
+            elif reranker.on_error == "keep_order" or not found:
+                finished.append([with_score(one, None) for one in found[: reranker.top_n]])
+            else:
+                finished.append(scores)
+        return finished

@@ -6,7 +6,7 @@ go wrong derives from `RerankError`, so one `except` covers the package.
 
 from __future__ import annotations
 
-__all__ = ["MissingDependencyError", "ModelLoadError", "RerankError", "ScoringError"]
+import importlib.util
 
 
 class RerankError(Exception):
@@ -29,6 +29,22 @@ class MissingDependencyError(RerankError, ImportError):
         # an option and a name.
         arguments = f'"{install}"' if "[" in install else install
         super().__init__(f"{purpose} needs the package '{package}'. Run: pip install {arguments}")
+
+
+def require(*packages: str, install: str, purpose: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Args:
+        *packages: Import names.
+        install: What to hand to `pip install` for all of them.
+        purpose: What needs them, as the start of a sentence.
+
+    Raises:
+        MissingDependencyError: For the first one that is not.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, install, purpose)
 
 
 class ModelLoadError(RerankError):

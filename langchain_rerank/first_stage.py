@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import Any
 
 from langchain_core.documents import Document
@@ -12,12 +13,17 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever
 
+logger = logging.getLogger(__name__)
+
 
 def as_first_stage(
     source: VectorStore | BaseRetriever, search_kwargs: dict[str, Any] | None, *, hybrid: bool
 ) -> BaseRetriever:
     """Make a retriever of what a user hands over; see `create_rerank_retriever`."""
     if isinstance(source, VectorStore):
+        if "k" in (search_kwargs or {}):
+            msg = "search_kwargs can't set k, the number of candidates: use fetch_k"
+            raise ValueError(msg)
         dense = source.as_retriever(search_kwargs=dict(search_kwargs or {}))
         if not hybrid:
             return dense
@@ -37,8 +43,9 @@ def with_fetch_k(
 ) -> Runnable[str, list[Document]]:
     """Bind one call's depth and keywords to a first stage.
 
-    The depth goes where the retriever takes one: the keyword `k`, or a field `k` or `top_k`. One
-    that takes none gives as many documents as it likes.
+    The depth goes where the retriever takes one: the keyword `k`, the fields `k`, `top_k` or
+    `search_kwargs`, or the retrievers that it wraps. One that takes none gives as many documents
+    as it likes.
 
     Raises:
         TypeError: Keywords were given to a retriever that takes none. LangChain would drop them,
@@ -59,10 +66,25 @@ def with_fetch_k(
         raise TypeError(msg)
     if "k" in parameters:
         return _bound(retriever, {"k": fetch_k, **kwargs})
-    depth = next((name for name in ("k", "top_k") if name in type(retriever).model_fields), None)
-    if depth is not None:
-        retriever = retriever.model_copy(update={depth: fetch_k})
-    return _bound(retriever, kwargs)
+    return _bound(_with_depth(retriever, fetch_k), kwargs)
+
+
+def _with_depth(retriever: BaseRetriever, fetch_k: int) -> BaseRetriever:
+    """Copy a retriever with its depth set: its own, or that of the retrievers that it wraps."""
+    fields = type(retriever).model_fields
+    update: dict[str, Any] = {
+        name: with_fetch_k(getattr(retriever, name), fetch_k, {})
+        for name in ("retriever", "base_retriever")
+        if isinstance(getattr(retriever, name, None), BaseRetriever)
+    }
+    if isinstance(wrapped := getattr(retriever, "retrievers", None), list):
+        update["retrievers"] = [with_fetch_k(one, fetch_k, {}) for one in wrapped]
+    if isinstance(keywords := getattr(retriever, "search_kwargs", None), dict):
+        update["search_kwargs"] = {**keywords, "k": fetch_k}
+    update |= dict.fromkeys({"k", "top_k"} & fields.keys(), fetch_k)
+    if not update:
+        logger.info("%s can't be asked for a number of documents", type(retriever).__name__)
+    return retriever.model_copy(update=update)
 
 
 class _InThread(Runnable[str, list[Document]]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from langchain_classic.retrievers import EnsembleRetriever
@@ -15,9 +15,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from langchain_rerank.errors import MissingDependencyError
+from langchain_rerank.errors import require
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class KeywordRetriever(BaseRetriever):
             )
             raise TypeError(msg)
         return store
+
+    @model_validator(mode="after")
+    def _check_library(self) -> Self:
+        require("bm25s", install="langchain-rerank[hybrid]", purpose="Hybrid search")
+        return self
 
     def refresh(self) -> None:
         """Index the store's documents anew at the next query."""
@@ -106,11 +111,7 @@ class KeywordRetriever(BaseRetriever):
         ]
 
     def _loaded_index(self) -> tuple[Any, list[str]]:
-        try:
-            import bm25s
-        except ImportError as error:
-            missing = ("bm25s", "langchain-rerank[hybrid]", "Hybrid search")
-            raise MissingDependencyError(*missing) from error
+        import bm25s
 
         with self._lock:
             if self._index is None:

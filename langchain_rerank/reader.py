@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import sentencex
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 
+from langchain_rerank.ranking import best_first
+from langchain_rerank.scoring import score_pairs
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import Document
 
 # A further sentence joins the best one when its odds of being relevant are at least about a third
 # of the best one's: one logit below it.
 _MARGIN = 1.0
-_FOOTNOTE = re.compile(r"\s+\[\d+\]")
+# "[2]" after a space or a full stop, or at the start; not the subscript of "x[2]".
+_FOOTNOTE = re.compile(r"(?:^|\s+|(?<=[.!?]))\[\d+\](?!\w)")
 
 
-class ExtractiveReader(Runnable[dict[str, Any], str]):
-    """Answers with one to three sentences of the passages, each with its citation.
+class Quote(TypedDict):
+    """A sentence of a passage, the passage's number from 1, and the cross encoder's score."""
+
+    sentence: str
+    number: int
+    score: float
+
+
+class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
+    """Answers with one to three sentences of the passages.
 
     The second half of the field's retriever–reader pair, for where no chat model is at hand: the
     cross encoder scores every sentence of the passages against the question. It quotes and never
@@ -34,8 +48,10 @@ class ExtractiveReader(Runnable[dict[str, Any], str]):
         >>> from langchain_rerank.offline import offline_reranker
         >>> reader = ExtractiveReader(FlagEmbeddingCrossEncoder(model=offline_reranker()))
         >>> passage = Document("Berlin has museums. It has a population of 3,520,031.")
-        >>> reader.invoke({"question": "How many people live in Berlin?", "context": [passage]})
-        'It has a population of 3,520,031. [1]'
+        >>> question = "How many people live in Berlin?"
+        >>> [quote] = reader.invoke({"question": question, "context": [passage]})
+        >>> quote["sentence"], quote["number"]
+        ('It has a population of 3,520,031.', 1)
     """
 
     def __init__(
@@ -58,32 +74,44 @@ class ExtractiveReader(Runnable[dict[str, Any], str]):
         self._max_sentences = max_sentences
         self._language = language
 
-    def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any) -> str:
-        """Answer `{"question": str, "context": list[Document]}`; "" if there is no sentence."""
+    def invoke(
+        self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any
+    ) -> list[Quote]:
+        """Find the best sentences.
+
+        Args:
+            input: `{"question": str, "context": list[Document]}`.
+            config: As for any runnable.
+
+        Returns:
+            Quotes, best first; none if the documents hold no sentence.
+
+        Raises:
+            ScoringError: The cross encoder failed, or gave a wrong number of scores.
+        """
         return self._call_with_config(self._read, input, config)
 
     async def ainvoke(
         self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any
-    ) -> str:
-        """Answer without blocking the event loop; see `invoke`."""
+    ) -> list[Quote]:
+        """Find the best sentences without blocking the event loop; see `invoke`."""
 
-        async def read(given: dict[str, Any]) -> str:
+        async def read(given: dict[str, Any]) -> list[Quote]:
             return await run_in_executor(None, self._read, given)
 
         return await self._acall_with_config(read, input, config)
 
-    def _read(self, given: dict[str, Any]) -> str:
-        sentences = numbered_sentences(given["context"], self._language)
-        if not sentences:
-            return ""
-        pairs = [(str(given["question"]), sentence) for sentence in sentences]
-        scores = self._cross_encoder.score(pairs)
-        best = best_positions(scores, self._max_sentences)
-        texts = list(sentences.items())
-        return " ".join(f"{texts[i][0]} [{texts[i][1]}]" for i in best)
+    def _read(self, given: dict[str, Any]) -> list[Quote]:
+        sentences = list(numbered_sentences(given["context"], self._language).items())
+        pairs = [(str(given["question"]), sentence) for sentence, _ in sentences]
+        scores = score_pairs(self._cross_encoder, pairs)
+        return [
+            Quote(sentence=sentences[i][0], number=sentences[i][1], score=scores[i])
+            for i in close_to_best(scores, self._max_sentences)
+        ]
 
 
-def numbered_sentences(documents: list[Document], language: str) -> dict[str, int]:
+def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str, int]:
     """Split documents into sentences, each with the number of the first document that has it.
 
     Args:
@@ -92,7 +120,7 @@ def numbered_sentences(documents: list[Document], language: str) -> dict[str, in
 
     Returns:
         Document number by sentence. Line breaks within a sentence are spaces, and footnote marks
-        such as "[2]", which would read as citations, are left out.
+        such as "[2]", which a reader would take for citations, are left out.
     """
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
@@ -104,7 +132,7 @@ def numbered_sentences(documents: list[Document], language: str) -> dict[str, in
     return numbered
 
 
-def best_positions(scores: list[float], limit: int) -> list[int]:
+def close_to_best(scores: Sequence[float], limit: int) -> list[int]:
     """Choose the best score and those close to it.
 
     Args:
@@ -114,10 +142,10 @@ def best_positions(scores: list[float], limit: int) -> list[int]:
     Returns:
         Positions in `scores`, best first.
     """
-    if all(0.0 <= score <= 1.0 for score in scores):
-        scores = [_logit(score) for score in scores]
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    return [i for i in order[:limit] if scores[i] >= scores[order[0]] - _MARGIN]
+    if all(0.0 <= score <= 1.0 or math.isnan(score) for score in scores):
+        scores = [score if math.isnan(score) else _logit(score) for score in scores]
+    order = best_first(scores)[:limit]
+    return order[:1] + [i for i in order[1:] if scores[i] >= scores[order[0]] - _MARGIN]
 
 
 def _logit(probability: float) -> float:

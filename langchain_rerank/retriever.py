@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -19,17 +18,15 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list, patch_config
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_rerank.compressor import Reranker, RerankInput, check_query
+from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.merged_batch import Steps, adrive, batch_steps, drive, results_or_error
+from langchain_rerank.ranking import check_query
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.vectorstores import VectorStore
-
-# What one query of a batch comes to, and one step of it: what to run, on which inputs, how.
-Outcome = list[Document] | Exception
-Step = tuple[Runnable[Any, list[Document]], list[Any], list[RunnableConfig]]
 
 
 class RerankRetriever(ContextualCompressionRetriever):
@@ -134,7 +131,7 @@ class RerankRetriever(ContextualCompressionRetriever):
             for query, one in zip(inputs, configs, strict=True)
         ]
         try:
-            outcomes = _drive(_batch_steps(call, inputs, _children(configs, runs)))
+            outcomes = drive(self._steps(call, inputs, configs, runs))
         except BaseException as error:
             for run in runs:
                 run.on_retriever_error(error)
@@ -144,7 +141,7 @@ class RerankRetriever(ContextualCompressionRetriever):
                 run.on_retriever_error(outcome)
             else:
                 run.on_retriever_end(outcome)
-        return _returned(outcomes, return_exceptions=return_exceptions)
+        return results_or_error(outcomes, return_exceptions=return_exceptions)
 
     async def abatch(
         self,
@@ -168,7 +165,7 @@ class RerankRetriever(ContextualCompressionRetriever):
             for query, one in zip(inputs, configs, strict=True)
         ]
         try:
-            outcomes = await _adrive(_batch_steps(call, inputs, _children(configs, runs)))
+            outcomes = await adrive(self._steps(call, inputs, configs, runs))
         except BaseException as error:
             for run in runs:
                 await run.on_retriever_error(error)
@@ -178,7 +175,7 @@ class RerankRetriever(ContextualCompressionRetriever):
                 await run.on_retriever_error(outcome)
             else:
                 await run.on_retriever_end(outcome)
-        return _returned(outcomes, return_exceptions=return_exceptions)
+        return results_or_error(outcomes, return_exceptions=return_exceptions)
 
     def _call(self, k: int | None, fetch_k: int | None, kwargs: dict[str, Any]) -> _Call:
         """Settle what one call asks of the two stages."""
@@ -189,6 +186,16 @@ class RerankRetriever(ContextualCompressionRetriever):
         if "top_n" in type(compressor).model_fields:
             compressor = compressor.model_copy(update={"top_n": k})
         return _Call(k, fetch_k, with_fetch_k(self.base_retriever, fetch_k, kwargs), compressor)
+
+    def _steps(
+        self, call: _Call, queries: list[str], configs: list[RunnableConfig], runs: list[Any]
+    ) -> Steps:
+        children = [
+            patch_config(config, callbacks=run.get_child())
+            for config, run in zip(configs, runs, strict=True)
+        ]
+        reranker = cast("Reranker", call.compressor).as_runnable()
+        return batch_steps(call.first_stage, reranker, call.fetch_k, queries, children)
 
     def _callbacks(self, config: RunnableConfig) -> dict[str, Any]:
         """Arguments by which a batch opens the same runs as `BaseRetriever.invoke`."""
@@ -285,69 +292,3 @@ def check_depths(k: int, fetch_k: int) -> None:
     if fetch_k < k:
         msg = f"fetch_k must be at least k, got fetch_k={fetch_k} with k={k}"
         raise ValueError(msg)
-
-
-def _batch_steps(
-    call: _Call, queries: list[str], configs: list[RunnableConfig]
-) -> Generator[Step, list[Outcome], list[Outcome]]:
-    """A batch as two steps that a driver runs, sync or async, and answers with their outcomes."""
-    outcomes: list[Outcome] = [_query_error(query) or [] for query in queries]
-    asked = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
-    searches = [well_formed(queries[i]) for i in asked]
-    found = yield call.first_stage, searches, [configs[i] for i in asked]
-    for i, outcome in zip(asked, found, strict=True):
-        outcomes[i] = outcome if isinstance(outcome, Exception) else outcome[: call.fetch_k]
-
-    candidates = {i: found for i, found in enumerate(outcomes) if isinstance(found, list) and found}
-    kept = yield (
-        cast("Reranker", call.compressor).as_runnable(),
-        [RerankInput(query=queries[i], documents=found) for i, found in candidates.items()],
-        [configs[i] for i in candidates],
-    )
-    for i, outcome in zip(candidates, kept, strict=True):
-        outcomes[i] = outcome
-    return outcomes
-
-
-def _drive(steps: Generator[Step, list[Outcome], list[Outcome]]) -> list[Outcome]:
-    try:
-        runnable, inputs, configs = next(steps)
-        while True:
-            results = runnable.batch(inputs, configs, return_exceptions=True)
-            runnable, inputs, configs = steps.send(cast("list[Outcome]", results))
-    except StopIteration as done:
-        return cast("list[Outcome]", done.value)
-
-
-async def _adrive(steps: Generator[Step, list[Outcome], list[Outcome]]) -> list[Outcome]:
-    try:
-        runnable, inputs, configs = next(steps)
-        while True:
-            results = await runnable.abatch(inputs, configs, return_exceptions=True)
-            runnable, inputs, configs = steps.send(cast("list[Outcome]", results))
-    except StopIteration as done:
-        return cast("list[Outcome]", done.value)
-
-
-def _query_error(query: str) -> Exception | None:
-    try:
-        check_query(query)
-    except (TypeError, ValueError) as error:
-        return error
-    return None
-
-
-def _children(configs: list[RunnableConfig], runs: list[Any]) -> list[RunnableConfig]:
-    """One config for each query, under its run."""
-    return [
-        patch_config(config, callbacks=run.get_child())
-        for config, run in zip(configs, runs, strict=True)
-    ]
-
-
-def _returned(outcomes: list[Outcome], *, return_exceptions: bool) -> list[list[Document]]:
-    """Raise the first error, unless errors are to be returned."""
-    for outcome in outcomes:
-        if isinstance(outcome, Exception) and not return_exceptions:
-            raise outcome
-    return cast("list[list[Document]]", outcomes)

@@ -212,11 +212,13 @@ def test_formatted_documents_can_always_be_told_apart(texts):
 
 
 class RetrievalOfSentences(BaseRetriever):
+    texts: list[str] = [  # noqa: RUF012  # pydantic copies it
+        "Paris is a city. Nobody counts.",
+        "It rains. 3,520,031 people live in Berlin. It is large.",
+    ]
+
     def _get_relevant_documents(self, query, *, run_manager):
-        return [
-            Document("Paris is a city. Nobody counts."),
-            Document("It rains. 3,520,031 people live in Berlin. It is large."),
-        ]
+        return [Document(text) for text in self.texts]
 
 
 def test_without_llm_the_cross_encoder_reads():
@@ -226,6 +228,48 @@ def test_without_llm_the_cross_encoder_reads():
     result = create_rag_chain(None, retriever).invoke("people live in Berlin")
     assert result["answer"] == "3,520,031 people live in Berlin. [1]"
     assert [citation["number"] for citation in result["citations"]] == [1]
+
+
+def test_brackets_in_a_quoted_sentence_are_no_citations():
+    source = RetrievalOfSentences(
+        texts=["The value x[2] is the best of all.[2]", "Something else.", "More."]
+    )
+    retriever = create_rerank_retriever(source, reranker=WordOverlapCrossEncoder())
+    result = create_rag_chain(None, retriever).invoke("best value of all")
+    assert result["answer"] == "The value x[2] is the best of all. [1]"
+    assert [citation["number"] for citation in result["citations"]] == [1]
+
+
+def test_a_reader_that_finds_nothing_says_so():
+    empty = create_rerank_retriever(
+        RetrievalOfSentences(texts=[]), reranker=WordOverlapCrossEncoder()
+    )
+    blank = create_rerank_retriever(
+        RetrievalOfSentences(texts=[" "]), reranker=WordOverlapCrossEncoder()
+    )
+    for retriever in (empty, blank):
+        result = create_rag_chain(None, retriever).invoke("why")
+        assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
+
+
+def test_models_with_fallbacks_and_options_are_chat_models_too(retrieval):
+    class Broken(RecordingChatModel):
+        def _call(self, messages, *args, **kwargs):
+            msg = "out of order"
+            raise ConnectionError(msg)
+
+    llm = Broken(responses=[]).with_fallbacks([FakeListChatModel(responses=["Fine [2]."])])
+    result = create_rag_chain(llm, retrieval.as_runnable()).invoke(QUESTION)
+    assert result["answer"] == "Fine [2]."
+    assert result["citations"] == [{"number": 2, "document": PARIS}]
+
+
+def test_a_blank_rephrasing_falls_back_to_the_question(retrieval):
+    llm = FakeListChatModel(responses=[" ", "Fine."])
+    create_rag_chain(llm, retrieval.as_runnable()).invoke(
+        {"question": "And Paris?", "chat_history": [("human", QUESTION)]}
+    )
+    assert retrieval.queries == ["And Paris?"]
 
 
 def test_a_reader_searches_by_the_last_question_and_the_new_one(retrieval):

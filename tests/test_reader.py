@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 
-from langchain_rerank import ExtractiveReader
-from langchain_rerank.reader import best_positions, numbered_sentences
+from langchain_rerank import ExtractiveReader, ScoringError
+from langchain_rerank.reader import close_to_best, numbered_sentences
 from tests.fakes import WordOverlapCrossEncoder
 
 PASSAGES = [
@@ -36,35 +38,76 @@ def test_sentences_keep_abbreviations_lose_line_breaks_and_name_their_first_pass
     ],
 )
 def test_only_sentences_close_to_the_best_join_it(scores, limit, best):
-    assert best_positions(scores, limit) == best
+    assert close_to_best(scores, limit) == best
 
 
-async def test_answer_cites_each_sentence_sync_and_async():
+async def test_quotes_name_sentence_passage_and_score_sync_and_async():
     reader = ExtractiveReader(WordOverlapCrossEncoder())
     given = {"question": "where does dr. smith live: lives in berlin.", "context": PASSAGES}
-    assert reader.invoke(given) == "Dr. Smith lives in Berlin. [2]"
-    assert await reader.ainvoke(given) == reader.invoke(given)
+    quotes = reader.invoke(given)
+    assert quotes == [{"sentence": "Dr. Smith lives in Berlin.", "number": 2, "score": 5 / 8}]
+    assert await reader.ainvoke(given) == quotes
 
 
 def test_real_cross_encoder_finds_the_sentence(cross_encoder):
+    quotes = ExtractiveReader(cross_encoder).invoke(
+        {"question": "How many people live in Berlin?", "context": PASSAGES}
+    )
+    found = [(quote["sentence"], quote["number"]) for quote in quotes]
+    assert found == [("Its population, e.g. in 2015, was 3,520,031.", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("It rains.[2]", "It rains."),
+        ("It rains. [2]", "It rains."),
+        ("[2] It rains.", "It rains."),
+        ("The value x[2] is the third.", "The value x[2] is the third."),
+    ],
+)
+def test_footnote_marks_go_and_subscripts_stay(text, sentence):
+    assert list(numbered_sentences([Document(text)], "en")) == [sentence]
+
+
+def test_passages_without_a_sentence_give_no_quotes():
+    cross_encoder = WordOverlapCrossEncoder()
     reader = ExtractiveReader(cross_encoder)
-    answer = reader.invoke({"question": "How many people live in Berlin?", "context": PASSAGES})
-    assert answer == "Its population, e.g. in 2015, was 3,520,031. [1]"
+    assert reader.invoke({"question": "why", "context": [Document(" \n ")]}) == []
+    assert cross_encoder.calls == []
 
 
-def test_passages_without_a_sentence_give_no_answer():
-    reader = ExtractiveReader(WordOverlapCrossEncoder())
-    assert reader.invoke({"question": "why", "context": [Document(" \n ")]}) == ""
+class Scoring(BaseCrossEncoder):
+    """Gives the scores, or raises the error, that it is made with."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def score(self, text_pairs):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
-def test_the_cross_encoders_error_reaches_the_caller():
-    class Broken(BaseCrossEncoder):
-        def score(self, text_pairs):
-            msg = "weights"
-            raise KeyError(msg)
+def test_a_failing_cross_encoder_is_the_cause_of_the_error():
+    error = KeyError("weights")
+    reader = ExtractiveReader(Scoring(error))
+    with pytest.raises(ScoringError, match="Scoring failed on 3 pairs: KeyError") as caught:
+        reader.invoke({"question": "why", "context": PASSAGES})
+    assert caught.value.__cause__ is error
 
-    with pytest.raises(KeyError, match="weights"):
-        ExtractiveReader(Broken()).invoke({"question": "why", "context": PASSAGES})
+
+@pytest.mark.parametrize("scores", [[0.5], [0.5] * 4])
+def test_a_wrong_number_of_scores_is_an_error(scores):
+    with pytest.raises(ScoringError, match=rf"gave {len(scores)} scores for 3 pairs"):
+        ExtractiveReader(Scoring(scores)).invoke({"question": "why", "context": PASSAGES})
+
+
+def test_a_nan_score_is_the_worst():
+    quotes = ExtractiveReader(Scoring([math.nan, 0.2, 0.9])).invoke(
+        {"question": "why", "context": PASSAGES}
+    )
+    assert [quote["score"] for quote in quotes] == [0.9]
 
 
 def test_max_sentences_must_be_positive():

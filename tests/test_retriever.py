@@ -23,6 +23,7 @@ from langchain_rerank import (
     FlagEmbeddingCrossEncoder,
     Reranker,
     RerankRetriever,
+    ScoringError,
     create_rerank_retriever,
     index_documents,
 )
@@ -86,29 +87,39 @@ class TopKRetriever(BaseRetriever):
         return DOCUMENTS[: self.top_k]
 
 
-class WaitingRetriever(BaseRetriever):
-    """Answers only once `go` is set."""
+class Gate:
+    """What `wait` holds up until `release` has run, which waits in turn until that has begun."""
 
-    go: Any
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
 
-    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+    async def release(self) -> None:
+        await asyncio.to_thread(self.begun.wait, 5)
+        self.go.set()
+
+    def wait(self) -> None:
+        self.begun.set()
         if not self.go.wait(timeout=5):
             msg = "the event loop was blocked"
             raise TimeoutError(msg)
+
+
+class WaitingRetriever(BaseRetriever):
+    gate: Any
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        self.gate.wait()
         return DOCUMENTS
 
 
 class WaitingCrossEncoder(WordOverlapCrossEncoder):
-    """Scores only once `go` is set."""
-
     def __init__(self) -> None:
         super().__init__()
-        self.go = threading.Event()
+        self.gate = Gate()
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        if not self.go.wait(timeout=5):
-            msg = "the event loop was blocked"
-            raise TimeoutError(msg)
+        self.gate.wait()
         return super().score(text_pairs)
 
 
@@ -199,6 +210,15 @@ async def test_fetch_k_candidates_reach_the_cross_encoder(
 def _without_ranking(document: Document) -> Document:
     kept = {"i": document.metadata["i"]}
     return document.model_copy(update={"metadata": kept})
+
+
+def test_the_callers_own_parts_stay_as_they_are(model: WordOverlapCrossEncoder) -> None:
+    first_stage, reranker = FieldDepthRetriever(), Reranker(model=model, top_n=None)
+    retriever = create_rerank_retriever(first_stage, reranker=reranker, k=1, fetch_k=12)
+    retriever.invoke("even")
+    retriever.batch(["even"])
+    assert len(first_stage.invoke("even")) == 4
+    assert len(reranker.compress_documents(DOCUMENTS, "even")) == 30
 
 
 async def test_k_and_fetch_k_can_be_given_per_call(
@@ -408,6 +428,18 @@ async def test_empty_store_gives_no_documents_and_loads_no_model(kind: str) -> N
     assert retriever.batch([]) == []
 
 
+async def test_other_compressors_are_not_asked_about_no_documents() -> None:
+    class RefusingCompressor(ReversingCompressor):
+        def compress_documents(self, documents: Any, query: str, callbacks: Any = None) -> Any:
+            raise AssertionError(documents)
+
+    retriever = create_rerank_retriever(
+        InMemoryVectorStore(PositiveEmbedding()), reranker=RefusingCompressor()
+    )
+    assert retriever.invoke("even") == []
+    assert await retriever.ainvoke("even") == []
+
+
 def test_real_model_puts_the_answer_first(
     store: Chroma, cross_encoder: FlagEmbeddingCrossEncoder
 ) -> None:
@@ -462,10 +494,11 @@ async def test_one_bad_query_leaves_the_others_their_answers(
 async def test_scoring_that_fails_in_a_batch() -> None:
     broken = BrokenCrossEncoder()
     raising = create_rerank_retriever(AllRetriever(), reranker=broken, k=2)
-    with pytest.raises(ConnectionError, match="the device is gone"):
+    with pytest.raises(ScoringError, match="the device is gone"):
         raising.batch(QUERIES)
     outcomes = await raising.abatch(QUERIES, return_exceptions=True)
-    assert [str(outcome) for outcome in outcomes] == ["the device is gone"] * 3
+    assert [type(outcome) for outcome in outcomes] == [ScoringError] * 3
+    assert isinstance(outcomes[2].__cause__, ConnectionError)
 
     keeping = create_rerank_retriever(
         AllRetriever(), reranker=Reranker(model=broken, on_error="keep_order"), k=2
@@ -584,15 +617,12 @@ def test_failed_scoring_shows_in_every_run_of_the_batch() -> None:
 @pytest.mark.parametrize("method", ["ainvoke", "abatch"])
 async def test_async_does_not_block_the_event_loop(method: str) -> None:
     model = WaitingCrossEncoder()
-    go = threading.Event()
-    retriever = create_rerank_retriever(WaitingRetriever(go=go), reranker=model, k=1)
-
-    async def release() -> None:
-        go.set()
-        model.go.set()
-
+    first_stage = WaitingRetriever(gate=Gate())
+    retriever = create_rerank_retriever(first_stage, reranker=model, k=1)
     query: Any = "number 3" if method == "ainvoke" else ["number 3"]
-    found, _ = await asyncio.gather(getattr(retriever, method)(query), release())
+    found, *_ = await asyncio.gather(
+        getattr(retriever, method)(query), first_stage.gate.release(), model.gate.release()
+    )
     assert ids(found if method == "ainvoke" else found[0]) == ["3"]
 
 

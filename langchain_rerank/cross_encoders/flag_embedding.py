@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -104,7 +105,11 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             self._encoder = self._decoder = None
         import torch
 
+        # A model is full of reference cycles: without this its memory would stay taken.
+        gc.collect()
         torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         if self._encoder is None:

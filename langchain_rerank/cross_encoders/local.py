@@ -72,6 +72,9 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
             raise ValueError(msg)
         return self
 
+    def __hash__(self) -> int:
+        return hash((type(self), self.model))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **self.model_dump()), ()
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from langchain_rerank.errors import ModelLoadError
+from langchain_rerank.errors import ModelLoadError, require
 from langchain_rerank.offline import llama_server
-from langchain_rerank.offline.wheels import CHAT, require, verified_folder
+from langchain_rerank.offline.wheels import CHAT, OFFLINE_EXTRA, verified_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def offline_chat_model(**kwargs: Any) -> BaseChatModel:
         offline_chat_model(max_tokens=32).invoke("Name three colours.").content
         ```
     """
-    require("langchain_openai", "xllamacpp", purpose=_PURPOSE)
+    require("langchain_openai", "xllamacpp", install=OFFLINE_EXTRA, purpose=_PURPOSE)
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from langchain_rerank.offline.wheels import EMBEDDINGS, require, verified_folder
+from langchain_rerank.errors import require
+from langchain_rerank.offline.wheels import EMBEDDINGS, OFFLINE_EXTRA, verified_folder
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class _Model:
 
 
 def _load_model() -> _Model:
-    require("onnxruntime", "tokenizers", purpose=_PURPOSE)
+    require("onnxruntime", "tokenizers", install=OFFLINE_EXTRA, purpose=_PURPOSE)
     import onnxruntime
     from tokenizers import Tokenizer
 

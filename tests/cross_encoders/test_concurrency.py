@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -13,11 +14,15 @@ import pytest
 from langchain_rerank import FlagEmbeddingCrossEncoder
 from langchain_rerank.cross_encoders import flag_loading
 
+# Threads that each start torch's own threads only wait for one another on a small machine.
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 THREADS = 16
 COROUTINES = 64
 CALLS = 40
 
-WORDS = "berlin has a population of many people and museums that nobody counts on sundays".split()
+SENTENCE = "berlin has a population of many people and museums that nobody counts on sundays"
+WORDS = SENTENCE.split()
 
 
 def some_batches(count: int) -> list[list[tuple[str, str]]]:
@@ -80,8 +85,10 @@ def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, monkeyp
     model = FlagEmbeddingCrossEncoder(model=tiny_checkpoint)
     start = Barrier(THREADS)
 
-    def work(_: int) -> list[float]:
+    def work(worker: int) -> list[float]:
         start.wait()
+        if worker % 2:
+            model.load()
         return model.score(BATCHES[0])
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -105,7 +112,9 @@ def test_closing_while_others_score_disturbs_nobody(tiny):
 
 @pytest.mark.integration
 def test_memory_stays_flat_over_many_calls(tiny):
-    pairs = [(query, passage * 2) for query, passage in sum(some_batches(20), [])[:20]]
+    pairs = [
+        (query, passage * 2) for query, passage in list(itertools.chain(*some_batches(20)))[:20]
+    ]
     process = psutil.Process()
     for _ in range(100):
         tiny.score(pairs)

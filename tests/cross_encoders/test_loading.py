@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import pickle
 import shutil
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,49 +119,49 @@ def test_loading_leaves_transformers_as_it_was(tiny_checkpoint, tmp_path):
     assert after == before
 
 
-def test_other_threads_load_models_undisturbed(checkpoint, tiny_checkpoint, tmp_path):
-    """Another thread loads a headless model, which transformers allows, all the while we load."""
+def test_other_threads_load_models_undisturbed(checkpoint, tmp_path):
+    """While we watch for missing weights, another thread may load what transformers allows."""
     from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+    load = AutoModelForSequenceClassification.from_pretrained
     headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
-    done = threading.Event()
-    loaded: list[PreTrainedModel] = []
-    failed: list[BaseException] = []
-
-    def load_headless() -> None:
-        try:
-            while not done.is_set() or not loaded:
-                loaded.append(AutoModelForSequenceClassification.from_pretrained(headless))
-        except BaseException as error:  # noqa: BLE001  # reported by the test's own thread
-            failed.append(error)
-
-    other = threading.Thread(target=load_headless)
-    other.start()
-    try:
-        for _ in range(15):
-            # Their missing head must not be taken for one of ours.
-            FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu").load()
-    finally:
-        done.set()
-        other.join()
-    assert not failed
-    assert all(isinstance(model, PreTrainedModel) for model in loaded)
+    with ThreadPoolExecutor(1) as other, flag_loading._loading_report() as missing:
+        plain = other.submit(load, headless).result()
+        model, report = other.submit(load, headless, output_loading_info=True).result()
+        assert missing == [], "their missing head is none of our business"
+        load(headless)
+        assert "classifier.weight" in missing
+    assert isinstance(plain, PreTrainedModel)
+    assert isinstance(model, PreTrainedModel)
+    assert "classifier.weight" in report["missing_keys"]
 
 
-def test_loading_in_another_thread_still_finds_a_missing_head(checkpoint, tmp_path):
+def test_threads_that_load_different_models_find_each_its_own_faults(
+    checkpoint, tiny_checkpoint, tmp_path
+):
     headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
-    raised: list[BaseException] = []
 
-    def load() -> None:
+    def load(number: int) -> bool:
+        folder = headless if number % 2 else tiny_checkpoint
         try:
-            FlagEmbeddingCrossEncoder(model=headless, device="cpu").load()
-        except ModelLoadError as error:
-            raised.append(error)
+            FlagEmbeddingCrossEncoder(model=folder, device="cpu").load()
+        except ModelLoadError:
+            return False
+        return True
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    thread.join()
-    assert len(raised) == 1
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(load, range(16))) == [True, False] * 8
+
+
+def test_flagembeddings_finalizer_does_not_touch_the_model(tiny, monkeypatch):
+    """It would move the weights to the CPU as soon as its reranker, which we drop, is collected."""
+    from FlagEmbedding.abc.inference import AbsReranker
+
+    finalized = []
+    monkeypatch.setattr(AbsReranker, "stop_self_pool", finalized.append)
+    tiny.load()
+    gc.collect()
+    assert not finalized
 
 
 def test_a_process_of_its_own_scores_and_exits_silently(tiny_checkpoint, tiny):
@@ -168,8 +170,6 @@ def test_a_process_of_its_own_scores_and_exits_silently(tiny_checkpoint, tiny):
         "model = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "print(model.score([('q', 'p'), ('who', 'somebody')]))\n"
     )
-    import pickle
-
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, pickle.dumps(tiny).hex()],
         capture_output=True,
@@ -177,7 +177,6 @@ def test_a_process_of_its_own_scores_and_exits_silently(tiny_checkpoint, tiny):
         check=True,
     )
     assert json.loads(done.stdout) == pytest.approx(tiny.score(PAIRS), abs=1e-6)
-    # FlagEmbedding's own finalizer prints an ignored exception when the interpreter exits.
     assert done.stderr == ""
 
 

@@ -1,0 +1,113 @@
+"""The ranking policy as pure functions: what to score, and what to make of the scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_core.documents import Document
+
+from langchain_rerank.text import well_formed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document to score, its first-stage rank from 1, and its (query, passage) pair."""
+
+    document: Document
+    rank: int
+    pair: tuple[str, str]
+
+
+def check_query(query: str) -> None:
+    """Raise `TypeError` for what is not a str, `ValueError` for a blank one."""
+    if not isinstance(query, str):
+        msg = f"query must be a str, got {type(query).__name__}"
+        raise TypeError(msg)
+    if not query.strip():
+        msg = f"query must hold text, got {query!r}"
+        raise ValueError(msg)
+
+
+def check_document(document: Document, position: int) -> None:
+    """Raise a `TypeError` that names the position of what is not a document with a text."""
+    if not isinstance(document, Document):
+        msg = f"document {position} must be a Document, got {type(document).__name__}"
+        raise TypeError(msg)
+    if not isinstance(document.page_content, str):
+        kind = type(document.page_content).__name__
+        msg = f"page_content of document {position} must be a str, got {kind}"
+        raise TypeError(msg)
+
+
+def candidates(
+    documents: Iterable[Document], query: str, *, rank_fields: Sequence[str], deduplicate: bool
+) -> list[Candidate]:
+    """Choose the documents to score, and the texts to score them by.
+
+    Raises:
+        ValueError: The query is blank.
+        TypeError: The query, a document or its text is of another type; the message names it.
+    """
+    check_query(query)
+    found = []
+    for rank, document in enumerate(documents, start=1):
+        check_document(document, rank - 1)
+        fields = (document.metadata.get(name) for name in rank_fields)
+        lines = [str(value) for value in fields if value not in (None, "")]
+        text = "\n".join([*lines, document.page_content])
+        found.append(Candidate(document, rank, (well_formed(query), well_formed(text))))
+    return _first_of_each(found) if deduplicate else found
+
+
+def _first_of_each(found: list[Candidate]) -> list[Candidate]:
+    """Drop every candidate whose id or scored text an earlier one has."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for candidate in found:
+        keys = {("text", candidate.pair[1])}
+        if candidate.document.id:
+            keys.add(("id", candidate.document.id))
+        if seen.isdisjoint(keys):
+            kept.append(candidate)
+            seen |= keys
+    return kept
+
+
+def best_first(scores: Sequence[float]) -> list[int]:
+    """Positions by falling score; ties keep their order and NaN goes last."""
+
+    def key(position: int) -> tuple[bool, float]:
+        nan = math.isnan(scores[position])
+        return nan, 0.0 if nan else -scores[position]
+
+    return sorted(range(len(scores)), key=key)
+
+
+def ranked(
+    found: Sequence[Candidate],
+    scores: Sequence[float],
+    *,
+    top_n: int | None,
+    score_threshold: float | None,
+) -> list[Document]:
+    """Order candidates by score; drop those below the threshold, then those past `top_n`."""
+    order = [
+        position
+        for position in best_first(scores)
+        if score_threshold is None or scores[position] >= score_threshold
+    ]
+    return [with_score(found[position], scores[position]) for position in order[:top_n]]
+
+
+def with_score(candidate: Candidate, score: float | None) -> Document:
+    """Copy a document with its rank and score; a score from elsewhere does not survive."""
+    metadata = {**candidate.document.metadata, "retrieval_rank": candidate.rank}
+    metadata.pop("relevance_score", None)
+    if score is not None:
+        metadata["relevance_score"] = score
+    return candidate.document.model_copy(update={"metadata": metadata})
