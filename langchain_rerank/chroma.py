@@ -44,7 +44,8 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     A document keeps its id; one without gets an id made from its `source` metadata and its text.
     What the collection already holds in the same form is neither embedded nor written again, so
     running a notebook cell twice adds nothing and an interrupted run goes on where it stopped.
-    Documents that are in the collection and not in `documents` stay.
+    (One document is embedded each time, to see that the embeddings are still the same.) Documents
+    that are in the collection and not in `documents` stay.
 
     Args:
         documents: What to index. They are not changed.

@@ -8,6 +8,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["LANGSMITH_TRACING"] = "false"
+# Waiting threads of one library must not take the cores from those of another.
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 from typing import TYPE_CHECKING
 

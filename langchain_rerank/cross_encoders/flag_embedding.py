@@ -6,9 +6,9 @@ import gc
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
-from langchain_rerank.cross_encoders import batching, flag_loading, tokenization
+from langchain_rerank.cross_encoders import batching, flag_loading, flag_patches, tokenization
 from langchain_rerank.cross_encoders.flag_loading import ModelClass  # noqa: TC001  # pydantic reads it
 from langchain_rerank.cross_encoders.local import LocalCrossEncoder
 from langchain_rerank.cross_encoders.torch_encoder import TorchEncoder, default_batch_tokens
@@ -66,6 +66,14 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
 
     _encoder: TorchEncoder | None = PrivateAttr(default=None)
     _decoder: Any = PrivateAttr(default=None)
+
+    @field_validator("compute_score_kwargs")
+    @classmethod
+    def _check_compute_score_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if "normalize" in kwargs:
+            msg = "compute_score_kwargs can't set normalize: use the field of that name"
+            raise ValueError(msg)
+        return kwargs
 
     def load(self) -> None:
         """Load the weights now instead of at the first `score`; does nothing once loaded.
@@ -126,7 +134,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         if self.long_documents != "first":
             room = self.max_length - self._decoder_overhead()
             pairs, owners = tokenization.text_windows(tokenizer, pairs, room)
-        with flag_loading.progress_shown(self.show_progress):
+        with flag_patches.progress_shown(self.show_progress):
             logits = self._decoder.compute_score(list(pairs), **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (

@@ -1,18 +1,16 @@
-"""Loading a reranker by FlagEmbedding; the only file that imports it."""
+"""Loading a reranker by FlagEmbedding: which family, which precision, and is it whole."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_rerank.errors import ModelLoadError, ScoringError
+from langchain_rerank.cross_encoders import flag_patches
+from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 ModelClass = Literal[
     "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
@@ -23,7 +21,6 @@ ModelClass = Literal[
 _BROKEN_SINCE = {"decoder-only-layerwise": (4, 54), "decoder-only-lightweight": (4, 48)}
 
 _loading = threading.Lock()
-_show_progress: ContextVar[bool] = ContextVar("show_progress", default=True)
 
 
 def best_device() -> str:
@@ -98,8 +95,12 @@ def load_reranker(
             device == "cpu" or wanted == torch.float16
         )
     try:
-        with _loading, _quiet(model, show_progress=show_progress), _loading_report() as missing:
-            reranker = _reranker_class(model_class)(model, devices=device, **arguments)
+        with (
+            _loading,
+            flag_patches.quiet(model, show_progress=show_progress),
+            flag_patches.loading_report() as missing,
+        ):
+            reranker = flag_patches.reranker_class(model_class)(model, devices=device, **arguments)
         _check_loaded(reranker, model_class, missing)
         reranker.use_fp16 = wanted == torch.float16
         reranker.model.to(device=device, dtype=wanted).eval()
@@ -114,7 +115,7 @@ def load_reranker(
         )
         raise ModelLoadError(msg) from error
     if model_class != "encoder-only-base":
-        _guard_forward(reranker.model)
+        flag_patches.guard_forward(reranker.model)
     return reranker
 
 
@@ -131,16 +132,6 @@ def _check_transformers(model: str, model_class: ModelClass) -> None:
             f'pip install langchain-rerank "{below}"; or choose a model of another family.'
         )
         raise ModelLoadError(msg)
-
-
-@contextmanager
-def progress_shown(show_progress: bool) -> Iterator[None]:  # noqa: FBT001  # the only argument
-    """Show or hide FlagEmbedding's own bars in this thread."""
-    token = _show_progress.set(show_progress)
-    try:
-        yield
-    finally:
-        _show_progress.reset(token)
 
 
 def _check_loaded(reranker: Any, model_class: ModelClass, missing: Sequence[str]) -> None:
@@ -167,105 +158,3 @@ def _check_loaded(reranker: Any, model_class: ModelClass, missing: Sequence[str]
     if reranker.max_length > limit:
         msg = f"max_length={reranker.max_length} is over the {limit} tokens that it reads."
         raise ValueError(msg)
-
-
-@contextmanager
-def _loading_report() -> Iterator[list[str]]:
-    """Collect the names of weights that transformers initialises afresh, which it only logs.
-
-    FlagEmbedding has no way to ask for `output_loading_info`, and two of its loaders fall back
-    to a fresh head under a bare `except`; so this asks beneath it, in this thread alone.
-    """
-    from transformers import PreTrainedModel
-
-    missing: list[str] = []
-    thread = threading.get_ident()
-    inherited = PreTrainedModel.__dict__["from_pretrained"]
-
-    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        load = inherited.__get__(None, cls)
-        if threading.get_ident() != thread or kwargs.get("output_loading_info"):
-            return load(*args, **kwargs)
-        model, report = load(*args, **{**kwargs, "output_loading_info": True})
-        missing[:] = report["missing_keys"]
-        return model
-
-    setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))  # noqa: B010  # mypy
-    try:
-        yield missing
-    finally:
-        setattr(PreTrainedModel, "from_pretrained", inherited)  # noqa: B010  # mypy
-
-
-@contextmanager
-def _quiet(model: str, *, show_progress: bool) -> Iterator[None]:
-    """Hide transformers' bars, but not while a download may run, which can take minutes."""
-    from transformers.utils import logging as transformers_logging
-
-    hide = (
-        not show_progress
-        and Path(model).exists()
-        and transformers_logging.is_progress_bar_enabled()
-    )
-    if hide:
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
-    try:
-        yield
-    finally:
-        if hide:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
-
-
-def _guard_forward(model: Any) -> None:
-    """Stop FlagEmbedding's decoders from taking every RuntimeError for a lack of memory.
-
-    They answer it with ever smaller batches, down to none, and lose the cause. A `ScoringError`
-    is not one, so it passes: for a failure that has nothing to do with memory, and for a lack of
-    memory that no smaller batch can cure.
-    """
-    import torch
-
-    unguarded = model.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return unguarded(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            if len(kwargs["input_ids"]) > 1:
-                raise
-            msg = "out of memory with a single pair; lower max_length or choose a smaller model"
-            raise ScoringError(msg) from error
-        except RuntimeError as error:
-            msg = f"the model failed: {error}"
-            raise ScoringError(msg) from error
-
-    model.forward = forward
-
-
-def _reranker_class(model_class: ModelClass) -> Any:
-    """FlagEmbedding's class for a family, without its finalizer and with a switch for its bars.
-
-    The finalizer stops a pool of processes, which one device never starts; at interpreter exit
-    it prints errors. The bars have no argument; they are switched by a context variable, which
-    leaves direct users of FlagEmbedding in the same process theirs.
-    """
-    from FlagEmbedding.inference.reranker import model_mapping
-
-    family = model_mapping.RerankerModelClass(model_class)
-    reranker_class = model_mapping.RERANKER_CLASS_MAPPING[family]
-    module = sys.modules[reranker_class.__module__]
-    for name in ("tqdm", "trange"):
-        bar = getattr(module, name, None)
-        if bar is not None and not hasattr(bar, "switched"):
-            setattr(module, name, _switched(bar))
-    return type(reranker_class.__name__, (reranker_class,), {"__del__": lambda _: None})
-
-
-def _switched(bar: Any) -> Any:
-    def show(*args: Any, **kwargs: Any) -> Any:
-        return bar(
-            *args, **{**kwargs, "disable": kwargs.get("disable") or not _show_progress.get()}
-        )
-
-    show.switched = True  # type: ignore[attr-defined]  # marks the wrapper, so it wraps once
-    return show

@@ -72,6 +72,9 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
             raise ValueError(msg)
         return self
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
     def __hash__(self) -> int:
         return hash((type(self), self.model))
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError
-from langchain_rerank.cross_encoders import flag_loading
+from langchain_rerank.cross_encoders import flag_loading, flag_patches
 from tests.cross_encoders.conftest import TOKENIZER_FILES, save_bert
 
 PAIRS = [("q", "p"), ("who", "somebody")]
@@ -125,7 +125,7 @@ def test_other_threads_load_models_undisturbed(checkpoint, tmp_path):
 
     load = AutoModelForSequenceClassification.from_pretrained
     headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
-    with ThreadPoolExecutor(1) as other, flag_loading._loading_report() as missing:
+    with ThreadPoolExecutor(1) as other, flag_patches.loading_report() as missing:
         plain = other.submit(load, headless).result()
         model, report = other.submit(load, headless, output_loading_info=True).result()
         assert missing == [], "their missing head is none of our business"

@@ -1,0 +1,133 @@
+"""What FlagEmbedding and transformers have no option for, changed from the outside.
+
+Each change is as narrow as it can be: one thread, one instance, or a switch that is off for
+everyone else in the process.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_rerank.errors import ScoringError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_show_progress: ContextVar[bool] = ContextVar("show_progress", default=True)
+
+
+@contextmanager
+def progress_shown(show_progress: bool) -> Iterator[None]:  # noqa: FBT001  # the only argument
+    """Show or hide FlagEmbedding's own bars in this thread."""
+    token = _show_progress.set(show_progress)
+    try:
+        yield
+    finally:
+        _show_progress.reset(token)
+
+
+@contextmanager
+def loading_report() -> Iterator[list[str]]:
+    """Collect the names of weights that transformers initialises afresh, which it only logs.
+
+    FlagEmbedding has no way to ask for `output_loading_info`, and two of its loaders fall back
+    to a fresh head under a bare `except`; so this asks beneath it, in this thread alone.
+    """
+    from transformers import PreTrainedModel
+
+    missing: list[str] = []
+    thread = threading.get_ident()
+    inherited = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        load = inherited.__get__(None, cls)
+        if threading.get_ident() != thread or kwargs.get("output_loading_info"):
+            return load(*args, **kwargs)
+        model, report = load(*args, **{**kwargs, "output_loading_info": True})
+        missing[:] = report["missing_keys"]
+        return model
+
+    setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))  # noqa: B010  # mypy
+    try:
+        yield missing
+    finally:
+        setattr(PreTrainedModel, "from_pretrained", inherited)  # noqa: B010  # mypy
+
+
+@contextmanager
+def quiet(model: str, *, show_progress: bool) -> Iterator[None]:
+    """Hide transformers' bars, but not while a download may run, which can take minutes."""
+    from transformers.utils import logging as transformers_logging
+
+    hide = (
+        not show_progress
+        and Path(model).exists()
+        and transformers_logging.is_progress_bar_enabled()
+    )
+    if hide:
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
+    try:
+        yield
+    finally:
+        if hide:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
+
+
+def guard_forward(model: Any) -> None:
+    """Stop FlagEmbedding's decoders from taking every RuntimeError for a lack of memory.
+
+    They answer it with ever smaller batches, down to none, and lose the cause. A `ScoringError`
+    is not one, so it passes: for a failure that has nothing to do with memory, and for a lack of
+    memory that no smaller batch can cure.
+    """
+    import torch
+
+    unguarded = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return unguarded(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if len(kwargs["input_ids"]) > 1:
+                raise
+            msg = "out of memory with a single pair; lower max_length or choose a smaller model"
+            raise ScoringError(msg) from error
+        except RuntimeError as error:
+            msg = f"the model failed: {error}"
+            raise ScoringError(msg) from error
+
+    model.forward = forward
+
+
+def reranker_class(model_class: str) -> Any:
+    """Return FlagEmbedding's class for a family, without finalizer and with bars that switch.
+
+    The finalizer stops a pool of processes, which one device never starts; at interpreter exit
+    it prints errors. The bars have no argument; they are switched by a context variable, which
+    leaves direct users of FlagEmbedding in the same process theirs.
+    """
+    from FlagEmbedding.inference.reranker import model_mapping
+
+    family = model_mapping.RerankerModelClass(model_class)
+    base = model_mapping.RERANKER_CLASS_MAPPING[family]
+    module = sys.modules[base.__module__]
+    for name in ("tqdm", "trange"):
+        bar = getattr(module, name, None)
+        if bar is not None and not hasattr(bar, "switched"):
+            setattr(module, name, _switched(bar))
+    return type(base.__name__, (base,), {"__del__": lambda _: None})
+
+
+def _switched(bar: Any) -> Any:
+    def show(*args: Any, **kwargs: Any) -> Any:
+        return bar(
+            *args, **{**kwargs, "disable": kwargs.get("disable") or not _show_progress.get()}
+        )
+
+    show.switched = True  # type: ignore[attr-defined]  # marks the wrapper, so it wraps once
+    return show
