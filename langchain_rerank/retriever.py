@@ -225,7 +225,7 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
         reranker: A model's name or path, a cross encoder, a `Reranker` or any other document
             compressor; None takes BAAI/bge-reranker-v2-m3.
         k: How many documents to return; None takes the reranker's `top_n`, which is 5 unless set,
-            or `fetch_k` if that is less.
+            and if unset no more than `fetch_k`.
         fetch_k: How many candidates to rerank, at least `k`.
         search_kwargs: Keywords of every search of a vector store, such as `{"filter": {…}}`. A
             keyword given per call takes the place of the one of that name, as in LangChain.
@@ -251,7 +251,9 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
     """
     compressor = _as_compressor(reranker)
     if k is None:
-        k = min(getattr(compressor, "top_n", 5) or fetch_k, fetch_k)
+        k = getattr(compressor, "top_n", 5) or fetch_k
+        if "top_n" not in compressor.model_fields_set:
+            k = min(k, max(fetch_k, 1))
     check_depths(k, fetch_k)
     first_stage = as_first_stage(source, search_kwargs, hybrid=hybrid)
     return RerankRetriever(

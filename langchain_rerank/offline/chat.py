@@ -55,6 +55,7 @@ def offline_chat_model(**kwargs: Any) -> BaseChatModel:
         ```
     """
     require("langchain_openai", "xllamacpp", install=OFFLINE_EXTRA, purpose=_PURPOSE)
+    require(CHAT.package, install=CHAT.install, purpose=_PURPOSE)
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 

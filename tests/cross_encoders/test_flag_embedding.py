@@ -89,7 +89,7 @@ def test_scores_are_those_of_flagembedding(cross_encoder, flag_scores):
 @pytest.mark.parametrize("batch_tokens", [64, 512, 8192])
 def test_the_token_budget_does_not_change_the_scores(checkpoint, flag_scores, batch_tokens):
     model = FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False, batch_tokens=batch_tokens)
-    assert largest_difference(model.score(PAIRS[SOME]), flag_scores[SOME]) < 1e-4
+    assert largest_difference(model.score(PAIRS), flag_scores) < 1e-4
 
 
 def test_normalized_scores_are_those_of_flagembedding(checkpoint, flag_reranker):
