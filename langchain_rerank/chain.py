@@ -103,8 +103,8 @@ def create_rag_chain(
         the answer is `NOTHING_FOUND` and the model isn't called.
 
     Raises:
-        ValueError: `prompt` lacks a variable, or there is no cross encoder to read with. In a
-            call: the question is blank.
+        ValueError: `prompt` lacks a variable or comes with a reader, or there is no cross encoder
+            to read with. In a call: the question is blank.
         TypeError: `llm` is neither a chat model nor a reader. In a call: the question is no str.
 
     Example:
@@ -122,6 +122,9 @@ def create_rag_chain(
     if llm is None:
         llm = _reader_of(retriever)
     if isinstance(llm, ExtractiveReader):
+        if prompt is not None:
+            msg = "prompt is for a chat model, and an ExtractiveReader has no use for it"
+            raise ValueError(msg)
         query = RunnableLambda(_last_questions, name="Query")
         answered = _quoted(llm)
     elif isinstance(llm, Runnable):

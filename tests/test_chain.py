@@ -152,6 +152,12 @@ def test_wrong_inputs_say_what_was_expected(retrieval):
         )
     with pytest.raises(TypeError, match="chat model, an ExtractiveReader or None, got str"):
         create_rag_chain("gpt", retrieval.as_runnable())
+    with pytest.raises(ValueError, match="prompt is for a chat model"):
+        create_rag_chain(
+            ExtractiveReader(WordOverlapCrossEncoder()),
+            retrieval.as_runnable(),
+            prompt=ChatPromptTemplate.from_template("{question} {context}"),
+        )
     with pytest.raises(ValueError, match="without llm"):
         create_rag_chain(None, retrieval.as_runnable())
 
