@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from langchain_rerank.chain import create_rag_chain
     from langchain_rerank.chroma import index_documents
     from langchain_rerank.compressor import Reranker
+    from langchain_rerank.cross_encoders.cached import CachedCrossEncoder
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
 
 __all__ = [
+    "CachedCrossEncoder",
     "ExtractiveReader",
     "FlagEmbeddingCrossEncoder",
     "MissingDependencyError",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CachedCrossEncoder": "cross_encoders.cached",
     "ExtractiveReader": "reader",
     "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
     "MissingDependencyError": "errors",

@@ -41,6 +41,7 @@ def test_importing_any_module_loads_no_model_library():
 
 def test_public_names_are_the_documented_ones():
     assert sorted(langchain_rerank.__all__) == [
+        "CachedCrossEncoder",
         "ExtractiveReader",
         "FlagEmbeddingCrossEncoder",
         "MissingDependencyError",

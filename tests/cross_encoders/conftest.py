@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
@@ -29,13 +30,18 @@ def fake() -> WordOverlapCrossEncoder:
     return WordOverlapCrossEncoder()
 
 
+@pytest.fixture
+def cached(cross_encoder: FlagEmbeddingCrossEncoder) -> CachedCrossEncoder:
+    return CachedCrossEncoder(cross_encoder, InMemoryByteStore())
+
+
 # A new cross encoder joins the contract by the name of its fixture.
-@pytest.fixture(params=["fake", "cross_encoder"])
+@pytest.fixture(params=["fake", "cross_encoder", "cached"])
 def any_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["cross_encoder"])
+@pytest.fixture(params=["cross_encoder", "cached"])
 def our_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 

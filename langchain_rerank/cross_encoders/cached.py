@@ -1,0 +1,122 @@
+"""Scores that outlive a call: a cache around any cross encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from langchain_core.cross_encoders import BaseCrossEncoder
+
+from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.tokenization import check_pairs
+from langchain_rerank.errors import ScoringError
+from langchain_rerank.text import well_formed
+
+if TYPE_CHECKING:
+    from langchain_core.stores import BaseStore
+
+# A float64 and the CRC-32 of its bytes, little-endian.
+_ENTRY = struct.Struct("<dI")
+
+
+class CachedCrossEncoder(BaseCrossEncoder):
+    """Scores each pair once, in the manner of LangChain's `CacheBackedEmbeddings`.
+
+    Pairs whose score is in the store are not scored again, and a call whose pairs all are does
+    not load the model. An entry that is damaged is scored again. Safe to call from any number of
+    threads if the store is.
+
+    Example:
+        >>> from langchain_core.stores import InMemoryByteStore
+        >>> from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder
+        >>> from langchain_rerank.offline import offline_reranker
+        >>> store = InMemoryByteStore()
+        >>> cached = CachedCrossEncoder(FlagEmbeddingCrossEncoder(model=offline_reranker()), store)
+        >>> pair = ("How many people live in Berlin?", "Berlin has 3,520,031 people.")
+        >>> cached.score([pair]) == cached.score([pair])
+        True
+        >>> len(list(store.yield_keys()))
+        1
+    """
+
+    def __init__(
+        self,
+        cross_encoder: BaseCrossEncoder,
+        store: BaseStore[str, bytes],
+        *,
+        namespace: str | None = None,
+    ) -> None:
+        """Store the settings; neither the model nor the store is touched.
+
+        Args:
+            cross_encoder: Scores what the store lacks.
+            store: Any LangChain byte store, such as `LocalFileStore` or a Redis store.
+            namespace: Tells apart the scores of different models and settings in one store. None
+                makes it from the model and settings of one of this package's cross encoders; a
+                checkpoint changed in place under the same name needs a new one.
+
+        Raises:
+            ValueError: `namespace` is missing for a cross encoder of another package.
+        """
+        if namespace is None and not isinstance(cross_encoder, LocalCrossEncoder):
+            msg = (
+                f"namespace must name the model and settings of {type(cross_encoder).__name__}, "
+                "which can't be told from the outside"
+            )
+            raise ValueError(msg)
+        self._cross_encoder = cross_encoder
+        self._store = store
+        self._namespace = namespace or _settings(cross_encoder)
+
+    @property
+    def model(self) -> str:
+        """Name of the model, for traces."""
+        return str(getattr(self._cross_encoder, "model", type(self._cross_encoder).__name__))
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score pairs, reading from the store what it has; see `BaseCrossEncoder.score`.
+
+        Raises:
+            TypeError: A text is not a str; the message names its position.
+            ScoringError: The cross encoder gave a wrong number of scores; none was stored.
+        """
+        check_pairs(text_pairs)
+        keys = [self._key(query, passage) for query, passage in text_pairs]
+        wanted = dict(zip(keys, text_pairs, strict=True))
+        entries = zip(wanted, map(_decode, self._store.mget(list(wanted))), strict=True)
+        known = {key: score for key, score in entries if score is not None}
+        missing = [key for key in wanted if key not in known]
+        if missing:
+            scores = self._cross_encoder.score([wanted[key] for key in missing])
+            if len(scores) != len(missing):
+                msg = f"the cross encoder gave {len(scores)} scores for {len(missing)} pairs"
+                raise ScoringError(msg)
+            new = {key: float(score) for key, score in zip(missing, scores, strict=True)}
+            self._store.mset([(key, _encode(score)) for key, score in new.items()])
+            known |= new
+        return [known[key] for key in keys]
+
+    def _key(self, query: str, passage: str) -> str:
+        parts = json.dumps([self._namespace, well_formed(query), well_formed(passage)])
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _settings(cross_encoder: BaseCrossEncoder) -> str:
+    """Describe what decides the scores; the size of batches and the progress bar do not."""
+    settings = cross_encoder.model_dump_json(exclude={"batch_tokens", "show_progress"})  # type: ignore[attr-defined]  # a LocalCrossEncoder
+    return f"{type(cross_encoder).__name__}:{settings}"
+
+
+def _encode(score: float) -> bytes:
+    return _ENTRY.pack(score, zlib.crc32(struct.pack("<d", score)))
+
+
+def _decode(entry: bytes | None) -> float | None:
+    """Give the score of an entry, None if there is none or it is damaged."""
+    if entry is None or len(entry) != _ENTRY.size:
+        return None
+    score, checksum = _ENTRY.unpack(entry)
+    return score if zlib.crc32(entry[:8]) == checksum else None

@@ -1,0 +1,140 @@
+"""Scores from a store, and of what the store lacks."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import pytest
+from langchain_classic.storage import LocalFileStore
+from langchain_core.stores import InMemoryByteStore
+
+from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder, Reranker, ScoringError
+from tests.fakes import WordOverlapCrossEncoder
+
+PAIRS = [("a b", "a"), ("a b", "a b"), ("a b", "c"), ("a b", "a")]
+SCORES = [0.5, 1.0, 0.0, 0.5]
+
+
+@pytest.fixture
+def store() -> InMemoryByteStore:
+    return InMemoryByteStore()
+
+
+def cached(store, fake=None) -> tuple[CachedCrossEncoder, WordOverlapCrossEncoder]:
+    fake = fake or WordOverlapCrossEncoder()
+    return CachedCrossEncoder(fake, store, namespace="overlap"), fake
+
+
+def test_each_pair_is_scored_once(store):
+    cross_encoder, fake = cached(store)
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert fake.calls == [PAIRS[:3]]
+
+
+def test_only_missing_pairs_are_scored(store):
+    cross_encoder, fake = cached(store)
+    cross_encoder.score(PAIRS[:1])
+    assert cross_encoder.score([*PAIRS, ("a", "a")]) == [*SCORES, 1.0]
+    assert fake.calls == [PAIRS[:1], [PAIRS[1], PAIRS[2], ("a", "a")]]
+
+
+def test_no_pairs_no_call(store):
+    cross_encoder, fake = cached(store)
+    assert cross_encoder.score([]) == []
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"x", b"\0" * 12, b"\0" * 13, struct.pack("<dI", 0.9, 0)],
+    ids=["empty", "short", "zeros", "long", "wrong sum"],
+)
+def test_a_damaged_entry_is_scored_again_and_mended(store, damage):
+    cross_encoder, fake = cached(store)
+    cross_encoder.score(PAIRS)
+    store.mset([(next(store.yield_keys()), damage)])
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert len(fake.calls[1]) == 1
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert len(fake.calls) == 2
+
+
+def test_scores_survive_the_process_in_files(tmp_path):
+    cached(LocalFileStore(tmp_path))[0].score(PAIRS)
+    cross_encoder, fake = cached(LocalFileStore(tmp_path))
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert fake.calls == []
+
+
+def test_a_cached_call_loads_no_model(store, checkpoint):
+    settings = {"model": checkpoint, "normalize": False}
+    first = CachedCrossEncoder(FlagEmbeddingCrossEncoder(**settings), store)
+    scores = first.score(PAIRS)
+    again = FlagEmbeddingCrossEncoder(**settings, batch_tokens=64, show_progress=True)
+    assert CachedCrossEncoder(again, store).score(PAIRS) == scores
+    assert again._encoder is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"normalize": True}, {"max_length": 64}, {"query_instruction": "Find: "}]
+)
+def test_other_settings_are_other_scores(store, checkpoint, change):
+    settings = {"model": checkpoint, "normalize": False}
+    CachedCrossEncoder(FlagEmbeddingCrossEncoder(**settings), store).score(PAIRS)
+    CachedCrossEncoder(FlagEmbeddingCrossEncoder(**{**settings, **change}), store).score(PAIRS)
+    assert len(list(store.yield_keys())) == 6
+
+
+def test_pairs_are_told_apart_however_their_texts_are_cut(store):
+    cross_encoder, _ = cached(store)
+    cross_encoder.score([("a b", "c"), ("a", "b c"), ("a b c", ""), ("a\ud800", "b")])
+    assert len(list(store.yield_keys())) == 4
+
+
+def test_nan_and_infinity_come_back_as_they_were(store):
+    class Strange(WordOverlapCrossEncoder):
+        def score(self, text_pairs):
+            super().score(text_pairs)
+            return [math.nan, math.inf, -0.0]
+
+    cross_encoder, fake = cached(store, Strange())
+    for _ in range(2):
+        nan, infinity, zero = cross_encoder.score(PAIRS[:3])
+        assert math.isnan(nan)
+        assert infinity == math.inf
+        assert zero == 0.0
+    assert len(fake.calls) == 1
+
+
+def test_a_wrong_number_of_scores_stores_nothing(store):
+    class Short(WordOverlapCrossEncoder):
+        def score(self, text_pairs):
+            return [1.0]
+
+    with pytest.raises(ScoringError, match="gave 1 scores for 3 pairs"):
+        cached(store, Short())[0].score(PAIRS)
+    assert list(store.yield_keys()) == []
+
+
+def test_a_cross_encoder_of_another_package_needs_a_namespace(store):
+    with pytest.raises(ValueError, match=r"namespace must name .* WordOverlapCrossEncoder"):
+        CachedCrossEncoder(WordOverlapCrossEncoder(), store)
+
+
+def test_texts_are_checked_before_the_store_is_asked(store):
+    with pytest.raises(TypeError, match="the passage of pair 1 must be a str, got NoneType"):
+        cached(store)[0].score([("a", "b"), ("a", None)])
+
+
+def test_it_serves_a_reranker(store):
+    from langchain_core.documents import Document
+
+    cross_encoder, fake = cached(store)
+    reranker = Reranker(model=cross_encoder, top_n=1)
+    documents = [Document("c"), Document("a b")]
+    for _ in range(2):
+        [best] = reranker.compress_documents(documents, "a b")
+        assert best.page_content == "a b"
+    assert len(fake.calls) == 1
