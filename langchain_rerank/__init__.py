@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_rerank.chroma import index_documents
     from langchain_rerank.compressor import Reranker
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+    from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
         ModelLoadError,
@@ -28,6 +29,7 @@ __all__ = [
     "FlagEmbeddingCrossEncoder",
     "MissingDependencyError",
     "ModelLoadError",
+    "OnnxCrossEncoder",
     "RerankError",
     "RerankRetriever",
     "Reranker",
@@ -42,6 +44,7 @@ _HOMES = {
     "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
     "MissingDependencyError": "errors",
     "ModelLoadError": "errors",
+    "OnnxCrossEncoder": "cross_encoders.onnx",
     "RerankError": "errors",
     "RerankRetriever": "retriever",
     "Reranker": "compressor",

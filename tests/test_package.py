@@ -45,6 +45,7 @@ def test_public_names_are_the_documented_ones():
         "FlagEmbeddingCrossEncoder",
         "MissingDependencyError",
         "ModelLoadError",
+        "OnnxCrossEncoder",
         "RerankError",
         "RerankRetriever",
         "Reranker",
