@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import FlagEmbeddingCrossEncoder, OnnxCrossEncoder
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
@@ -29,13 +29,19 @@ def fake() -> WordOverlapCrossEncoder:
     return WordOverlapCrossEncoder()
 
 
+@pytest.fixture(scope="session")
+def onnx_cross_encoder(checkpoint: str) -> OnnxCrossEncoder:
+    """The same checkpoint, exported and quantized; gives logits, loaded once a session."""
+    return OnnxCrossEncoder(model=checkpoint, normalize=False)
+
+
 # A new cross encoder joins the contract by the name of its fixture.
-@pytest.fixture(params=["fake", "cross_encoder"])
+@pytest.fixture(params=["fake", "cross_encoder", "onnx_cross_encoder"])
 def any_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["cross_encoder"])
+@pytest.fixture(params=["cross_encoder", "onnx_cross_encoder"])
 def our_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
