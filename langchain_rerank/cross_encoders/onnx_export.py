@@ -167,7 +167,7 @@ def _export(folder: Path, graph: Path, partial: Path, max_length: int) -> None:
 
 
 def _fuse(graph: Path, fused: Path, folder: Path) -> None:
-    """Replace attention, GELU and layer norms by ONNX Runtime's own operators."""
+    """Replace attention and GELU by ONNX Runtime's own operators."""
     from onnxruntime.quantization.quant_utils import (  # type: ignore[import-untyped]  # no types
         add_pre_process_metadata,
     )
@@ -182,6 +182,9 @@ def _fuse(graph: Path, fused: Path, folder: Path) -> None:
     options = FusionOptions("bert")
     # Quantized, it would run in float32 again.
     options.enable_embed_layer_norm = False
+    # Slow on a CPU; see OnnxEncoder.
+    options.enable_skip_layer_norm = False
+    options.enable_bias_skip_layer_norm = False
     model = optimizer.optimize_model(
         str(graph),
         model_type="bert",

@@ -62,7 +62,7 @@ def test_the_wheels_own_graph_gives_the_golden_scores():
 
 
 def test_an_exported_checkpoint_gives_the_golden_scores(onnx_cross_encoder):
-    assert onnx_cross_encoder.score(PAIRS) == pytest.approx([9.2175, -4.0151], abs=2e-2)
+    assert onnx_cross_encoder.score(PAIRS) == pytest.approx([9.2047, -4.0527], abs=2e-2)
 
 
 def test_int8_ranks_as_float32_does(onnx_cross_encoder, cross_encoder):
@@ -72,7 +72,7 @@ def test_int8_ranks_as_float32_does(onnx_cross_encoder, cross_encoder):
     int8, float32 = (np.array(m.score(pairs)) for m in (onnx_cross_encoder, cross_encoder))
     ranks = [scores.argsort().argsort() for scores in (int8, float32)]
     assert np.corrcoef(ranks)[0, 1] > 0.98
-    assert np.abs(int8 - float32).max() < 1.0
+    assert np.abs(int8 - float32).max() < 0.6
 
 
 def test_scores_of_a_batch_are_those_of_single_pairs_to_the_last_bit(onnx_cross_encoder):
