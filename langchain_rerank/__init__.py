@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from langchain_rerank.compressor import Reranker
     from langchain_rerank.cross_encoders.cached import CachedCrossEncoder
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+    from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
         ModelLoadError,
@@ -30,6 +31,7 @@ __all__ = [
     "FlagEmbeddingCrossEncoder",
     "MissingDependencyError",
     "ModelLoadError",
+    "OnnxCrossEncoder",
     "RerankError",
     "RerankRetriever",
     "Reranker",
@@ -45,6 +47,7 @@ _HOMES = {
     "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
     "MissingDependencyError": "errors",
     "ModelLoadError": "errors",
+    "OnnxCrossEncoder": "cross_encoders.onnx",
     "RerankError": "errors",
     "RerankRetriever": "retriever",
     "Reranker": "compressor",

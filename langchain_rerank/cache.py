@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +15,10 @@ import platformdirs
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CACHE_VARIABLE = "LANGCHAIN_RERANK_CACHE"
+_MANIFEST = "manifest.json"
 
 
 def cache_dir() -> Path:
@@ -39,3 +43,86 @@ def cache_errors(folder: Path) -> Iterator[None]:
             f"Set the environment variable {CACHE_VARIABLE} to a folder that can."
         )
         raise ModelLoadError(msg) from error
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether `make_folder` has made `folder`, which is under its own name only then.
+
+    What is complete needs no lock, so that a cache on a read-only disk works.
+    """
+    with cache_errors(folder.parent):
+        return folder.is_dir()
+
+
+def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: float) -> None:
+    """Make a folder of the cache once, whichever of several processes comes first.
+
+    Args:
+        folder: The folder; where it is there already, nothing is done.
+        fill: Writes all its files into the folder that it is given, a sibling of `folder` that
+            is renamed once it is complete.
+        lock_timeout_s: A process that has held the lock for this long hangs.
+
+    Raises:
+        ModelLoadError: The cache can't be written, or the lock was held too long.
+    """
+    from filelock import FileLock
+
+    with cache_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock", timeout=lock_timeout_s):
+            if folder.is_dir():
+                return
+            partial = folder.with_name(f".{folder.name}.partial")
+            if partial.exists():
+                # Whoever wrote it held the lock and is gone.
+                shutil.rmtree(partial)
+            partial.mkdir()
+            fill(partial)
+            sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
+            manifest = json.dumps({"sha256": sums}, indent=2)
+            (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
+            partial.rename(folder)
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Compare files of a folder that `make_folder` made with the sums noted then.
+
+    Raises:
+        ModelLoadError: One is missing or damaged; the message names the folder to delete.
+    """
+    sums = _read_manifest(folder)
+    for name in names:
+        found = sha256_or_none(folder / name)
+        if found is None or found != sums.get(name):
+            detail = (
+                f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
+            )
+            raise ModelLoadError(_damaged(folder, name, detail))
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """Return the SHA-256 sum of a file in hexadecimal, None where there is no file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    try:
+        sums: dict[str, str] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))[
+            "sha256"
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelLoadError(
+            _damaged(folder, _MANIFEST, f"expected a list of sums, found {error!r}")
+        ) from error
+    return sums
+
+
+def _damaged(folder: Path, name: str, detail: str) -> str:
+    return (
+        f"{folder / name} is damaged or missing: {detail}. "
+        f"Delete the folder {folder} and run again."
+    )

