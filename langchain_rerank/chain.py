@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 from xml.sax.saxutils import escape, quoteattr
 
 from langchain_core.documents import Document
@@ -11,7 +11,14 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import convert_to_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import Runnable, RunnableBranch, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableBranch,
+    RunnableLambda,
+    RunnablePassthrough,
+)
+from typing_extensions import TypedDict
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.ranking import check_query
@@ -97,10 +104,11 @@ def create_rag_chain(
     Returns:
         Takes a question, or `{"question": str, "chat_history": messages}`, and gives
         `{"question": str, "context": list[Document], "answer": str, "citations": list[Citation]}`.
-        `stream` gives the same keys piece by piece, the answer token by token. With a chat
-        history a chat model first makes the question stand alone for the retriever; a reader
-        retrieves by the last question and the new one together. Where the retriever finds nothing,
-        the answer is `NOTHING_FOUND` and the model isn't called.
+        `stream` gives the same keys piece by piece, the answer token by token; further keys of
+        the input fill further variables of `prompt`. With a chat history a chat model first makes
+        the question stand alone for the retriever. A reader can't: it retrieves by the last
+        question and the new one together, and reads by the new one as it stands. Where the
+        retriever finds nothing, the answer is `NOTHING_FOUND` and the model isn't called.
 
     Raises:
         ValueError: `prompt` lacks a variable or comes with a reader, or there is no cross encoder
@@ -140,7 +148,8 @@ def create_rag_chain(
         context=RunnableLambda(_query) | retriever
     )
     chain = RunnableLambda(_parse_input, name="Question") | found | answered
-    return chain.pick(list(RagOutput.__annotations__)).with_config(run_name="RagChain")
+    picked = chain.pick(list(RagOutput.__annotations__))
+    return picked.with_types(output_type=RagOutput).with_config(run_name="RagChain")
 
 
 def _generated(
@@ -219,8 +228,12 @@ def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
         msg = f"expected a question or a dict with the key 'question', got the keys {sorted(state)}"
         raise ValueError(msg)
     check_query(state["question"])
-    history = convert_to_messages(state.get("chat_history") or [])
-    return {"question": state["question"], "chat_history": history}
+    history = state.get("chat_history") or []
+    if isinstance(history, str):
+        msg = "chat_history must be a list of messages, got a str"
+        raise TypeError(msg)
+    messages = convert_to_messages(getattr(history, "messages", history))
+    return {**state, "question": state["question"], "chat_history": messages}
 
 
 def _prompt_values(state: dict[str, Any], source_field: str) -> dict[str, Any]:
@@ -274,6 +287,8 @@ def _quoted_citations(state: dict[str, Any]) -> list[Citation]:
 
 
 def _reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
+    while isinstance(retriever, RunnableBinding):
+        retriever = retriever.bound
     if isinstance(retriever, RerankRetriever) and isinstance(retriever.base_compressor, Reranker):
         return ExtractiveReader(retriever.base_compressor.cross_encoder)
     msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list, merge_configs
 from pydantic import ConfigDict, Field, field_validator
+from typing_extensions import TypedDict
 
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
 from langchain_rerank.ranking import Candidate, candidates, ranked, with_score
@@ -154,9 +155,10 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
         **_: Any,
     ) -> list[list[Document]]:
         configs = self._traced(inputs, config)
-        return self._batch_with_config(
+        outcomes = self._batch_with_config(
             self._rerank, inputs, configs, return_exceptions=return_exceptions
         )
+        return _unless_stopped(outcomes)
 
     async def abatch(
         self,
@@ -167,9 +169,10 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
         **_: Any,
     ) -> list[list[Document]]:
         configs = self._traced(inputs, config)
-        return await self._abatch_with_config(
+        outcomes = await self._abatch_with_config(
             self._arerank, inputs, configs, return_exceptions=return_exceptions
         )
+        return _unless_stopped(outcomes)
 
     def _traced(
         self, inputs: list[RerankInput], config: RunnableConfig | list[RunnableConfig] | None
@@ -181,7 +184,7 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
         return [
             merge_configs(
                 one,
-                {"metadata": {"model": name, "documents_in": len(given.get("documents") or ())}},
+                {"metadata": {"model": name, "documents_in": _count(given)}},
             )
             for one, given in zip(get_config_list(config, len(inputs)), inputs, strict=True)
         ]
@@ -196,6 +199,9 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
 
     def _candidates(self, given: RerankInput) -> list[Candidate] | Exception:
         """Choose what to score for one query; an input that is wrong gives its error."""
+        if not isinstance(given, dict):
+            msg = f"expected a dict with 'query' and 'documents', got {type(given).__name__}"
+            return TypeError(msg)
         try:
             return candidates(
                 given["documents"],
@@ -253,3 +259,17 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
             else:
                 finished.append(scores)
         return finished
+
+
+def _unless_stopped(outcomes: list[list[Document]]) -> list[list[Document]]:
+    """Raise a cancellation or Ctrl-C, which LangChain's batches return like a query's error."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+    return outcomes
+
+
+def _count(given: RerankInput) -> int | None:
+    """How many documents came, where that can be told without using them up."""
+    documents = given.get("documents") if isinstance(given, dict) else None
+    return len(documents) if isinstance(documents, Sized) else None

@@ -64,6 +64,10 @@ def with_fetch_k(
             "leave it out, or use a first stage that does, such as a vector store"
         )
         raise TypeError(msg)
+    if {"k", "fetch_k"} <= parameters.keys():
+        # A cascade: the inner retriever returns what this one fetches, and can't fetch less.
+        inner = max(getattr(retriever, "fetch_k", 0), fetch_k)
+        return _bound(retriever, {"k": fetch_k, "fetch_k": inner, **kwargs})
     if "k" in parameters:
         return _bound(retriever, {"k": fetch_k, **kwargs})
     return _bound(_with_depth(retriever, fetch_k), kwargs)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import sentencex
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
+from typing_extensions import TypedDict
 
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.callbacks import (
@@ -288,8 +288,11 @@ def _as_compressor(
 
 
 def check_depths(k: int, fetch_k: int) -> None:
-    """Raise `ValueError` unless 0 < k <= fetch_k."""
+    """Raise `ValueError` unless 0 < k <= fetch_k, `TypeError` for what is no int."""
     for name, value in (("k", k), ("fetch_k", fetch_k)):
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            msg = f"{name} must be an int, got {value!r}"
+            raise TypeError(msg)
         if value <= 0:
             msg = f"{name} must be > 0, got {value}"
             raise ValueError(msg)
