@@ -215,6 +215,12 @@ def test_xlm_roberta_takes_no_token_types(checkpoint, cache, tmp_path):
     assert operators.count("BiasGelu") == 2
 
 
+def test_bert_tells_token_types_from_mask(cache, tiny_checkpoint, tiny):
+    pairs = [(BERLIN, "many people " * length) for length in range(1, 20)]
+    int8 = OnnxCrossEncoder(model=tiny_checkpoint, normalize=False).score(pairs)
+    assert np.corrcoef(int8, tiny.score(pairs))[0, 1] > 0.9
+
+
 def float_graph(cache: Path, folder: Path, tiny_checkpoint: str) -> Path:
     """A folder with a float32 graph and a tokenizer, but no checkpoint."""
     (folder / "onnx").mkdir(parents=True)
