@@ -49,6 +49,18 @@ def cache(tmp_path, monkeypatch):
     return folder / "onnx"
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture
+def tiny_model(scratch, monkeypatch, tiny_checkpoint):
+    """The tiny checkpoint, exported once for all tests of this file, not into the user's cache."""
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(scratch))
+    return tiny_checkpoint
+
+
 def python(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -83,9 +95,9 @@ def test_scores_of_a_batch_are_those_of_single_pairs_to_the_last_bit(onnx_cross_
 
 
 @pytest.mark.parametrize("fields", [{"num_threads": 1}, {"num_threads": 3}])
-def test_the_number_of_threads_changes_no_score(tiny_checkpoint, fields):
-    expected = OnnxCrossEncoder(model=tiny_checkpoint).score(PAIRS * 4)
-    assert OnnxCrossEncoder(model=tiny_checkpoint, **fields).score(PAIRS * 4) == expected
+def test_the_number_of_threads_changes_no_score(tiny_model, fields):
+    expected = OnnxCrossEncoder(model=tiny_model).score(PAIRS * 4)
+    assert OnnxCrossEncoder(model=tiny_model, **fields).score(PAIRS * 4) == expected
 
 
 def test_batches_are_padded_and_scored_nearly_alike(onnx_cross_encoder):
@@ -105,18 +117,18 @@ def test_long_documents_are_read_whole(onnx_cross_encoder):
     assert scores["max"] > scores["mean"] > scores["first"]
 
 
-def test_instructions_go_before_both_texts(tiny_checkpoint):
+def test_instructions_go_before_both_texts(tiny_model):
     model = OnnxCrossEncoder(
-        model=tiny_checkpoint, query_instruction="query: ", passage_instruction="passage: "
+        model=tiny_model, query_instruction="query: ", passage_instruction="passage: "
     )
-    plain = OnnxCrossEncoder(model=tiny_checkpoint)
+    plain = OnnxCrossEncoder(model=tiny_model)
     expected = plain.score([(f"query: {query}", f"passage: {text}") for query, text in PAIRS])
     assert model.score(PAIRS) == expected
 
 
-def test_threads_and_coroutines_score_as_one_after_another(tiny_checkpoint):
-    expected = OnnxCrossEncoder(model=tiny_checkpoint).score(PAIRS)
-    fresh = OnnxCrossEncoder(model=tiny_checkpoint)
+def test_threads_and_coroutines_score_as_one_after_another(tiny_model):
+    expected = OnnxCrossEncoder(model=tiny_model).score(PAIRS)
+    fresh = OnnxCrossEncoder(model=tiny_model)
     barrier = Barrier(8)
 
     def work(_: int) -> list[float]:
@@ -132,8 +144,8 @@ def test_threads_and_coroutines_score_as_one_after_another(tiny_checkpoint):
     assert asyncio.run(gather()) == [expected] * 32
 
 
-def test_closed_and_copied_it_scores_the_same(tiny_checkpoint):
-    model = OnnxCrossEncoder(model=tiny_checkpoint, num_threads=2)
+def test_closed_and_copied_it_scores_the_same(tiny_model):
+    model = OnnxCrossEncoder(model=tiny_model, num_threads=2)
     expected = model.score(PAIRS)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):  # noqa: S301  # our own
         assert twin == model
@@ -201,6 +213,12 @@ def test_xlm_roberta_takes_no_token_types(checkpoint, cache, tmp_path):
     operators = [node.op_type for node in loaded.node]
     assert operators.count("QAttention") == 2, "attention is fused and in int8"
     assert operators.count("BiasGelu") == 2
+
+
+def test_bert_tells_token_types_from_mask(cache, tiny_checkpoint, tiny):
+    pairs = [(BERLIN, "many people " * length) for length in range(1, 20)]
+    int8 = OnnxCrossEncoder(model=tiny_checkpoint, normalize=False).score(pairs)
+    assert np.corrcoef(int8, tiny.score(pairs))[0, 1] > 0.9
 
 
 def float_graph(cache: Path, folder: Path, tiny_checkpoint: str) -> Path:
@@ -443,14 +461,14 @@ def test_only_what_is_needed_is_downloaded(names, expected):
     )
 
 
-def test_a_downloaded_repository_serves_without_a_network(tmp_path, monkeypatch, tiny_checkpoint):
+def test_a_downloaded_repository_serves_without_a_network(tmp_path, monkeypatch, tiny_model):
     from huggingface_hub import constants
 
     commit = "0123456789" * 4
     repository = tmp_path / "models--somebody--tiny"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(tiny_checkpoint, repository / "snapshots" / commit)
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    expected = OnnxCrossEncoder(model=tiny_checkpoint).score(PAIRS)
+    expected = OnnxCrossEncoder(model=tiny_model).score(PAIRS)
     assert OnnxCrossEncoder(model="somebody/tiny").score(PAIRS) == expected
