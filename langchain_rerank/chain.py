@@ -228,11 +228,11 @@ def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
         msg = f"expected a question or a dict with the key 'question', got the keys {sorted(state)}"
         raise ValueError(msg)
     check_query(state["question"])
-    history = state.get("chat_history") or []
+    history: Any = state.get("chat_history") or []
     if isinstance(history, str):
         msg = "chat_history must be a list of messages, got a str"
         raise TypeError(msg)
-    messages = convert_to_messages(getattr(history, "messages", history))
+    messages = convert_to_messages(history)
     return {**state, "question": state["question"], "chat_history": messages}
 
 

@@ -526,3 +526,22 @@ def test_name_becomes_a_flag_embedding_model_and_survives_pickling(checkpoint: s
     ranked = reranker.compress_documents([Document(MUSEUMS), Document(POPULATION)], QUESTION)
     assert texts(ranked) == [POPULATION]
     assert scores(ranked)[0] == pytest.approx(0.9999, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("text", "expected a dict with 'query' and 'documents', got str"),
+        ({"query": "why"}, "lacks 'documents'"),
+        ({"query": "why", "documents": ["text"]}, "document 0 must be a Document, got str"),
+    ],
+)
+def test_wrong_inputs_of_the_runnable_say_what_was_expected(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Reranker(model=WordOverlapCrossEncoder()).as_runnable().invoke(given)
+
+
+def test_documents_may_come_from_a_generator():
+    documents = (Document(text) for text in ("b", "a"))
+    found = Reranker(model=WordOverlapCrossEncoder()).compress_documents(documents, "a")
+    assert texts(found) == ["a", "b"]

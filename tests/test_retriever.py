@@ -637,3 +637,57 @@ async def test_serves_an_agent_as_a_tool(store: Chroma, model: WordOverlapCrossE
         assert ids(message.artifact)[0] == "3"
         assert message.artifact[0].metadata["relevance_score"] == 1.0
         assert message.content.startswith("number 3 odd\n\nnumber ")
+
+
+class Stopping(WordOverlapCrossEncoder):
+    """Raises what no `except Exception` may hold back."""
+
+    def score(self, text_pairs):
+        raise KeyboardInterrupt
+
+
+class WaitingForGo(WordOverlapCrossEncoder):
+    """Scores once it may; `entered` tells that it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def score(self, text_pairs):
+        self.entered.set()
+        self.go.wait(timeout=10)
+        return super().score(text_pairs)
+
+
+@pytest.mark.parametrize("return_exceptions", [True, False])
+def test_ctrl_c_ends_a_batch(return_exceptions):
+    retriever = create_rerank_retriever(AllRetriever(), reranker=Stopping())
+    with pytest.raises(KeyboardInterrupt):
+        retriever.batch(["even", "odd"], return_exceptions=return_exceptions)
+
+
+async def test_a_cancelled_batch_is_cancelled():
+    model = WaitingForGo()
+    retriever = create_rerank_retriever(AllRetriever(), reranker=model)
+    task = asyncio.create_task(retriever.abatch(["even", "odd"], return_exceptions=True))
+    await asyncio.to_thread(model.entered.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    model.go.set()
+
+
+@pytest.mark.parametrize("inner", [{"k": 2, "fetch_k": 3}, {}])
+def test_a_rerank_retriever_can_be_the_first_stage(inner):
+    first = create_rerank_retriever(AllRetriever(), reranker=WordOverlapCrossEncoder(), **inner)
+    model = WordOverlapCrossEncoder()
+    found = create_rerank_retriever(first, reranker=model, k=4).invoke("even")
+    assert len(found) == 4
+    assert len(model.calls[0]) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize("wrong", [2.5, "3", True])
+def test_depths_that_are_no_ints_are_refused(wrong):
+    retriever = create_rerank_retriever(AllRetriever(), reranker=WordOverlapCrossEncoder())
+    with pytest.raises(TypeError, match=r"^k must be an int"):
+        retriever.invoke("even", k=wrong)
