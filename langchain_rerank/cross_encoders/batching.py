@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -87,6 +87,28 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> npt.NDArray[np.
     for target, row in zip(padded, rows, strict=True):
         target[slice(len(row)) if side == "right" else slice(width - len(row), width)] = row
     return padded
+
+
+def pad_batch(
+    features: Mapping[str, Sequence[Sequence[int]]],
+    batch: Sequence[int],
+    pad_token_id: int,
+    side: str,
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Stack the rows of one batch for each input of a model.
+
+    Args:
+        features: Rows of token ids and masks by input name.
+        batch: Positions of the rows.
+        pad_token_id: What fills the rows of "input_ids"; the masks are filled with 0.
+        side: As in `pad`.
+    """
+    return {
+        name: pad(
+            [rows[position] for position in batch], pad_token_id if name == "input_ids" else 0, side
+        )
+        for name, rows in features.items()
+    }
 
 
 def merge_windows(

@@ -86,12 +86,9 @@ class OnnxEncoder:
 
     def _forward(self, windows: Windows, batch: list[int]) -> npt.NDArray[np.float32]:
         """Logits of one batch, shape (batch,)."""
-        inputs = {}
-        for name, rows in windows.features.items():
-            filling = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            inputs[name] = batching.pad(
-                [rows[position] for position in batch], filling, self.tokenizer.padding_side
-            )
+        inputs = batching.pad_batch(
+            windows.features, batch, self.tokenizer.pad_token_id, self.tokenizer.padding_side
+        )
         (logits,) = self._session.run([self._output], inputs)
         flat: npt.NDArray[np.float32] = logits.reshape(len(batch))
         return flat

@@ -79,12 +79,9 @@ class TorchEncoder:
         """Logits of one batch, shape (batch,), left on the device so that none waits for it."""
         import torch
 
-        inputs = {}
-        for name, rows in windows.features.items():
-            filling = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            padded = batching.pad(
-                [rows[position] for position in batch], filling, self.tokenizer.padding_side
-            )
-            inputs[name] = torch.from_numpy(padded).to(self._device)
+        padded = batching.pad_batch(
+            windows.features, batch, self.tokenizer.pad_token_id, self.tokenizer.padding_side
+        )
+        inputs = {name: torch.from_numpy(rows).to(self._device) for name, rows in padded.items()}
         logits: torch.Tensor = self._model(**inputs, return_dict=True).logits
         return logits.view(-1)
