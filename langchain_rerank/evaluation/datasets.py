@@ -1,0 +1,221 @@
+"""Labelled questions: queries, judgments of which documents answer them, and the documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from langchain_core.documents import Document
+
+from langchain_rerank.chroma import document_id
+from langchain_rerank.ranking import check_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Dataset:
+    """Queries with their judgments and, where they are at hand, the documents that were judged.
+
+    Only queries that have judgments are evaluated, in the order of `qrels`, as trec_eval does it.
+
+    Raises:
+        ValueError: Queries, judgments or corpus are empty, a query is blank, judgments name a
+            query or document that isn't there, or a document's id isn't its key.
+        TypeError: A query is no str, a grade no int, or a document no `Document`.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from langchain_rerank.evaluation import Dataset
+        >>> Dataset(
+        ...     queries={"1": "How many people live in Berlin?"},
+        ...     qrels={"1": {"berlin": 2}},
+        ...     corpus={"berlin": Document("Berlin has 3,520,031 inhabitants.", id="berlin")},
+        ... )
+        Dataset(1 query, 1 judgment, 1 document)
+    """
+
+    queries: Mapping[str, str]
+    """Texts by query id."""
+    qrels: Mapping[str, Mapping[str, int]]
+    """Grades by query id and document id: 0 and below is not relevant, above the higher the more.
+    What has no grade counts as not relevant."""
+    corpus: Mapping[str, Document] | None = None
+    """Documents by their id; None where a system brings its own."""
+    name: str = ""
+    """Shown in reports."""
+    partial_corpus: bool = field(default=False, kw_only=True)
+    """The corpus is only a part of the collection that was judged, such as the candidates of some
+    systems: judgments may name documents that it lacks. They count in ideal rankings and recall."""
+
+    def __post_init__(self) -> None:
+        """Check that all parts fit together."""
+        for part in ("queries", "qrels", "corpus"):
+            if getattr(self, part) is not None and not getattr(self, part):
+                msg = f"expected a data set with {part}, got none"
+                raise ValueError(msg)
+        for query_id, text in self.queries.items():
+            check_query_text(query_id, text)
+        for query_id, grades in self.qrels.items():
+            self._check_grades(query_id, grades)
+        for position, (key, document) in enumerate((self.corpus or {}).items()):
+            check_document(document, position)
+            if document.id != key:
+                msg = f"expected the id {key!r} on the document of that key, got {document.id!r}"
+                raise ValueError(msg)
+
+    def _check_grades(self, query_id: str, grades: Mapping[str, int]) -> None:
+        if query_id not in self.queries:
+            msg = f"qrels name the query {query_id!r}, which is not in queries"
+            raise ValueError(msg)
+        for doc_id, grade in grades.items():
+            if type(grade) is not int:
+                msg = (
+                    f"grade of document {doc_id!r} for query {query_id!r} must be an int, "
+                    f"got {type(grade).__name__}"
+                )
+                raise TypeError(msg)
+            if self.corpus is not None and not self.partial_corpus and doc_id not in self.corpus:
+                msg = f"qrels of query {query_id!r} name {unknown_document(doc_id)}"
+                raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        parts = [
+            _counted(len(self.queries), "query", "queries"),
+            _counted(sum(map(len, self.qrels.values())), "judgment", "judgments"),
+        ]
+        if self.corpus is not None:
+            parts.append(_counted(len(self.corpus), "document", "documents"))
+        name = f"{self.name!r}: " if self.name else ""
+        return f"Dataset({name}{', '.join(parts)})"
+
+    @classmethod
+    def from_questions(
+        cls,
+        questions: Iterable[tuple[str, Iterable[str] | Mapping[str, int]]],
+        documents: Iterable[Document] | None = None,
+        *,
+        name: str = "",
+    ) -> Self:
+        """Make a data set from lists.
+
+        Args:
+            questions: Each question with the ids of the documents that answer it, or with a grade
+                for each id. Their query ids are "1", "2", … in this order.
+            documents: The corpus. A document without id gets the one that `index_documents`
+                gives it; the caller's documents are not changed.
+            name: Shown in reports.
+
+        Raises:
+            ValueError: As `Dataset`, or one id names two different documents.
+            TypeError: As `Dataset`.
+
+        Example:
+            >>> Dataset.from_questions([("Who wrote Emma?", ["7"]), ("Ulysses?", {"8": 2, "9": 1})])
+            Dataset(2 queries, 3 judgments)
+        """
+        queries, qrels = {}, {}
+        for number, (text, relevant) in enumerate(questions, start=1):
+            if isinstance(relevant, str):
+                msg = f"relevant ids of question {number} must be a list or dict, got a str"
+                raise TypeError(msg)
+            queries[str(number)] = text
+            graded = relevant if isinstance(relevant, dict) else dict.fromkeys(relevant, 1)
+            qrels[str(number)] = graded
+        return cls(queries, qrels, None if documents is None else corpus_of(documents), name)
+
+    @property
+    def documents(self) -> list[Document]:
+        """The corpus as a list, to hand to `index_documents`.
+
+        Raises:
+            ValueError: The data set has no corpus.
+        """
+        if self.corpus is None:
+            msg = f"{self!r} was made without a corpus, so it has no documents"
+            raise ValueError(msg)
+        return list(self.corpus.values())
+
+    def subset(self, query_ids: Iterable[str]) -> Self:
+        """Return the data set with these of its judged queries alone, and the whole corpus.
+
+        Raises:
+            ValueError: A query id has no judgments here, or there is none.
+        """
+        chosen = list(query_ids)
+        for query_id in chosen:
+            if query_id not in self.qrels:
+                msg = f"expected ids of judged queries, got {query_id!r}, which is none"
+                raise ValueError(msg)
+        return replace(
+            self,
+            queries={query_id: self.queries[query_id] for query_id in chosen},
+            qrels={query_id: self.qrels[query_id] for query_id in chosen},
+        )
+
+    def split(self, fraction: float = 0.5, *, seed: int = 0) -> tuple[Self, Self]:
+        """Split the judged queries at random, to choose on one part and to judge on the other.
+
+        Args:
+            fraction: Share of the queries in the first part, between 0 and 1.
+            seed: The same seed splits the same queries in the same way.
+
+        Returns:
+            Two data sets over the same corpus, the queries of each in the order they have here.
+
+        Raises:
+            ValueError: A part would be empty.
+        """
+        query_ids = list(self.qrels)
+        size = round(fraction * len(query_ids))
+        if not 0 < size < len(query_ids):
+            msg = f"expected a fraction that leaves both parts of {self!r} a query, got {fraction}"
+            raise ValueError(msg)
+        order = np.random.default_rng(seed).permutation(len(query_ids))
+        first, second = (sorted(part) for part in (order[:size], order[size:]))
+        return (
+            self.subset(query_ids[position] for position in first),
+            self.subset(query_ids[position] for position in second),
+        )
+
+
+def check_query_text(query_id: str, text: str) -> None:
+    """Raise `TypeError` for a query that is no str, `ValueError` for a blank one, with its id."""
+    if not isinstance(text, str):
+        msg = f"text of query {query_id!r} must be a str, got {type(text).__name__}"
+        raise TypeError(msg)
+    if not text.strip():
+        msg = f"query {query_id!r} must hold text, got {text!r}"
+        raise ValueError(msg)
+
+
+def unknown_document(doc_id: str) -> str:
+    """Say that a judged document is not in the corpus, and what to do."""
+    return (
+        f"the document {doc_id!r}, which is not in the corpus. If the corpus is only a part of "
+        "the collection that was judged, pass partial_corpus=True"
+    )
+
+
+def corpus_of(documents: Iterable[Document]) -> dict[str, Document]:
+    """Key documents by id; one without gets the id that `index_documents` gives it.
+
+    Raises:
+        ValueError: One id names two different documents.
+        TypeError: A document is of another type; the message names its position.
+    """
+    corpus: dict[str, Document] = {}
+    for position, document in enumerate(documents):
+        check_document(document, position)
+        key = document_id(document)
+        named = document.model_copy(update={"id": key})
+        if corpus.setdefault(key, named) != named and document.id:
+            msg = f"document {position} has the id {key!r} of an earlier, different document"
+            raise ValueError(msg)
+    return corpus
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,151 @@
+"""Runs: which documents a system returned for each query, as TREC files and in trec_eval's order.
+
+A run maps query ids to what was returned for them, a score for each document id. Its order is
+trec_eval's: by falling score in single precision, and where scores are equal by falling document
+id (in the order of code points); neither the order of the mapping nor a file's rank column counts.
+Measures don't agree on ties (ir_measures takes RR@10 from MS MARCO's script, which goes by rising
+document id), so `falling_scores` makes scores that no tool can order in another way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from ctypes import c_float
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_rerank.evaluation.files import line_error, numbered_lines, replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Run = Mapping[str, Mapping[str, float]]
+"""Query id → document id → score, higher is better."""
+
+_COLUMNS = 6
+
+
+def ranking(scores: Mapping[str, float]) -> list[str]:
+    """Return one query's document ids, best first, as trec_eval orders them."""
+    return sorted(scores, key=lambda doc_id: (c_float(scores[doc_id]).value, doc_id), reverse=True)
+
+
+def falling_scores(
+    doc_ids: Sequence[str], scores: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Give a ranking scores that fall from each document to the next.
+
+    Args:
+        doc_ids: One query's document ids, best first.
+        scores: Their scores in the same order. Each is kept where it is below the one before in
+            single precision, which is all that trec_eval sees; else it becomes the next number
+            below. Without scores, or with ones that are NaN, infinite or beyond single precision,
+            the scores are n, n - 1, …, 1.
+
+    Raises:
+        ValueError: A document comes twice, or there are not as many scores as documents.
+    """
+    if len(set(doc_ids)) < len(doc_ids):
+        repeated = next(doc_id for doc_id in doc_ids if list(doc_ids).count(doc_id) > 1)
+        msg = f"expected each document once in a ranking, got {repeated!r} again"
+        raise ValueError(msg)
+    if scores is not None and len(scores) != len(doc_ids):
+        msg = f"expected a score for each of {len(doc_ids)} documents, got {len(scores)}"
+        raise ValueError(msg)
+    by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
+    falling: list[float] = []
+    previous = math.inf
+    for score in by_rank if scores is None else scores:
+        fits = c_float(score).value < previous
+        below = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))
+        falling.append(float(score) if fits else below)
+        previous = c_float(falling[-1]).value
+    finite = all(math.isfinite(c_float(score).value) for score in [*(scores or ()), *falling])
+    return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
+
+
+def read_run(path: str | Path) -> dict[str, dict[str, float]]:
+    """Read a TREC run file: query id, "Q0", document id, rank, score and tag on each line.
+
+    Args:
+        path: A UTF-8 file. Its columns stand apart by any white space.
+
+    Returns:
+        The queries in the order of the file, the documents of each best first.
+
+    Raises:
+        ValueError: A line has other columns, a score that is no number, or a document that its
+            query has already; or there is no line. The message names file and line.
+        OSError: The file can't be read.
+    """
+    path = Path(path)
+    run: dict[str, dict[str, float]] = {}
+    for number, line in numbered_lines(path):
+        columns = line.split()
+        if len(columns) != _COLUMNS:
+            problem = (
+                "expected the 6 columns query id, Q0, document id, rank, score and tag, "
+                f"got {len(columns)}: {line[:100]!r}"
+            )
+            raise line_error(path, number, problem)
+        query_id, _, doc_id, _, score, _ = columns
+        results = run.setdefault(query_id, {})
+        if doc_id in results:
+            problem = f"document {doc_id!r} stands twice in the results of query {query_id!r}"
+            raise line_error(path, number, problem)
+        results[doc_id] = _score(score, path, number)
+    if not run:
+        msg = f"expected a TREC run file, got one without a result: {path}"
+        raise ValueError(msg)
+    return {
+        query_id: {doc_id: results[doc_id] for doc_id in ranking(results)}
+        for query_id, results in run.items()
+    }
+
+
+def _score(text: str, path: Path, number: int) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if math.isnan(score):
+        raise line_error(path, number, f"expected a number as score, got {text!r}")
+    return score
+
+
+def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> None:
+    """Write a TREC run file, ranked as trec_eval ranks it, with scores that read back the same.
+
+    Args:
+        path: Overwritten where it exists; left as it was where anything goes wrong.
+        run: A query without results leaves no line: the format has no place for it.
+        tag: Name of the system, for the last column.
+
+    Raises:
+        ValueError: An id or the tag is empty or holds white space, which the format can't carry,
+            or a score is NaN.
+        OSError: The file can't be written.
+    """
+    _check_word(tag, "tag")
+    with replacing(Path(path)) as file:
+        for query_id, scores in run.items():
+            _check_word(query_id, "query id")
+            for rank, doc_id in enumerate(ranking(scores), start=1):
+                _check_word(doc_id, "document id")
+                score = float(scores[doc_id])
+                if math.isnan(score):
+                    msg = (
+                        f"expected a number as score of document {doc_id!r} of query "
+                        f"{query_id!r}, got NaN"
+                    )
+                    raise ValueError(msg)
+                file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
+
+
+def _check_word(text: str, what: str) -> None:
+    if text.split() != [text]:
+        msg = f"a TREC file needs a {what} of one word, without white space; got {text!r}"
+        raise ValueError(msg)
