@@ -43,6 +43,8 @@ class System:
     packages: tuple[str, ...] = ()
     """Import names of what must be installed."""
     needs_graph: bool = False
+    prepares: bool = False
+    """Writes something to the cache when it first loads, which no later start has to wait for."""
 
     def missing(self, models: Models) -> str | None:
         """Say in a few words what this system lacks here; None if it can run."""
@@ -155,7 +157,7 @@ def _peer_folder(models: Models) -> Path:
 _ONNX_PACKAGES = ("onnxruntime", "onnx", "filelock")
 
 CPU_SYSTEMS = (
-    System("onnx", "langchain-rerank, ONNX int8", "int8", _onnx, _ONNX_PACKAGES),
+    System("onnx", "langchain-rerank, ONNX int8", "int8", _onnx, _ONNX_PACKAGES, prepares=True),
     System(
         "onnx-given",
         "langchain-rerank, ONNX int8, given graph",
@@ -163,6 +165,7 @@ CPU_SYSTEMS = (
         _onnx_given,
         _ONNX_PACKAGES,
         needs_graph=True,
+        prepares=True,
     ),
     System("torch-bf16", "langchain-rerank, torch bfloat16", "bfloat16", _torch("bfloat16")),
     System("torch", "langchain-rerank, torch float32", "float32", _torch("float32")),
@@ -201,7 +204,10 @@ GPU_SYSTEMS = (
         ("langchain_community", "sentence_transformers"),
     ),
     System(
-        "flag-16", "FlagReranker fp16, batch_size=16", "float16", _flag(use_fp16=True, batch_size=16)
+        "flag-16",
+        "FlagReranker fp16, batch_size=16",
+        "float16",
+        _flag(use_fp16=True, batch_size=16),
     ),
     System("flag", "FlagReranker fp16, default", "float16", _flag(use_fp16=True)),
 )

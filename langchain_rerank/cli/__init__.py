@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from langchain_rerank.cli.bench import bench
 from langchain_rerank.cli.demo import demo
 
 app = typer.Typer(
@@ -19,3 +20,4 @@ def main() -> None:
 
 
 app.command()(demo)
+app.command()(bench)
