@@ -53,3 +53,7 @@ class ModelLoadError(RerankError):
 
 class ScoringError(RerankError):
     """A cross encoder failed or broke its contract; the real cause is chained."""
+
+
+class EvaluationError(RerankError):
+    """A system failed on a query of an evaluation; the real cause is chained."""

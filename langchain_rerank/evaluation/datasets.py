@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +13,7 @@ from langchain_rerank.chroma import document_id
 from langchain_rerank.ranking import check_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,7 +25,7 @@ class Dataset:
     Raises:
         ValueError: Queries, judgments or corpus are empty, a query is blank, judgments name a
             query or document that isn't there, or a document's id isn't its key.
-        TypeError: A query is no str, a grade no int, or a document no `Document`.
+        TypeError: A part is no mapping, a query no str, a grade no int, a document no `Document`.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -53,18 +54,24 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check that all parts fit together."""
         for part in ("queries", "qrels", "corpus"):
-            if getattr(self, part) is not None and not getattr(self, part):
-                msg = f"expected a data set with {part}, got none"
+            value = getattr(self, part)
+            if part == "corpus" and value is None:
+                continue
+            if not isinstance(value, Mapping):
+                msg = f"{part} must be a mapping by id, got {type(value).__name__}"
+                raise TypeError(msg)
+            if not value:
+                msg = f"{part} must not be empty"
                 raise ValueError(msg)
         for query_id, text in self.queries.items():
             check_query_text(query_id, text)
-        for query_id, grades in self.qrels.items():
-            self._check_grades(query_id, grades)
         for position, (key, document) in enumerate((self.corpus or {}).items()):
             check_document(document, position)
             if document.id != key:
                 msg = f"expected the id {key!r} on the document of that key, got {document.id!r}"
                 raise ValueError(msg)
+        for query_id, grades in self.qrels.items():
+            self._check_grades(query_id, grades)
 
     def _check_grades(self, query_id: str, grades: Mapping[str, int]) -> None:
         if query_id not in self.queries:
@@ -122,7 +129,7 @@ class Dataset:
                 msg = f"relevant ids of question {number} must be a list or dict, got a str"
                 raise TypeError(msg)
             queries[str(number)] = text
-            graded = relevant if isinstance(relevant, dict) else dict.fromkeys(relevant, 1)
+            graded = relevant if isinstance(relevant, Mapping) else dict.fromkeys(relevant, 1)
             qrels[str(number)] = graded
         return cls(queries, qrels, None if documents is None else corpus_of(documents), name)
 

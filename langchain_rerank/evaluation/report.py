@@ -1,0 +1,200 @@
+"""What an evaluation found, query by query, with everything needed to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from langchain_rerank.errors import require
+from langchain_rerank.evaluation import rendering
+from langchain_rerank.evaluation.records import Move, Settings, SystemResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EXTRA = "langchain-rerank[eval]"
+# How many ranks of both lists `moves` looks at where a measure names no cutoff.
+_DEPTH = 10
+_WORST_COLUMNS = (
+    *("query_id", "query", "before", "after"),
+    *("old_rank", "new_rank", "grade", "document_id", "text"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of `evaluate`; shows itself as tables in Jupyter.
+
+    The first system is the baseline that the others are compared to.
+    """
+
+    dataset: str
+    """The data set's name."""
+    queries: Mapping[str, str]
+    """Texts by query id, in the order in which they were asked."""
+    qrels: Mapping[str, Mapping[str, int]]
+    """Grades by query and document."""
+    systems: Mapping[str, SystemResult]
+    """By name, in the order given."""
+    settings: Settings
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """By document id, of the documents in the rankings, where they are known."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know before trusting the numbers."""
+
+    @property
+    def baseline(self) -> str:
+        """Name of the first system."""
+        return next(iter(self.systems))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row a system.
+
+        Columns: each measure's mean under its name, then "<measure> low", "… high",
+        "… difference", "… difference low", "… difference high" and "… p"; "candidate recall"; and
+        the latencies in milliseconds, "<stage> p50 ms" and "<stage> p95 ms". What a system
+        doesn't have is NaN.
+        """
+        pandas = _pandas()
+        rows = [rendering.row(result) for result in self.systems.values()]
+        return pandas.DataFrame(rows, index=pandas.Index(list(self.systems), name="system"))
+
+    def per_query(self) -> pd.DataFrame:
+        """Return a row for each system, query and measure: system, query_id, measure, value."""
+        rows = [
+            (name, query, measure, values[query])
+            for name, result in self.systems.items()
+            for measure, values in result.per_query.items()
+            for query in self.queries
+        ]
+        return _pandas().DataFrame(rows, columns=["system", "query_id", "measure", "value"])
+
+    def to_markdown(self) -> str:
+        """Return the tables as GitHub's Markdown."""
+        return rendering.markdown(self)
+
+    def _repr_html_(self) -> str:
+        return rendering.html(self)
+
+    def to_json(self) -> str:
+        """Return everything as JSON; `from_json` makes the same report of it."""
+        return TypeAdapter(Report).dump_json(self, indent=1, exclude_none=True).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: The text is not such a report; the message names the fields.
+        """
+        return TypeAdapter(Report).validate_json(text)
+
+    def moves(self, query_id: str, system: str | None = None, *, depth: int = 10) -> list[Move]:
+        """Compare one query's ranking with the first system's.
+
+        Args:
+            query_id: Which query.
+            system: Which other system; None takes the second one.
+            depth: How many ranks of either ranking to look at.
+
+        Returns:
+            The documents among the first `depth` of either ranking whose ranks differ, in the
+            order of their new ranks; those that are gone come last.
+
+        Raises:
+            ValueError: There is no such query or system, or only one system.
+        """
+        system = self._other(system)
+        if query_id not in self.queries:
+            msg = f"no query {query_id!r} in this report"
+            raise ValueError(msg)
+        old, new = (
+            {document.id: rank for rank, document in enumerate(ranking, start=1)}
+            for ranking in (
+                self.systems[name].rankings[query_id] for name in (self.baseline, system)
+            )
+        )
+        seen = sorted(new, key=new.__getitem__)[:depth]
+        seen += [one for one in sorted(old, key=old.__getitem__)[:depth] if one not in seen]
+        moves = [
+            Move(
+                one,
+                old.get(one),
+                new.get(one),
+                self.qrels[query_id].get(one),
+                self.texts.get(one, ""),
+            )
+            for one in seen
+            if old.get(one) != new.get(one)
+        ]
+        return sorted(moves, key=lambda move: (move.new_rank is None, move.new_rank or 0))
+
+    def worst_queries(
+        self, n: int = 5, *, measure: str | None = None, system: str | None = None
+    ) -> pd.DataFrame:
+        """Show where a system did worse than the first one, and which documents moved.
+
+        Args:
+            n: How many queries.
+            measure: By which measure; None takes the first one.
+            system: Which system; None takes the second one.
+
+        Returns:
+            A row for each document that moved within the measure's cutoff (or the first 10
+            ranks), the query that lost most first: query_id, query, before, after (the measure's
+            values), old_rank, new_rank, grade (missing where there is none), document_id, text.
+            No rows if no query lost.
+
+        Raises:
+            ValueError: There is no such measure or system, or only one system.
+        """
+        system = self._other(system)
+        measure = self.settings.measures[0] if measure is None else measure
+        if measure not in self.settings.measures:
+            known = ", ".join(self.settings.measures)
+            msg = f"no measure {measure!r} in this report, which has {known}"
+            raise ValueError(msg)
+        before, after = (self.systems[one].per_query[measure] for one in (self.baseline, system))
+        lost = [query for query in self.queries if after[query] < before[query]]
+        lost.sort(key=lambda query: after[query] - before[query])
+        cutoff = measure.rpartition("@")[2]
+        depth = int(cutoff) if cutoff.isdigit() else _DEPTH
+        rows = [
+            {
+                "query_id": query,
+                "query": self.queries[query],
+                "before": before[query],
+                "after": after[query],
+                "old_rank": move.old_rank,
+                "new_rank": move.new_rank,
+                "grade": move.grade,
+                "document_id": move.id,
+                "text": move.text,
+            }
+            for query in lost[:n]
+            for move in self.moves(query, system, depth=depth)
+        ]
+        whole = dict.fromkeys(("old_rank", "new_rank", "grade"), "Int64")
+        return _pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
+
+    def _other(self, system: str | None) -> str:
+        others = [name for name in self.systems if name != self.baseline]
+        if system is None and others:
+            return others[0]
+        if system not in others:
+            msg = (
+                f"expected a system to compare with '{self.baseline}', one of {others}, "
+                f"got {system!r}"
+            )
+            raise ValueError(msg)
+        return system
+
+
+def _pandas() -> Any:
+    require("pandas", install=_EXTRA, purpose="A report's data frame")
+    import pandas as pd
+
+    return pd

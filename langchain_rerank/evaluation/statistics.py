@@ -1,0 +1,128 @@
+"""How far a mean can be trusted: bootstrap intervals and a paired test, by scipy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_rerank.errors import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EXTRA = "langchain-rerank[eval]"
+# Numbers drawn at a time, so that thousands of queries don't take gigabytes.
+_BATCH_NUMBERS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The two ends of a confidence interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Interval | None:
+    """Return the percentile bootstrap interval of a mean over queries.
+
+    Queries are drawn with replacement. For a difference of two systems, give the differences of
+    their values query by query: the interval is then that of the paired comparison.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; for
+    retrieval measures, Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006.
+
+    Args:
+        values: One a query.
+        confidence: Share of such intervals that hold the true mean, between 0 and 1.
+        resamples: How often to draw.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        The interval, or None for fewer than two values, which tell nothing of their spread.
+
+    Raises:
+        ValueError: `confidence` is not between 0 and 1, or `resamples` not positive.
+        MissingDependencyError: The extra `eval` is not installed.
+    """
+    require("scipy", install=_EXTRA, purpose="Statistics")
+    from scipy.stats import bootstrap
+
+    check_settings(confidence, resamples)
+    if len(values) < 2:  # noqa: PLR2004  # see Returns
+        return None
+    interval = bootstrap(
+        (np.asarray(values, float),),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        batch=max(1, _BATCH_NUMBERS // len(values)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(interval.low), float(interval.high))
+
+
+def paired_test(
+    values: Sequence[float], baseline: Sequence[float], *, resamples: int = 9999, seed: int = 0
+) -> float:
+    """Return the two-sided p-value of Fisher's paired randomization test of two means.
+
+    Were the two systems alike, each query's difference could as well have the other sign: the
+    p-value is the share of sign flips whose mean difference is at least as large. All flips are
+    tried where there are no more than `resamples`, else that many random ones, and then p is at
+    least 2 / (resamples + 1). It is not corrected for the number of systems or measures compared.
+
+    Source: Smucker, Allan and Carterette, "A comparison of statistical significance tests for
+    information retrieval evaluation", CIKM 2007.
+
+    Args:
+        values: One a query.
+        baseline: The other system's, for the same queries in the same order.
+        resamples: How many sign flips to try at most.
+        seed: The same seed gives the same p-value.
+
+    Returns:
+        The p-value, 1 if no query differs.
+
+    Raises:
+        ValueError: The two are of different lengths or empty, or `resamples` is not positive.
+        MissingDependencyError: The extra `eval` is not installed.
+    """
+    require("scipy", install=_EXTRA, purpose="Statistics")
+    from scipy.stats import permutation_test
+
+    check_settings(0.5, resamples)
+    if not values or len(values) != len(baseline):
+        msg = f"expected as many values as the baseline has, got {len(values)} and {len(baseline)}"
+        raise ValueError(msg)
+    differences = np.asarray(values, float) - np.asarray(baseline, float)
+    if not differences.any():
+        return 1.0
+    if len(differences) == 1:
+        # Both flips of one difference are as large as itself; scipy asks for two.
+        return 1.0
+    return float(
+        permutation_test(
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=resamples,
+            batch=max(1, _BATCH_NUMBERS // len(differences)),
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
+
+
+def check_settings(confidence: float, resamples: int) -> None:
+    """Raise `ValueError` unless 0 < confidence < 1 and resamples >= 1."""
+    if not 0 < confidence < 1:
+        msg = f"confidence must be between 0 and 1, got {confidence!r}"
+        raise ValueError(msg)
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
+        msg = f"resamples must be a positive int, got {resamples!r}"
+        raise ValueError(msg)
