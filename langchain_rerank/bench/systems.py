@@ -48,12 +48,19 @@ class System:
 
     def missing(self, models: Models) -> str | None:
         """Say in a few words what this system lacks here; None if it can run."""
-        lacking = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        lacking = [name for name in self.packages if not _installed(name)]
         if lacking:
             return f"not installed: {', '.join(lacking)}"
         if self.needs_graph and models.graph is None:
             return "no int8 graph given (--graph)"
         return None
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that a module would be in
+        return False
 
 
 def _onnx(models: Models) -> Score:
