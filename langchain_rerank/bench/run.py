@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_rerank.bench import hardware, overhead
 from langchain_rerank.bench.measure import measure
 from langchain_rerank.bench.report import BenchReport, Settings, make_report
-from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS, Models, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_rerank.bench.inputs import BenchQuery
+    from langchain_rerank.bench.systems import System
     from langchain_rerank.bench.tasks import Task
 
 # The longest pair that every system reads.
@@ -34,7 +34,7 @@ def run_bench(
     Raises:
         ValueError: There is no system of a key, or none can run.
     """
-    systems, missing = _entrants(task.models, only)
+    systems, missing = _entrants(task, only)
     lengths = [_lengths(task.models.checkpoint, query) for query in task.queries]
     progress("measuring matrix multiplication")
     dtypes = {system.dtype for system in systems}
@@ -81,16 +81,15 @@ def _quality(
     return ndcg_at_10(task, task.judged, {system.key for system in systems}, progress)
 
 
-def _entrants(models: Models, only: Sequence[str]) -> tuple[list[System], dict[str, str]]:
+def _entrants(task: Task, only: Sequence[str]) -> tuple[list[System], dict[str, str]]:
     """Choose the systems that can run, and say what the others lack."""
-    known = CPU_SYSTEMS if models.device == "cpu" else GPU_SYSTEMS
-    keys = [system.key for system in known]
+    keys = [system.key for system in task.systems]
     unknown = [key for key in only if key not in keys]
     if unknown:
         msg = f"expected systems out of {', '.join(keys)}, got {', '.join(unknown)}"
         raise ValueError(msg)
-    chosen = [system for system in known if not only or system.key in only]
-    missing = {system.name: reason for system in chosen if (reason := system.missing(models))}
+    chosen = [system for system in task.systems if not only or system.key in only]
+    missing = {system.name: reason for system in chosen if (reason := system.missing(task.models))}
     return [system for system in chosen if system.name not in missing], missing
 
 

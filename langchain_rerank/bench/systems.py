@@ -163,6 +163,14 @@ def _peer_folder(models: Models) -> Path:
 
 _ONNX_PACKAGES = ("onnxruntime", "onnx", "filelock")
 
+_HUGGINGFACE = System(
+    "huggingface",
+    "LangChain HuggingFaceCrossEncoder",
+    "float32",
+    _huggingface,
+    ("langchain_community", "sentence_transformers"),
+)
+
 CPU_SYSTEMS = (
     System("onnx", "langchain-rerank, ONNX int8", "int8", _onnx, _ONNX_PACKAGES, prepares=True),
     System(
@@ -187,13 +195,7 @@ CPU_SYSTEMS = (
         ("sentence_transformers", "optimum.onnxruntime"),
         needs_graph=True,
     ),
-    System(
-        "huggingface",
-        "LangChain HuggingFaceCrossEncoder",
-        "float32",
-        _huggingface,
-        ("langchain_community", "sentence_transformers"),
-    ),
+    _HUGGINGFACE,
     System(
         "flag-16", "FlagReranker, batch_size=16", "float32", _flag(use_fp16=False, batch_size=16)
     ),
@@ -201,15 +203,9 @@ CPU_SYSTEMS = (
 )
 
 GPU_SYSTEMS = (
-    System("torch-bf16", "langchain-rerank, bfloat16", "bfloat16", _torch("bfloat16")),
-    System("torch-fp16", "langchain-rerank, float16", "float16", _torch("float16")),
-    System(
-        "huggingface",
-        "LangChain HuggingFaceCrossEncoder",
-        "float32",
-        _huggingface,
-        ("langchain_community", "sentence_transformers"),
-    ),
+    System("torch-bf16", "langchain-rerank, bfloat16 on a GPU", "bfloat16", _torch("bfloat16")),
+    System("torch-fp16", "langchain-rerank, float16 on a GPU", "float16", _torch("float16")),
+    _HUGGINGFACE,
     System(
         "flag-16",
         "FlagReranker fp16, batch_size=16",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from langchain_rerank.bench import inputs, synthetic
-from langchain_rerank.bench.systems import Models
+from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS, Models
 from langchain_rerank.evaluation.beir import load_beir
 from langchain_rerank.evaluation.runs import read_run
 from langchain_rerank.offline.reranker import offline_reranker
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from langchain_rerank.bench.inputs import BenchQuery
+    from langchain_rerank.bench.systems import System
     from langchain_rerank.evaluation.datasets import Dataset
     from langchain_rerank.evaluation.runs import Run
 
@@ -42,6 +43,8 @@ class Task:
     size: Size
     judged: tuple[Dataset, Run] | None = None
     """Judgments and a first stage, to measure nDCG@10 on as well."""
+    systems: tuple[System, ...] = CPU_SYSTEMS
+    """Whom to time, as far as they are installed."""
 
 
 def offline_models(graph: Path | None = None) -> Models:
@@ -90,7 +93,11 @@ def dataset_task(
 
 
 def synthetic_task(shape: str, device: str, size: Size, *, tokens: int) -> Task:
-    """Score pairs of a fixed length, in tokens, by random weights of a real model's shape."""
+    """Score pairs of a fixed length, in tokens, by random weights of a real model's shape.
+
+    The systems are those of a GPU, whatever the device, so that the same run can be tried on a CPU.
+    """
     models = Models(synthetic.synthetic_checkpoint(shape), device=device)
     queries = synthetic.synthetic_queries(shape, size.queries, size.candidates, tokens)
-    return Task(models, queries, f"{shape} shape, random weights, pairs of {tokens} tokens", size)
+    data = f"{shape} shape, random weights, pairs of {tokens} tokens"
+    return Task(models, queries, data, size, systems=GPU_SYSTEMS)

@@ -44,7 +44,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, system.key, models), name=system.key, daemon=True
+            target=_serve, args=(theirs, system.name, models), name=system.key, daemon=True
         )
         start = time.perf_counter()
         self._process.start()
@@ -101,13 +101,13 @@ class Worker:
         return answer
 
 
-def _serve(connection: Connection, key: str, models: Models) -> None:
+def _serve(connection: Connection, name: str, models: Models) -> None:
     """Answer pairs with seconds and scores, None with the peak of memory; errors are a str."""
     from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS
 
     _be_quiet()
-    systems = CPU_SYSTEMS if models.device == "cpu" else GPU_SYSTEMS
-    build = next(system.build for system in systems if system.key == key)
+    systems = (*CPU_SYSTEMS, *GPU_SYSTEMS)
+    build = next(system.build for system in systems if system.name == name)
     score = None
     while True:
         try:
