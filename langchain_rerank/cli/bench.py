@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from langchain_rerank.cli.console import console, one_line_errors
@@ -61,6 +62,9 @@ def bench(  # noqa: PLR0913  # one parameter an option
     json: Annotated[
         Path | None, typer.Option("--json", help="Write every figure to this file.")
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of systems as Markdown.")
+    ] = False,
 ) -> None:
     """Time our cross encoders and the installed peers on the same weights and passages."""
     with one_line_errors():
@@ -87,7 +91,7 @@ def bench(  # noqa: PLR0913  # one parameter an option
         for task in tasks:
             with console.status("") as status:
                 report = run_bench(task, only or [], command=command, progress=status.update)
-            _print(report)
+            _print(report, markdown=markdown)
             reports.append(report)
         if json is not None:
             write_reports(json, reports)
@@ -114,17 +118,23 @@ def _synthetic_tasks(shape: str, device: str, size: Size) -> Iterator[Task]:
         yield synthetic_task(shape, device, size, tokens=tokens)
 
 
-def _print(report: BenchReport) -> None:
+def _print(report: BenchReport, *, markdown: bool) -> None:
     from langchain_rerank.bench.report import goals
 
     settings = report.settings
     console.print(
         f"\n[bold]{settings.queries} queries × {settings.candidates} passages, "
         f"{settings.tokens_a_query:,.0f} tokens a query, {settings.rounds} rounds[/bold]\n"
-        f"{settings.data}; {settings.device}: {report.processor}, {report.cores} cores; "
-        f"commit {report.commit or 'unknown'}"
+        f"{escape(settings.data)}; {settings.device}: {escape(report.processor)}, "
+        f"{report.cores} cores; commit {report.commit or 'unknown'}"
     )
-    console.print(_systems_table(report))
+    headings, rows = _systems(report)
+    if markdown:
+        lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        console.print(text, markup=False, soft_wrap=True)
+    else:
+        console.print(_table(headings, rows))
     for name, reason in report.left_out.items():
         console.print(f"left out: {name} ({reason})", markup=False)
     peaks = ", ".join(f"{dtype} {peak / 1e9:,.0f}" for dtype, peak in report.peak_flops.items())
@@ -135,53 +145,62 @@ def _print(report: BenchReport) -> None:
     if report.ndcg_at_10:
         values = ", ".join(f"{key} {value:.4f}" for key, value in report.ndcg_at_10.items())
         console.print(f"nDCG@10: {values}")
-    table = Table("figure", "measured", "asked", title="What we hold ourselves to")
-    for row in goals(report):
-        table.add_row(*row)
-    console.print(table)
+    figures = [list(row) for row in goals(report)]
+    console.print(_table(["what we hold ourselves to", "measured", "asked"], figures))
 
 
-def _systems_table(report: BenchReport) -> Table:
-    table = Table("system")
-    others = sorted({key for row in report.systems for key in row.times_as_fast_as})
+def _systems(report: BenchReport) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the main table, fastest system first."""
     names = {row.key: row.name for row in report.systems}
-    for heading in (
+    others = sorted({key for row in report.systems for key in row.times_as_fast_as})
+    headings = [
+        "system",
         "s/query",
         "pairs/s",
         *(f"times as fast as {names[key]}" for key in others),
         "of peak",
         "top 10 kept",
-        "first score s",
-        "MiB",
-    ):
-        table.add_column(heading, justify="right")
+        "first score after",
+        "memory",
+    ]
+    rows = []
     for row in sorted(report.systems, key=lambda row: row.median_s):
         memory = row.peak_device_bytes or row.peak_bytes
-        table.add_row(
-            row.name,
-            f"{row.median_s:.3f}",
-            f"{row.pairs_per_s:,.0f}",
-            *(f"{row.times_as_fast_as[key]:.1f}" for key in others),
-            _percent(row.share_of_peak),
-            _percent(row.top_10_overlap),
-            f"{row.cold_start_s:.1f}",
-            "" if memory is None else f"{memory / 2**20:,.0f}",
+        rows.append(
+            [
+                row.name,
+                f"{row.median_s:.3f}",
+                f"{row.pairs_per_s:,.0f}",
+                *(f"{row.times_as_fast_as[key]:.1f}" for key in others),
+                _percent(row.share_of_peak),
+                _percent(row.top_10_overlap),
+                f"{row.cold_start_s:.1f} s",
+                "" if memory is None else f"{memory / 2**20:,.0f} MiB",
+            ]
         )
-    return table
+    return headings, rows
 
 
 def _growth_table(rows: list[SystemRow], what: str, curve: str) -> Table:
     sizes = sorted({size for row in rows for size in getattr(row, curve)})
-    table = Table("system", title=f"Seconds a query, by {what}")
-    for size in sizes:
-        table.add_column(f"{size:,}", justify="right")
+    cells = [
+        [row.name, *(_seconds(getattr(row, curve).get(size)) for size in sizes)] for row in rows
+    ]
+    return _table([f"s/query by {what}", *(f"{size:,}" for size in sizes)], cells)
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> Table:
+    table = Table(headings[0])
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
     for row in rows:
-        seconds = getattr(row, curve)
-        table.add_row(
-            row.name, *(f"{seconds[size]:.3f}" if size in seconds else "" for size in sizes)
-        )
+        table.add_row(*map(escape, row))
     return table
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3f}"
