@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from langchain_rerank.bench import hardware
 from langchain_rerank.bench.measure import paired_ratio, top_overlap
+from langchain_rerank.cross_encoders.onnx_encoder import available_cores
 from langchain_rerank.evaluation.files import replacing
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def make_report(  # noqa: PLR0913  # one argument a part of it
         cached_s=overhead[1],
         ndcg_at_10=ndcg_at_10,
         processor=hardware.processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        cores=available_cores(),
         versions=hardware.versions(),
         commit=hardware.commit(),
         command=command,

@@ -103,9 +103,9 @@ class Worker:
 
 def _serve(connection: Connection, name: str, models: Models) -> None:
     """Answer pairs with seconds and scores, None with the peak of memory; errors are a str."""
+    _be_quiet()
     from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS
 
-    _be_quiet()
     systems = (*CPU_SYSTEMS, *GPU_SYSTEMS)
     build = next(system.build for system in systems if system.name == name)
     score = None
