@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from langchain_rerank.errors import EvaluationError
     from langchain_rerank.evaluation.beir import load_beir
     from langchain_rerank.evaluation.datasets import Dataset
-    from langchain_rerank.evaluation.evaluate import evaluate
+    from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
     from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
     from langchain_rerank.evaluation.report import Report
@@ -38,7 +38,7 @@ _HOMES = {
     "EvaluationError": "errors",
     "Report": "evaluation.report",
     "RerankedRun": "evaluation.systems",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "evaluation.evaluator",
     "generate_dataset": "evaluation.generate",
     "load_beir": "evaluation.beir",
     "load_ir_dataset": "evaluation.ir_dataset",

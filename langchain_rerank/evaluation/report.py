@@ -27,6 +27,18 @@ class Report:
     """The outcome of `evaluate`; shows itself as tables in Jupyter.
 
     The first system is the baseline that the others are compared to.
+
+    Example:
+        >>> from langchain_rerank.evaluation import Dataset, evaluate
+        >>> dataset = Dataset({"1": "How many people live in Berlin?"}, {"1": {"people": 1}})
+        >>> before = {"1": {"people": 2.0, "museums": 1.0}}
+        >>> after = {"1": {"museums": 2.0, "people": 1.0}}
+        >>> systems = {"before": before, "after": after}
+        >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
+        >>> report.to_dataframe()["RR"].to_dict()
+        {'before': 1.0, 'after': 0.5}
+        >>> [(move.id, move.old_rank, move.new_rank) for move in report.moves("1")]
+        [('museums', 2, 1), ('people', 1, 2)]
     """
 
     dataset: str

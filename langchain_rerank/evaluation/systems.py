@@ -39,10 +39,22 @@ class RerankedRun:
     An error is raised, also with `on_error="keep_order"`.
 
     Example:
-        ```python
-        bm25 = read_run("runs/bm25.trec")
-        evaluate({"BM25": bm25, "reranked": RerankedRun(bm25, reranker)}, dataset)
-        ```
+        >>> from langchain_core.documents import Document
+        >>> from langchain_rerank import Reranker
+        >>> from langchain_rerank.evaluation import Dataset, RerankedRun, evaluate
+        >>> from langchain_rerank.offline import offline_reranker
+        >>> documents = [
+        ...     Document("Berlin has famous museums.", id="museums"),
+        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
+        ... ]
+        >>> question = ("How many people live in Berlin?", ["people"])
+        >>> dataset = Dataset.from_questions([question], documents)
+        >>> bm25 = {"1": {"museums": 7.2, "people": 7.1}}  # or read_run("bm25.trec")
+        >>> reranked = RerankedRun(bm25, Reranker(model=offline_reranker()))
+        >>> systems = {"BM25": bm25, "reranked": reranked}
+        >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
+        >>> {name: result.summaries["RR"].mean for name, result in report.systems.items()}
+        {'BM25': 0.5, 'reranked': 1.0}
     """
 
     run: Run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,13 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import RunnableLambda
 
-from langchain_rerank import OnnxCrossEncoder, Reranker, create_rerank_retriever, index_documents
+from langchain_rerank import (
+    OnnxCrossEncoder,
+    Reranker,
+    create_rerank_retriever,
+    evaluation,
+    index_documents,
+)
 from langchain_rerank.evaluation import (
     Dataset,
     EvaluationError,
@@ -78,6 +86,20 @@ def report(dataset):
     }
     measures = ("nDCG@10", "RR@10", "P@5", "R@100")
     return evaluate(systems, dataset, measures, min_relevance=2, show_progress=False)
+
+
+def test_public_names_stay_what_they_are_whatever_is_imported_first():
+    code = """
+import importlib, pkgutil, langchain_rerank.evaluation as evaluation
+for module in pkgutil.iter_modules(evaluation.__path__, evaluation.__name__ + "."):
+    importlib.import_module(module.name)
+print([name for name in evaluation.__all__ if hasattr(getattr(evaluation, name), "__file__")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert set(evaluation.__all__) <= set(dir(evaluation))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        evaluation.nothing  # noqa: B018  # the access is the test
 
 
 def qrels_file(dataset, path):
