@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_rerank import Reranker, create_rerank_retriever, index_documents
 from langchain_rerank.errors import EvaluationError
 from langchain_rerank.evaluation import Dataset, RerankedRun
+from langchain_rerank.evaluation.records import RankedDocument
 from langchain_rerank.evaluation.systems import Asker, _duration
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -152,11 +153,16 @@ def test_reranked_run_without_results_for_a_query():
 
 def test_first_chunk_stands_for_its_document():
     chunks = [
-        Document(f"chunk {number}", id=str(number), metadata={"topic": topic})
+        Document(
+            f"chunk {number}",
+            id=str(number),
+            metadata={"topic": topic, "retrieval_rank": 9 - number, "relevance_score": -number},
+        )
         for number, topic in enumerate(["try", "for", "try", 7])
     ]
     answer = ask(FixedRetriever(documents=chunks), id_key="topic")
     assert ids(answer) == ["try", "for", "7"]
+    assert answer.ranking[0] == RankedDocument("try", score=0, retrieval_rank=9)
     assert answer.texts["try"] == "chunk 0"
     assert answer.candidates == ("try", "for", "7")
 
