@@ -82,7 +82,7 @@ def report(dataset):
     systems = {
         "run": run,
         "run reranked": RerankedRun(run, reranker, fetch_k=15),
-        "chroma reranked": create_rerank_retriever(store, reranker=reranker, k=10, fetch_k=30),
+        "chroma reranked": create_rerank_retriever(store, reranker=reranker, k=1, fetch_k=30),
     }
     measures = ("nDCG@10", "RR@10", "P@5", "R@100")
     return evaluate(systems, dataset, measures, min_relevance=2, show_progress=False)
@@ -137,6 +137,9 @@ def test_reranking_lifts_what_is_graded_by_overlap(report):
     summaries = {name: one.summaries["nDCG@10"] for name, one in report.systems.items()}
     assert summaries["run reranked"].mean > summaries["run"].mean + 0.1
     assert summaries["run reranked"].p_value < 0.01
+    for name in ("run reranked", "chroma reranked"):
+        gain = summaries[name].mean - summaries["run"].mean
+        assert summaries[name].difference == pytest.approx(gain)
     assert summaries["run"].p_value is None
     assert summaries["run"].difference is None
 
@@ -166,6 +169,8 @@ def test_candidate_recall_is_that_of_what_the_reranker_saw(report, dataset):
         run = {query: dict.fromkeys(ids, 1.0) for query, ids in result.candidates.items()}
         expected = ir_measures.calc_aggregate([SetR(rel=2)], dict(dataset.qrels), run)
         assert result.candidate_recall == pytest.approx(expected[SetR(rel=2)])
+    cut = report.systems["chroma reranked"]
+    assert cut.candidate_recall > cut.summaries["R(rel=2)@100"].mean
 
 
 def test_report_holds_what_was_asked_and_how(report, dataset):

@@ -24,7 +24,7 @@ CORPUS = {
 }
 DATASET = Dataset(
     {"hurt": "red bird", "same": "blue fish", "more": "red fish"},
-    {"hurt": {"a": 2, "c": 0}, "same": {"b": 1}, "more": {"d": 1, "a": 1}},
+    {"same": {"b": 1}, "hurt": {"a": 2, "c": 0}, "more": {"d": 1, "a": 1}},
     CORPUS,
     name="toy <1>",
 )
