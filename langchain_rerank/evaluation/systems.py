@@ -158,7 +158,7 @@ class Asker:
         documents = reranker.compress_documents(
             [corpus[one] for one in ids], self.dataset.queries[query_id], [trace]
         )
-        found, texts = _ranked(documents, None)
+        found, texts = as_ranking(documents, None)
         seconds = {"reranking": _duration(trace.traced_runs)}
         return Answer(found, tuple(ids), seconds, texts)
 
@@ -171,7 +171,7 @@ class Asker:
         if not isinstance(documents, list):
             msg = f"expected a list of documents, got {type(documents).__name__}"
             raise TypeError(msg)
-        found, texts = _ranked(documents, self.id_key)
+        found, texts = as_ranking(documents, self.id_key)
         stages = _stages(trace.traced_runs)
         seen = documents
         if "reranking" in stages:
@@ -219,7 +219,7 @@ def _duration(runs: Sequence[TracedRun]) -> float:
     return busy.total_seconds()
 
 
-def _ranked(
+def as_ranking(
     documents: Sequence[Document], id_key: str | None
 ) -> tuple[tuple[RankedDocument, ...], dict[str, str]]:
     """Make a ranking of documents, and keep their texts.
