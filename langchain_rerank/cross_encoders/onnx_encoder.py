@@ -39,7 +39,7 @@ class OnnxEncoder:
         Raises:
             ValueError: The graph is no cross encoder, or its tokenizer is not there.
         """
-        import onnxruntime  # type: ignore[import-untyped]  # ships no types
+        import onnxruntime
 
         self._threads = num_threads or available_cores()
         self._batch_tokens = batch_tokens

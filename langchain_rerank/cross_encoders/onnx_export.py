@@ -168,11 +168,11 @@ def _export(folder: Path, graph: Path, partial: Path, max_length: int) -> None:
 
 def _fuse(graph: Path, fused: Path, folder: Path) -> None:
     """Replace attention and GELU by ONNX Runtime's own operators."""
-    from onnxruntime.quantization.quant_utils import (  # type: ignore[import-untyped]  # no types
+    from onnxruntime.quantization.quant_utils import (
         add_pre_process_metadata,
     )
-    from onnxruntime.transformers import optimizer  # type: ignore[import-untyped]  # no types
-    from onnxruntime.transformers.fusion_options import (  # type: ignore[import-untyped]  # no types
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import (
         FusionOptions,
     )
 
@@ -203,7 +203,7 @@ def _fuse(graph: Path, fused: Path, folder: Path) -> None:
 def _quantize(fused: Path, target: Path) -> None:
     """Turn weights to int8; activations are scaled as they come."""
     import onnx
-    from onnxruntime.quantization import (  # type: ignore[import-untyped]  # ships no types
+    from onnxruntime.quantization import (
         QuantType,
         quantize_dynamic,
     )

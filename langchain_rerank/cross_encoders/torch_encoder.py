@@ -33,7 +33,14 @@ class TorchEncoder:
     """A sequence-classification model with one logit, ready to score. Not thread-safe."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str, batch_tokens: int | None) -> None:
-        """Take a loaded model, already on `device` and in its dtype, and its tokenizer."""
+        """Take a loaded model, already on `device` and in its dtype, and its tokenizer.
+
+        On a CPU the model's linear layers are replaced by faster ones.
+        """
+        from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
+
+        if device == "cpu":
+            pack_linear_layers(model)
         self.tokenizer = tokenizer
         self._model = model
         self._device = device
@@ -82,6 +89,11 @@ class TorchEncoder:
         padded = batching.pad_batch(
             windows.features, batch, self.tokenizer.pad_token_id, self.tokenizer.padding_side
         )
-        inputs = {name: torch.from_numpy(rows).to(self._device) for name, rows in padded.items()}
+        inputs = {name: torch.from_numpy(rows) for name, rows in padded.items()}
+        # From pinned memory a copy to a GPU waits for nothing that the GPU still has to do.
+        pinned = self._device.startswith("cuda")
+        for name, rows in inputs.items():
+            source = rows.pin_memory() if pinned else rows
+            inputs[name] = source.to(self._device, non_blocking=pinned)
         logits: torch.Tensor = self._model(**inputs, return_dict=True).logits
         return logits.view(-1)

@@ -16,7 +16,7 @@ from langchain_rerank.offline.wheels import EMBEDDINGS, OFFLINE_EXTRA, verified_
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    import onnxruntime  # type: ignore[import-untyped]  # ships no types
+    import onnxruntime
     from tokenizers import Tokenizer
 
 QUERY_INSTRUCTION = "Represent this sentence for searching relevant passages: "

@@ -1,4 +1,4 @@
-"""The command line; the only file that prints."""
+"""`langchain-rerank demo`: retrieve, rerank and answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path  # noqa: TC003  # typer reads it
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from langchain_rerank.cli.console import console, one_line_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,20 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_QUESTION = "What happens if no except clause matches?"
 _SNIPPET_CHARACTERS = 160
 
-app = typer.Typer(
-    help="Cross-encoder reranking for LangChain.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-console = Console(highlight=False)
 
-
-@app.callback()
-def main() -> None:
-    """Cross-encoder reranking for LangChain."""
-
-
-@app.command()
 def demo(  # noqa: PLR0913  # one parameter an option
     question: Annotated[str, typer.Argument(help="What to ask.")] = DEFAULT_QUESTION,
     *,
@@ -63,7 +51,7 @@ def demo(  # noqa: PLR0913  # one parameter an option
     show_prompt: Annotated[bool, typer.Option(help="Print the prompt of the answer.")] = False,
 ) -> None:
     """Retrieve, rerank and answer: by default from the Python language reference, offline."""
-    with _one_line_errors():
+    with one_line_errors():
         from langchain_rerank.ranking import check_query
         from langchain_rerank.retriever import check_depths
 
@@ -130,19 +118,6 @@ def _chain(
         store, reranker=cross_encoder, k=choices.k, fetch_k=choices.fetch_k
     )
     return create_rag_chain(chat_model, retriever)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """End in one line and exit status 2 whatever a user, a file or a provider did wrong."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {line}", "red"))
-        raise typer.Exit(2) from error
 
 
 def _chat_model(llm: str) -> BaseChatModel:
@@ -273,7 +248,3 @@ def _with_descendants(runs: list[Run]) -> Iterator[Run]:
     for run in runs:
         yield run
         yield from _with_descendants(run.child_runs)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,1 @@
+"""Timings against the other local rerankers, on the same weights and passages."""

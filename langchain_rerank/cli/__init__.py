@@ -1,0 +1,23 @@
+"""The command line, a file a command; the only folder that prints."""
+
+from __future__ import annotations
+
+import typer
+
+from langchain_rerank.cli.bench import bench
+from langchain_rerank.cli.demo import demo
+
+app = typer.Typer(
+    help="Cross-encoder reranking for LangChain.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def main() -> None:
+    """Cross-encoder reranking for LangChain."""
+
+
+app.command()(demo)
+app.command()(bench)

@@ -1,0 +1,83 @@
+"""Linear layers whose weights oneDNN has laid out once for the processor at hand."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+# The rounding of another order of summing, for weights and inputs around 1.
+_TOLERANCE = 1e-3
+
+
+class PackedLinear(nn.Module):
+    """A linear layer for inference on a CPU, computed by oneDNN on weights in its own layout.
+
+    PyTorch multiplies float32 matrices by MKL, which leaves the wide vector units of AMD's
+    processors unused; oneDNN uses those of any x86 processor, and weights that are laid out
+    beforehand save it the work at every call. The operator is the one that PyTorch's own
+    compiler, Inductor, emits for a frozen linear layer.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Take over a layer's weights; the layer itself can be dropped."""
+        super().__init__()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)  # noqa: SLF001  # has no public name
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weights in the plain layout, for models that look at them."""
+        weight: torch.Tensor = self._weight.to_dense()
+        return weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Multiply by the weights and add the bias; shape (..., inputs) to (..., outputs)."""
+        linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001  # has no public name
+        outputs: torch.Tensor = linear(inputs, self._weight, self.bias, "none", [], "")
+        return outputs
+
+
+def pack_linear_layers(model: nn.Module) -> bool:
+    """Put a `PackedLinear` in the place of each float32 linear layer, where this torch can.
+
+    Args:
+        model: On the CPU, and from then on for inference only.
+
+    Returns:
+        Whether it was done. If not, the model is as it was.
+    """
+    layers = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and child.weight.dtype == torch.float32
+    ]
+    if not layers or not _works():
+        return False
+    packed: dict[int, Any] = {}  # a layer that stands in two places stays one
+    for parent, name, child in layers:
+        if id(child) not in packed:
+            packed[id(child)] = PackedLinear(child)
+        setattr(parent, name, packed[id(child)])
+    return True
+
+
+def _works() -> bool:
+    """Try it on a small layer: the operators are not part of PyTorch's public interface."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    linear = nn.Linear(32, 48)
+    inputs = torch.linspace(-1, 1, 96).reshape(3, 32)
+    try:
+        with torch.inference_mode():
+            packed, plain = PackedLinear(linear)(inputs), linear(inputs)
+    except (AttributeError, RuntimeError) as error:
+        logger.info("linear layers stay as they are, oneDNN's can't be used: %s", error)
+        return False
+    return torch.allclose(packed, plain, atol=_TOLERANCE)

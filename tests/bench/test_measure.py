@@ -1,0 +1,106 @@
+"""Timing side by side: processes of their own, ratios in pairs, arithmetic counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForSequenceClassification
+
+from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank.bench.hardware import pair_flops
+from langchain_rerank.bench.measure import Timing, measure, paired_ratio, top_overlap
+from langchain_rerank.bench.synthetic import synthetic_checkpoint, synthetic_queries
+from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS, Models, System
+from langchain_rerank.bench.tasks import Size, Task, synthetic_task
+from langchain_rerank.bench.worker import SystemFailedError, Worker
+
+BY_KEY = {system.key: system for system in CPU_SYSTEMS}
+
+
+def timed(*seconds: float) -> Timing:
+    return Timing(BY_KEY["torch"], 0.0, seconds=list(seconds))
+
+
+def test_ratios_are_taken_pair_by_pair():
+    # The machine was ten times slower in the second round: the ratio of each round is 2.
+    assert paired_ratio(timed(2, 20, 2), timed(1, 10, 1)) == 2
+    assert timed(2, 20, 3).median_s == 3
+
+
+def test_overlap_counts_the_references_best():
+    reference = [[5.0, 4.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0]]
+    scores = [[9.0, 1.0, 8.0, 0.0], [0.0, 0.0, 7.0, 8.0]]
+    assert top_overlap(scores, reference, depth=2) == 0.75
+    assert top_overlap(reference, reference) == 1
+
+
+def test_arithmetic_is_what_pytorch_counts():
+    config = BertConfig(
+        num_hidden_layers=3, hidden_size=64, num_attention_heads=4, intermediate_size=96,
+        num_labels=1, vocab_size=50, attn_implementation="eager",
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    lengths = [40, 25]
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        for length in lengths:
+            model(torch.ones(1, length, dtype=torch.long))
+    pooler_and_head = len(lengths) * 2 * (64 * 64 + 64)
+    assert pair_flops(lengths, config) == counter.get_total_flops() - pooler_and_head
+
+
+@pytest.mark.integration
+def test_a_worker_scores_as_the_cross_encoder_does():
+    models = Models(synthetic_checkpoint("tiny"))
+    pairs = synthetic_queries("tiny", 1, 6, 32)[0].pairs
+    expected = FlagEmbeddingCrossEncoder(model=models.checkpoint, device="cpu").score(pairs)
+    with Worker(BY_KEY["torch"], models, pairs[:1]) as worker:
+        seconds, scores = worker.score(pairs)
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert 0 < seconds < worker.cold_start_s
+        host = worker.peak().host
+        assert host is None or host > 2**26
+
+
+@pytest.mark.integration
+def test_a_system_that_fails_is_left_out_with_its_error(tmp_path):
+    models = Models(str(tmp_path / "nothing"))
+    with pytest.raises(SystemFailedError, match=r"ModelLoadError: could not load"):
+        Worker(BY_KEY["torch"], models, [("query", "passage")])
+    given = synthetic_task("tiny", "cpu", Size(queries=1, candidates=3, rounds=1), tokens=32)
+    task = Task(models, given.queries, "nothing", given.size)
+    timings = measure([BY_KEY["torch"]], task, lambda _: None)
+    assert timings.measured == []
+    assert "could not load" in timings.failed["langchain-rerank, torch float32"]
+
+
+@pytest.mark.integration
+def test_every_system_scores_every_query_in_every_round():
+    size = Size(queries=2, candidates=4, rounds=2, growth=True)
+    task = synthetic_task("tiny", "cpu", size, tokens=32)
+    said: list[str] = []
+    systems = [system for system in GPU_SYSTEMS if system.missing(task.models) is None]
+    timings = measure(systems, task, said.append)
+    assert timings.failed == {}
+    assert [timing.system for timing in timings.measured] == systems
+    for timing in timings.measured:
+        assert len(timing.seconds) == 4
+        assert [len(scores) for scores in timing.scores] == [4, 4]
+        assert min(timing.by_candidates) == 10
+        assert min(timing.by_words) == 16
+        assert top_overlap(timing.scores, timings.measured[0].scores, depth=4) == 1
+    # In turn, not one system after another.
+    order = [line.partition(": ")[2] for line in said if line.startswith("round 0")]
+    assert order == [system.name for system in systems]
+    turned = [line.partition(": ")[2] for line in said if line.startswith("round 1")]
+    assert turned == [*order[1:], order[0]]
+
+
+def test_systems_say_what_they_lack():
+    assert BY_KEY["flashrank"].missing(Models("any")) in {
+        "no int8 graph given (--graph)",
+        "not installed: flashrank",
+    }
+    absent = System("x", "X", "int8", lambda _: list, ("no_such_package", "nor.this"))
+    assert absent.missing(Models("any")) == "not installed: no_such_package, nor.this"
