@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import TypedDict
 
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
-from langchain_rerank.ranking import Candidate, candidates, ranked, with_score
+from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
 from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class Reranker(BaseDocumentCompressor):
 
     Returns copies whose metadata gain `relevance_score` (float; higher is better, 0–1 unless the
     cross encoder gives logits) and `retrieval_rank` (int; the document's place in the input, from
-    1). Ids, texts, other metadata and the caller's own documents stay as they were. Documents of
-    equal score keep their order; a NaN score goes last.
+    1). With a `first_stage_weight` they are in the order of a third number, `fused_score` (float;
+    comparable within one query only). Ids, texts, other metadata and the caller's own documents
+    stay as they were. Documents of equal score keep their order; a NaN score goes last.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -69,10 +70,14 @@ class Reranker(BaseDocumentCompressor):
     top_n: int | None = Field(default=5, gt=0)
     """How many documents to keep; None keeps all."""
     score_threshold: float | None = None
-    """Drop documents that score below; applied before `top_n`. A fitting value depends on the
-    model and on the data."""
+    """Drop documents whose `relevance_score` is below; applied before `top_n`. A fitting value
+    depends on the model and on the data."""
     rank_fields: tuple[str, ...] = ()
     """Metadata fields put before the text that is scored, a line each, such as `("title",)`."""
+    first_stage_weight: float = Field(default=0, ge=0, le=1, allow_inf_nan=False)
+    """How much the order in which the documents come counts: 0 for not at all, 1 for it alone.
+    Where the first stage is about as good as the cross encoder, a mix can beat both; where it is
+    much worse, a mix costs quality. A fitting value depends on both and on the data."""
     deduplicate: bool = True
     """Keep one document per id and one per identical scored text: the one that came first."""
     on_error: Literal["raise", "keep_order"] = "raise"
@@ -252,10 +257,11 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
                         own,
                         top_n=reranker.top_n,
                         score_threshold=reranker.score_threshold,
+                        first_stage_weight=reranker.first_stage_weight,
                     )
                 )
             elif reranker.on_error == "keep_order" or not found:
-                finished.append([with_score(one, None) for one in found[: reranker.top_n]])
+                finished.append([with_scores(one, None) for one in found[: reranker.top_n]])
             else:
                 finished.append(scores)
         return finished

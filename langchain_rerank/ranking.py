@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 
+from langchain_rerank.fusion import fused_scores
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -94,20 +95,36 @@ def ranked(
     *,
     top_n: int | None,
     score_threshold: float | None,
+    first_stage_weight: float = 0,
 ) -> list[Document]:
-    """Order candidates by score; drop those below the threshold, then those past `top_n`."""
-    order = [
+    """Order candidates by score, fused with their first-stage ranks where these have a weight.
+
+    Drop those whose score, as the cross encoder gave it, is below the threshold, then those past
+    `top_n`. Equal fused scores are in order of score, equal scores in first-stage order.
+    """
+    order = best_first(scores)
+    fused: list[float] | None = None
+    if first_stage_weight > 0:
+        fused = fused_scores(scores, [candidate.rank for candidate in found], first_stage_weight)
+        order = [order[place] for place in best_first([fused[position] for position in order])]
+    kept = [
         position
-        for position in best_first(scores)
+        for position in order
         if score_threshold is None or scores[position] >= score_threshold
     ]
-    return [with_score(found[position], scores[position]) for position in order[:top_n]]
+    return [
+        with_scores(found[position], scores[position], None if fused is None else fused[position])
+        for position in kept[:top_n]
+    ]
 
 
-def with_score(candidate: Candidate, score: float | None) -> Document:
-    """Copy a document with its rank and score; a score from elsewhere does not survive."""
+def with_scores(
+    candidate: Candidate, score: float | None, fused_score: float | None = None
+) -> Document:
+    """Copy a document with its rank and scores; scores from elsewhere do not survive."""
     metadata = {**candidate.document.metadata, "retrieval_rank": candidate.rank}
-    metadata.pop("relevance_score", None)
-    if score is not None:
-        metadata["relevance_score"] = score
+    for name, value in (("relevance_score", score), ("fused_score", fused_score)):
+        metadata.pop(name, None)
+        if value is not None:
+            metadata[name] = value
     return candidate.document.model_copy(update={"metadata": metadata})

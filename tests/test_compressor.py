@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, Reranker, ScoringError
+from langchain_rerank.fusion import fused_scores
 from tests.fakes import WordOverlapCrossEncoder
 
 QUESTION = "How many people live in Berlin?"
@@ -100,7 +101,7 @@ TEXTS = st.sampled_from(["", "a", "b", "c", "d", "e", "f"])
 SCORES = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 0.5, 2.0, math.inf, math.nan])
 TABLES = st.fixed_dictionaries(dict.fromkeys(["", "a", "b", "c", "d", "e", "f"], SCORES))
 METADATA = st.dictionaries(
-    st.sampled_from(["source", "tags", "relevance_score", "retrieval_rank"]),
+    st.sampled_from(["source", "tags", "relevance_score", "retrieval_rank", "fused_score"]),
     st.sampled_from([7, "a", ["a"], ["a", "b"]]),
 )
 DOCUMENTS = st.lists(
@@ -126,8 +127,9 @@ def test_every_document_comes_back_in_score_order(documents: list, table: dict) 
     for document in ranked:
         original = documents[document.metadata["retrieval_rank"] - 1]
         assert (document.id, document.page_content) == (original.id, original.page_content)
+        kept = {name: value for name, value in original.metadata.items() if name != "fused_score"}
         assert document.metadata == {
-            **original.metadata,
+            **kept,
             "relevance_score": table[original.page_content],
             "retrieval_rank": document.metadata["retrieval_rank"],
         }
@@ -214,6 +216,126 @@ def test_async_gives_the_same(documents: list, table: dict, top_n: int | None) -
     awaited = asyncio.run(reranker.acompress_documents(documents, "query"))
     # repr, because a NaN does not equal itself.
     assert repr(awaited) == repr(sync)
+
+
+# A weight for the first stage
+
+
+WEIGHTS = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
+
+
+@given(documents=DOCUMENTS, table=TABLES, weight=WEIGHTS)
+def test_weight_changes_the_order_and_adds_a_fused_score(
+    documents: list, table: dict, weight: float
+) -> None:
+    before = copy.deepcopy(documents)
+    model = TableCrossEncoder(table)
+    plain = Reranker(model=model, top_n=None).compress_documents(documents, "query")
+    mixed = Reranker(model=model, top_n=None, first_stage_weight=weight).compress_documents(
+        documents, "query"
+    )
+    assert documents == before
+    fused = [document.metadata.pop("fused_score", None) for document in mixed]
+    # repr, because a NaN does not equal itself.
+    by_rank = {ranks([document])[0]: repr(document) for document in plain}
+    assert {ranks([document])[0]: repr(document) for document in mixed} == by_rank
+    if weight == 0:
+        assert repr(mixed) == repr(plain)
+        assert fused == [None] * len(mixed)
+    else:
+        nans = [math.isnan(score) for score in scores(mixed)]
+        assert nans == sorted(nans) == [math.isnan(value) for value in fused]
+        known = [value for value in fused if not math.isnan(value)]
+        assert known == sorted(known, reverse=True)
+    if weight == 1:
+        order = [rank for rank, nan in zip(ranks(mixed), nans, strict=True) if not nan]
+        assert order == sorted(order)
+
+
+def test_weight_mixes_both_orders() -> None:
+    table = {"first": 0.30, "second": 0.35, "third": 0.9, "fourth": 0.01}
+    documents = [Document(text) for text in table]
+
+    def order(weight: float) -> list[str]:
+        reranker = Reranker(model=TableCrossEncoder(table), first_stage_weight=weight)
+        return texts(reranker.compress_documents(documents, "query"))
+
+    assert order(0.0) == ["third", "second", "first", "fourth"]
+    assert order(0.2) == ["third", "first", "second", "fourth"]
+    assert order(0.6) == ["first", "second", "third", "fourth"]
+    assert order(1.0) == ["first", "second", "third", "fourth"]
+
+
+@given(documents=DOCUMENTS, table=TABLES, weight=WEIGHTS, threshold=SCORES)
+def test_threshold_means_the_relevance_score_whatever_the_weight(
+    documents: list, table: dict, weight: float, threshold: float
+) -> None:
+    def rerank(**options: object) -> list[Document]:
+        reranker = Reranker(model=TableCrossEncoder(table), first_stage_weight=weight, **options)
+        return reranker.compress_documents(documents, "query")
+
+    above = [one for one in rerank(top_n=None) if scores([one])[0] >= threshold]
+    assert rerank(top_n=2, score_threshold=threshold) == above[:2]
+
+
+@pytest.mark.parametrize("weight", [0, 0.5, 1])
+def test_fused_score_from_elsewhere_never_survives(weight: float) -> None:
+    documents = [
+        Document("unrelated", metadata={"fused_score": 99.0}),
+        Document("query", metadata={"fused_score": "old"}),
+    ]
+    reranker = Reranker(model=WordOverlapCrossEncoder(), first_stage_weight=weight)
+    for document in reranker.compress_documents(documents, "query"):
+        assert ("fused_score" in document.metadata) is (weight > 0)
+        assert document.metadata.get("fused_score") not in (99.0, "old")
+    assert documents[0].metadata == {"fused_score": 99.0}
+
+
+def test_of_duplicates_the_rank_that_counts_is_the_first() -> None:
+    model = TableCrossEncoder({"a": 1.0, "b": 3.0, "c": 2.0})
+    documents = [Document(text) for text in "aaaabc"]
+    ranked = Reranker(model=model, first_stage_weight=0.4).compress_documents(documents, "query")
+    by_text = {document.page_content: document.metadata for document in ranked}
+    assert {text: found["retrieval_rank"] for text, found in by_text.items()} == {
+        "a": 1,
+        "b": 5,
+        "c": 6,
+    }
+    fused = fused_scores([1.0, 3.0, 2.0], [1, 5, 6], 0.4)
+    assert [by_text[text]["fused_score"] for text in "abc"] == fused
+
+
+@pytest.mark.parametrize("weight", [0.1, 1])
+def test_one_document_and_equal_scores_keep_their_order(weight: float) -> None:
+    reranker = Reranker(model=WordOverlapCrossEncoder(), first_stage_weight=weight)
+    (one,) = reranker.compress_documents([Document("a")], "query")
+    assert one.metadata["fused_score"] == 0
+    equal = reranker.compress_documents([Document(text) for text in "cab"], "query")
+    assert texts(equal) == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, "half"])
+def test_weight_is_within_0_and_1(weight: object) -> None:
+    with pytest.raises(ValueError, match="first_stage_weight"):
+        Reranker(model=WordOverlapCrossEncoder(), first_stage_weight=weight)
+
+
+async def test_batches_and_async_fuse_each_query_by_itself() -> None:
+    runnable = Reranker(model=WordOverlapCrossEncoder(), first_stage_weight=0.3).as_runnable()
+    one_by_one = [runnable.invoke(given) for given in INPUTS]
+    assert all("fused_score" in one.metadata for found in one_by_one for one in found)
+    assert runnable.batch(INPUTS) == one_by_one
+    assert await runnable.abatch(INPUTS) == one_by_one
+
+
+def test_keep_order_knows_no_fused_score() -> None:
+    documents = [Document(text, metadata={"fused_score": 9}) for text in "ba"]
+    reranker = Reranker(model=BrokenCrossEncoder(), on_error="keep_order", first_stage_weight=0.5)
+    kept = reranker.compress_documents(documents, "query")
+    assert [document.metadata for document in kept] == [
+        {"retrieval_rank": 1},
+        {"retrieval_rank": 2},
+    ]
 
 
 # Wrong and odd inputs

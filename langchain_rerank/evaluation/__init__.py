@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from langchain_rerank.errors import EvaluationError
+    from langchain_rerank.evaluation.beir import load_beir
     from langchain_rerank.evaluation.datasets import Dataset
-    from langchain_rerank.evaluation.evaluate import evaluate
+    from langchain_rerank.evaluation.evaluator import evaluate
+    from langchain_rerank.evaluation.generate import generate_dataset
+    from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
     from langchain_rerank.evaluation.report import Report
     from langchain_rerank.evaluation.runs import read_run, write_run
     from langchain_rerank.evaluation.systems import RerankedRun
@@ -23,6 +26,9 @@ __all__ = [
     "Report",
     "RerankedRun",
     "evaluate",
+    "generate_dataset",
+    "load_beir",
+    "load_ir_dataset",
     "read_run",
     "write_run",
 ]
@@ -32,7 +38,10 @@ _HOMES = {
     "EvaluationError": "errors",
     "Report": "evaluation.report",
     "RerankedRun": "evaluation.systems",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "evaluation.evaluator",
+    "generate_dataset": "evaluation.generate",
+    "load_beir": "evaluation.beir",
+    "load_ir_dataset": "evaluation.ir_dataset",
     "read_run": "evaluation.runs",
     "write_run": "evaluation.runs",
 }

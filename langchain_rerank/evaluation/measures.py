@@ -87,7 +87,7 @@ def per_query_values(
     """
     import ir_measures
 
-    run = {query: falling_scores(ids) for query, ids in rankings.items() if ids and query in qrels}
+    run = {query: falling_scores(ids) for query, ids in rankings.items() if ids}
     grades = {query: dict(judged) for query, judged in qrels.items()}
     values = {}
     for measure in measures:

@@ -77,11 +77,7 @@ def summary_line(report: Report) -> str:
 def markdown(report: Report) -> str:
     """Render the tables as GitHub's Markdown."""
     parts = [_in_markdown(summary_line(report))]
-    for table in tables(report):
-        aligned = ["---", *["---:"] * (len(table.headings) - 1)]
-        lines = [table.headings, aligned, *table.rows]
-        cells = [" | ".join(map(_in_markdown, line)) for line in lines]
-        parts.append(f"**{table.title}**\n\n" + "\n".join(f"| {line} |" for line in cells))
+    parts += map(markdown_table, tables(report))
     if report.notes:
         parts.append("\n".join(f"- {_in_markdown(note)}" for note in report.notes))
     return "\n\n".join(parts) + "\n"
@@ -90,17 +86,36 @@ def markdown(report: Report) -> str:
 def html(report: Report) -> str:
     """Render the tables as HTML for a notebook."""
     parts = [f"<p>{escape(summary_line(report))}</p>"]
-    for table in tables(report):
-        lines = ["".join(f"<th>{escape(heading)}</th>" for heading in table.headings)]
-        for first, *rest in table.rows:
-            cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-            lines.append(f"<th>{escape(first)}</th>{cells}")
-        rows = "".join(f"<tr>{line}</tr>" for line in lines)
-        parts.append(f"<table><caption>{escape(table.title)}</caption>{rows}</table>")
+    parts += map(html_table, tables(report))
     if report.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
         parts.append(f"<ul>{notes}</ul>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def markdown_table(table: Table) -> str:
+    """Render one table, under its title, as GitHub's Markdown."""
+    aligned = ["---", *["---:"] * (len(table.headings) - 1)]
+    lines = [table.headings, aligned, *table.rows]
+    cells = [" | ".join(map(_in_markdown, line)) for line in lines]
+    return f"**{table.title}**\n\n" + "\n".join(f"| {line} |" for line in cells)
+
+
+def html_table(table: Table) -> str:
+    """Render one table as HTML."""
+    lines = ["".join(f"<th>{escape(heading)}</th>" for heading in table.headings)]
+    for first, *rest in table.rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        lines.append(f"<th>{escape(first)}</th>{cells}")
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><caption>{escape(table.title)}</caption>{rows}</table>"
+
+
+def with_interval(value: float, interval: Interval | None, form: str = ".4f") -> str:
+    """Write a number and its interval, where it has one, in a format such as "+.4f"."""
+    return f"{value:{form}}" + (
+        f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
+    )
 
 
 def _quality(report: Report) -> Table:
@@ -137,18 +152,14 @@ def _cost(report: Report) -> Table:
 
 
 def _mean(summary: Summary) -> str:
-    return f"{summary.mean:.4f}{_interval(summary.interval, '.4f')}"
+    return with_interval(summary.mean, summary.interval)
 
 
 def _difference(summary: Summary) -> str:
     if summary.difference is None or summary.p_value is None:
         return "–"
     p = f"p = {summary.p_value:.3f}" if summary.p_value >= _SMALL_P else "p < 0.001"
-    return f"{summary.difference:+.4f}{_interval(summary.difference_interval, '+.4f')}, {p}"
-
-
-def _interval(interval: Interval | None, form: str) -> str:
-    return f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
+    return f"{with_interval(summary.difference, summary.difference_interval, '+.4f')}, {p}"
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float]:

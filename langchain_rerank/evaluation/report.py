@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EXTRA = "langchain-rerank[eval]"
-# How many ranks of both lists `moves` looks at where a measure names no cutoff.
-_DEPTH = 10
 _WORST_COLUMNS = (
     *("query_id", "query", "before", "after"),
     *("old_rank", "new_rank", "grade", "document_id", "text"),
@@ -29,6 +27,18 @@ class Report:
     """The outcome of `evaluate`; shows itself as tables in Jupyter.
 
     The first system is the baseline that the others are compared to.
+
+    Example:
+        >>> from langchain_rerank.evaluation import Dataset, evaluate
+        >>> dataset = Dataset({"1": "How many people live in Berlin?"}, {"1": {"people": 1}})
+        >>> before = {"1": {"people": 2.0, "museums": 1.0}}
+        >>> after = {"1": {"museums": 2.0, "people": 1.0}}
+        >>> systems = {"before": before, "after": after}
+        >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
+        >>> report.to_dataframe()["RR"].to_dict()
+        {'before': 1.0, 'after': 0.5}
+        >>> [(move.id, move.old_rank, move.new_rank) for move in report.moves("1")]
+        [('museums', 2, 1), ('people', 1, 2)]
     """
 
     dataset: str
@@ -133,7 +143,12 @@ class Report:
         return sorted(moves, key=lambda move: (move.new_rank is None, move.new_rank or 0))
 
     def worst_queries(
-        self, n: int = 5, *, measure: str | None = None, system: str | None = None
+        self,
+        n: int = 5,
+        *,
+        measure: str | None = None,
+        system: str | None = None,
+        depth: int = 5,
     ) -> pd.DataFrame:
         """Show where a system did worse than the first one, and which documents moved.
 
@@ -141,12 +156,12 @@ class Report:
             n: How many queries.
             measure: By which measure; None takes the first one.
             system: Which system; None takes the second one.
+            depth: How many ranks of either ranking to look at.
 
         Returns:
-            A row for each document that moved within the measure's cutoff (or the first 10
-            ranks), the query that lost most first: query_id, query, before, after (the measure's
-            values), old_rank, new_rank, grade (missing where there is none), document_id, text.
-            No rows if no query lost.
+            A row for each document that moved, those of the query that lost most first: query_id,
+            query, before, after (the measure's values), old_rank, new_rank, grade (missing where
+            there is none), document_id, text. No rows if no query lost.
 
         Raises:
             ValueError: There is no such measure or system, or only one system.
@@ -160,8 +175,6 @@ class Report:
         before, after = (self.systems[one].per_query[measure] for one in (self.baseline, system))
         lost = [query for query in self.queries if after[query] < before[query]]
         lost.sort(key=lambda query: after[query] - before[query])
-        cutoff = measure.rpartition("@")[2]
-        depth = int(cutoff) if cutoff.isdigit() else _DEPTH
         rows = [
             {
                 "query_id": query,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
@@ -20,6 +21,7 @@ from langchain_rerank.ranking import check_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.tracers.schemas import Run as TracedRun
@@ -37,10 +39,22 @@ class RerankedRun:
     An error is raised, also with `on_error="keep_order"`.
 
     Example:
-        ```python
-        bm25 = read_run("runs/bm25.trec")
-        evaluate({"BM25": bm25, "reranked": RerankedRun(bm25, reranker)}, dataset)
-        ```
+        >>> from langchain_core.documents import Document
+        >>> from langchain_rerank import Reranker
+        >>> from langchain_rerank.evaluation import Dataset, RerankedRun, evaluate
+        >>> from langchain_rerank.offline import offline_reranker
+        >>> documents = [
+        ...     Document("Berlin has famous museums.", id="museums"),
+        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
+        ... ]
+        >>> question = ("How many people live in Berlin?", ["people"])
+        >>> dataset = Dataset.from_questions([question], documents)
+        >>> bm25 = {"1": {"museums": 7.2, "people": 7.1}}  # or read_run("bm25.trec")
+        >>> reranked = RerankedRun(bm25, Reranker(model=offline_reranker()))
+        >>> systems = {"BM25": bm25, "reranked": reranked}
+        >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
+        >>> {name: result.summaries["RR"].mean for name, result in report.systems.items()}
+        {'BM25': 0.5, 'reranked': 1.0}
     """
 
     run: Run
@@ -144,8 +158,8 @@ class Asker:
         documents = reranker.compress_documents(
             [corpus[one] for one in ids], self.dataset.queries[query_id], [trace]
         )
-        found, texts = _ranked(documents, None)
-        seconds = {"reranking": _duration(trace.traced_runs[0])}
+        found, texts = as_ranking(documents, None)
+        seconds = {"reranking": _duration(trace.traced_runs)}
         return Answer(found, tuple(ids), seconds, texts)
 
     def _retrieve(self, system: Runnable[str, list[Document]], query: str) -> Answer:
@@ -157,39 +171,55 @@ class Asker:
         if not isinstance(documents, list):
             msg = f"expected a list of documents, got {type(documents).__name__}"
             raise TypeError(msg)
-        steps = list(_steps(trace.traced_runs))
-        found, texts = _ranked(documents, self.id_key)
-        inputs = next((run.inputs for stage, run in steps if stage == "reranking"), {})
-        seen = inputs.get("documents", documents)
+        found, texts = as_ranking(documents, self.id_key)
+        stages = _stages(trace.traced_runs)
+        seen = documents
+        if "reranking" in stages:
+            seen = stages["reranking"][0].inputs.get("documents", documents)
         ids = (_document_id(one, position, self.id_key) for position, one in enumerate(seen))
-        seconds: dict[str, float] = {}
-        for stage, run in steps:
-            seconds[stage] = seconds.get(stage, 0.0) + _duration(run)
+        seconds = {stage: _duration(runs) for stage, runs in stages.items()}
         return Answer(found, tuple(dict.fromkeys(ids)), {**seconds, "total": total}, texts)
 
 
-def _steps(runs: Sequence[TracedRun]) -> Iterator[tuple[str, TracedRun]]:
-    """Yield the steps of a trace that are a stage each, in their order.
+def _stages(runs: Sequence[TracedRun]) -> dict[str, list[TracedRun]]:
+    """Sort the steps of a trace into stages, each in order of time.
 
-    A retriever that has a reranker below it is the two stages; any other is retrieval, with all
-    that happens below it.
+    A retriever in whose time something was reranked is no retrieval itself. Time tells, as the
+    tree doesn't: inside a chain, LangChain hangs a first stage with bound keywords onto the chain.
     """
+    steps = sorted(_with_descendants(runs), key=lambda run: run.start_time)
+    reranking = [run for run in steps if run.name == "Reranker"]
+    retrieval = [
+        run
+        for run in steps
+        if run.run_type == "retriever"
+        and not any(run.start_time <= one.start_time < _end(run) for one in reranking)
+    ]
+    found = {"retrieval": retrieval, "reranking": reranking}
+    return {stage: steps for stage, steps in found.items() if steps}
+
+
+def _with_descendants(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
     for run in runs:
-        if run.name == "Reranker":
-            yield "reranking", run
-        elif run.run_type == "retriever" and not any(
-            stage == "reranking" for stage, _ in _steps(run.child_runs)
-        ):
-            yield "retrieval", run
-        else:
-            yield from _steps(run.child_runs)
+        yield run
+        yield from _with_descendants(run.child_runs)
 
 
-def _duration(run: TracedRun) -> float:
-    return (run.end_time - run.start_time).total_seconds() if run.end_time else math.nan
+def _end(run: TracedRun) -> datetime:
+    return run.end_time or run.start_time
 
 
-def _ranked(
+def _duration(runs: Sequence[TracedRun]) -> float:
+    """Return the seconds in which at least one of the runs, in order of time, was under way."""
+    busy = timedelta()
+    last = runs[0].start_time
+    for run in runs:
+        busy += max(_end(run) - max(run.start_time, last), timedelta())
+        last = max(last, _end(run))
+    return busy.total_seconds()
+
+
+def as_ranking(
     documents: Sequence[Document], id_key: str | None
 ) -> tuple[tuple[RankedDocument, ...], dict[str, str]]:
     """Make a ranking of documents, and keep their texts.

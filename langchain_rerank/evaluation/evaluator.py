@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.measures import depth, parse_measures, per_query_values
+from langchain_rerank.evaluation.measures import parse_measures, per_query_values
+from langchain_rerank.evaluation.notes import check_ids, find_notes
 from langchain_rerank.evaluation.records import Settings, Summary, SystemResult
 from langchain_rerank.evaluation.report import Report
 from langchain_rerank.evaluation.statistics import bootstrap_interval, check_settings, paired_test
 from langchain_rerank.evaluation.systems import Answer, Asker, System
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import ir_measures
 
@@ -59,7 +61,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         confidence: Of the bootstrap intervals.
         resamples: Of the bootstrap, and random sign flips of the paired test.
         seed: Of both.
-        show_progress: Show a progress bar.
+        show_progress: Show a progress bar for each system.
 
     Returns:
         The report. A query without results counts 0.
@@ -68,7 +70,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         EvaluationError: A system failed on a query; nothing is kept.
         ValueError: A measure or setting is wrong, there is no system, or a system's documents
             are not those of the data set's corpus.
-        TypeError: A system is of another type.
+        TypeError: `systems` is no mapping, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
 
     Example:
@@ -94,6 +96,9 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
     check_settings(confidence, resamples)
+    if not isinstance(systems, Mapping):
+        msg = f"systems must map names to systems, got {type(systems).__name__}"
+        raise TypeError(msg)
     if not systems:
         msg = "expected at least one system, got none"
         raise ValueError(msg)
@@ -109,14 +114,12 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         versions=_versions(),
     )
     answers = _ask_all(askers, queries, show_progress=show_progress)
-    for name, given in answers.items():
-        _check_ids(name, given, dataset)
+    check_ids(answers, dataset)
     results: dict[str, SystemResult] = {}
     for name, given in answers.items():
         baseline = next(iter(results.values()), None)
         results[name] = _result(given, baseline, qrels, _Method(parsed, settings))
-    notes = _notes(answers, qrels, min_relevance)
-    notes += _depth_notes(answers, parsed, dataset)
+    notes = find_notes(answers, dataset, parsed, min_relevance)
     for note in notes:
         logger.warning("%s", note)
     return Report(
@@ -158,15 +161,11 @@ def _ask_all(
     """Put every query to every system: answers by system and query."""
     from tqdm.auto import tqdm
 
-    answers: dict[str, dict[str, Answer]] = {}
-    with tqdm(total=len(askers) * len(queries), unit="query", disable=not show_progress) as bar:
-        for asker in askers:
-            bar.set_description(asker.name)
-            asker.warm_up(queries[0])
-            answers[asker.name] = {}
-            for query in queries:
-                answers[asker.name][query] = asker.ask(query)
-                bar.update()
+    answers = {}
+    for asker in askers:
+        asker.warm_up(queries[0])
+        bar = tqdm(queries, desc=asker.name, unit="query", disable=not show_progress)
+        answers[asker.name] = {query: asker.ask(query) for query in bar}
     return answers
 
 
@@ -222,55 +221,3 @@ def _summary(values: list[float], baseline: list[float] | None, settings: Settin
         ),
         p_value=paired_test(values, baseline, **draws),
     )
-
-
-def _check_ids(name: str, answers: Mapping[str, Answer], dataset: Dataset) -> None:
-    """Raise `ValueError` if a system's documents are none of the corpus: the ids don't match."""
-    returned = {document.id for answer in answers.values() for document in answer.ranking}
-    if dataset.corpus is not None and returned and returned.isdisjoint(dataset.corpus):
-        msg = (
-            f"system '{name}' returned no document of the data set's corpus: expected ids such "
-            f"as '{next(iter(dataset.corpus))}', got such as '{min(returned)}'. Give documents "
-            "the ids of the data set, or name the metadata field that holds them as id_key"
-        )
-        raise ValueError(msg)
-
-
-def _notes(
-    answers: Mapping[str, Mapping[str, Answer]],
-    qrels: Mapping[str, Mapping[str, int]],
-    min_relevance: int,
-) -> list[str]:
-    """Say what could mislead a reader of the numbers."""
-    notes = []
-    barren = sum(max(grades.values()) < min_relevance for grades in qrels.values())
-    if barren:
-        notes.append(
-            f"{barren} of {len(qrels)} queries have no document of grade {min_relevance} or above "
-            "and count 0 in binary measures."
-        )
-    for name, given in answers.items():
-        if not any(one.id in qrels[q] for q, answer in given.items() for one in answer.ranking):
-            notes.append(
-                f"No document that {name} returned is judged: do the ids match the qrels'?"
-            )
-    return notes
-
-
-def _depth_notes(
-    answers: Mapping[str, Mapping[str, Answer]],
-    measures: Sequence[ir_measures.Measure],
-    dataset: Dataset,
-) -> list[str]:
-    """Name the systems that return too little for a measure: they are judged by what they lack."""
-    notes = []
-    for name, given in answers.items():
-        longest = max(len(answer.ranking) for answer in given.values())
-        wanted = [(measure, depth(measure) or 0) for measure in measures]
-        short = [str(measure) for measure, ranks in wanted if ranks > longest]
-        if short and (dataset.corpus is None or longest < len(dataset.corpus)):
-            notes.append(
-                f"{name} returned at most {longest} documents a query; {', '.join(short)} "
-                "would look at more."
-            )
-    return notes
