@@ -8,9 +8,10 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from langchain_rerank.bound import BoundRetriever
 from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,9 @@ def with_fetch_k(
             and a dropped `filter` gives documents that the caller meant to exclude.
     """
     if not isinstance(retriever, BaseRetriever):
-        return retriever.bind(**kwargs)
+        return BoundRetriever(retriever, kwargs)
     if isinstance(retriever, VectorStoreRetriever):
-        return retriever.bind(**_search_keywords(retriever, fetch_k, kwargs))
+        return BoundRetriever(retriever, _search_keywords(retriever, fetch_k, kwargs))
     parameters = inspect.signature(retriever._get_relevant_documents).parameters  # noqa: SLF001  # the public invoke hides them
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [] if takes_any else [name for name in kwargs if name not in parameters]
@@ -67,10 +68,10 @@ def with_fetch_k(
     if {"k", "fetch_k"} <= parameters.keys():
         # A cascade: the inner retriever returns what this one fetches, and can't fetch less.
         inner = max(getattr(retriever, "fetch_k", 0), fetch_k)
-        return _bound(retriever, {"k": fetch_k, "fetch_k": inner, **kwargs})
+        return BoundRetriever(retriever, {"k": fetch_k, "fetch_k": inner, **kwargs})
     if "k" in parameters:
-        return _bound(retriever, {"k": fetch_k, **kwargs})
-    return _bound(_with_depth(retriever, fetch_k), kwargs)
+        return BoundRetriever(retriever, {"k": fetch_k, **kwargs})
+    return BoundRetriever(_with_depth(retriever, fetch_k), kwargs)
 
 
 def _with_depth(retriever: BaseRetriever, fetch_k: int) -> BaseRetriever:
@@ -89,24 +90,6 @@ def _with_depth(retriever: BaseRetriever, fetch_k: int) -> BaseRetriever:
     if not update:
         logger.info("%s can't be asked for a number of documents", type(retriever).__name__)
     return retriever.model_copy(update=update)
-
-
-class _InThread(Runnable[str, list[Document]]):
-    """A retriever's sync search, run in a thread when it is awaited, as a Runnable does."""
-
-    def __init__(self, search: Runnable[str, list[Document]]) -> None:
-        self._search = search
-
-    def invoke(self, input: str, config: RunnableConfig | None = None, **_: Any) -> list[Document]:
-        return self._search.invoke(input, config)
-
-
-def _bound(retriever: BaseRetriever, kwargs: dict[str, Any]) -> Runnable[str, list[Document]]:
-    """Bind keywords; the async method that a retriever inherits from LangChain takes none."""
-    search = retriever.bind(**kwargs)
-    own_async = type(retriever)._aget_relevant_documents  # noqa: SLF001  # as above
-    inherited = own_async is BaseRetriever._aget_relevant_documents  # noqa: SLF001  # as above
-    return _InThread(search) if kwargs and inherited else search
 
 
 def _search_keywords(

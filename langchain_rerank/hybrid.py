@@ -17,6 +17,7 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from langchain_rerank.bound import BoundRetriever
 from langchain_rerank.errors import require
 from langchain_rerank.text import well_formed
 
@@ -171,7 +172,10 @@ class HybridRetriever(BaseRetriever):
             for name, value in self.dense.search_kwargs.items()
             if name in ("filter", "where_document")
         }
-        searches = [self.dense.bind(**kwargs), self.keyword.bind(**{**filters, **kwargs})]
+        searches = [
+            BoundRetriever(self.dense, kwargs),
+            BoundRetriever(self.keyword, {**filters, **kwargs}),
+        ]
         return EnsembleRetriever(retrievers=searches, weights=[0.5, 0.5])
 
 

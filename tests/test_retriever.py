@@ -14,7 +14,7 @@ from langchain_classic.retrievers.document_compressors import CrossEncoderRerank
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -575,6 +575,36 @@ async def test_invoke_and_batch_leave_the_same_trace(model: WordOverlapCrossEnco
     assert len(trees) == 4
     assert trees[0][0] == "mine"
     assert trees[1:] == trees[:1] * 3
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+async def test_in_a_chain_both_stages_are_traced_below_the_retriever(
+    model: WordOverlapCrossEncoder,
+    hybrid: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    documents = [Document("even"), Document("odd")]
+    embeddings = DeterministicFakeEmbedding(size=8)
+    store = index_documents(documents, embeddings, collection_name="traced-in-a-chain")
+    retriever = create_rerank_retriever(store, reranker=model, k=1, fetch_k=2, hybrid=hybrid)
+    chain = RunnablePassthrough() | retriever
+    collector = RunCollectorCallbackHandler()
+    config: Any = {"callbacks": [collector]}
+    chain.invoke("even", config)
+    await chain.ainvoke("even", config)
+    chain.batch(["even"], config)
+    assert len(collector.traced_runs) == 3
+    first_stage = "HybridRetriever" if hybrid else "VectorStoreRetriever"
+    for run in collector.traced_runs:
+        assert [child.name for child in run.child_runs] == [
+            "RunnablePassthrough",
+            "RerankRetriever",
+        ]
+        below = run.child_runs[1].child_runs
+        assert [child.name for child in below] == [first_stage, "Reranker"]
+        if hybrid:
+            (ensemble,) = below[0].child_runs
+            searches = {child.name for child in ensemble.child_runs}
+            assert searches == {"VectorStoreRetriever", "KeywordRetriever"}
 
 
 async def test_batch_takes_a_config_for_each_query(model: WordOverlapCrossEncoder) -> None:
