@@ -27,6 +27,7 @@ _PACKAGES = (
 )
 _SIDE = {"cpu": 2048, "cuda": 8192}
 _RUNS = 10
+_BERT_LIKE = {"bert", "roberta", "xlm-roberta", "electra", "camembert"}
 
 
 def processor() -> str:
@@ -53,23 +54,28 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of the source tree that runs, marked where it was edited; None outside git."""
-    here = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # the user's git
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
+        # Installed into a folder of another repository, it is none of that one's files.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607  # the user's git
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
     return done.stdout.strip()
 
 
 def peak_flops(device: str, dtype: str) -> float | None:
-    """Measure multiplications and additions a second, of square matrices.
+    """Measure the FLOP/s (for int8, OP/s) of multiplying square matrices.
 
     Args:
         device: A torch device.
@@ -78,12 +84,18 @@ def peak_flops(device: str, dtype: str) -> float | None:
     Returns:
         The median of ten runs; None where it can't be measured.
     """
+    if device == "cpu" and dtype == "float16":
+        return None  # no library here multiplies in it
     side = _SIDE[device.partition(":")[0]]
     try:
         multiply = _int8(side) if dtype == "int8" else _torch(side, device, dtype)
     except ImportError:
         return None
+    # A GPU takes a moment to raise its clock.
+    warm = time.perf_counter() + (0 if device == "cpu" else 1)
     multiply()
+    while time.perf_counter() < warm:
+        multiply()
     seconds = []
     for _ in range(_RUNS):
         start = time.perf_counter()
@@ -108,7 +120,7 @@ def _torch(side: int, device: str, dtype: str) -> Callable[[], None]:
         with torch.inference_mode():
             layer(inputs)
         if device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     return multiply
 
@@ -140,8 +152,17 @@ def _int8(side: int) -> Callable[[], None]:
     return multiply
 
 
-def pair_flops(lengths: Sequence[int], config: Any) -> float:
-    """Multiplications and additions that a BERT-like encoder needs for pairs, padding left out.
+def device_name(device: str) -> str:
+    """Name what a torch device runs on."""
+    if device == "cpu":
+        return processor()
+    import torch
+
+    return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+
+
+def pair_flops(lengths: Sequence[int], config: Any) -> float | None:
+    """FLOPs that a BERT-like encoder needs for pairs, padding left out.
 
     Args:
         lengths: Tokens of each pair.
@@ -149,7 +170,10 @@ def pair_flops(lengths: Sequence[int], config: Any) -> float:
 
     Returns:
         Those of the linear layers and of attention; embeddings, norms and the head are small.
+        None for other architectures, whose layers are not of this form.
     """
+    if config.model_type not in _BERT_LIKE:
+        return None
     hidden, inner = config.hidden_size, config.intermediate_size
     linear = 8 * hidden**2 + 4 * hidden * inner
     attention = 4 * hidden

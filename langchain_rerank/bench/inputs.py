@@ -70,15 +70,18 @@ def dataset_queries(
     """
     corpus = dataset.corpus or {}
     asked = [query_id for query_id in dataset.qrels if run is None or query_id in run]
-    step = max(1, len(asked) // queries)
+    if not asked:
+        msg = f"the run answers none of the {len(dataset.qrels)} judged queries"
+        raise ValueError(msg)
+    queries = min(queries, len(asked))
     chosen: list[BenchQuery] = []
-    for query_id in asked[::step][:queries]:
+    for query_id in (asked[number * len(asked) // queries] for number in range(queries)):
         if run is None:
             texts = tuple(document.page_content for document in corpus.values())
             passages = _sample(texts, candidates, len(chosen))
         else:
-            best = list(run[query_id])[:candidates]
-            passages = tuple(corpus[doc].page_content for doc in best if doc in corpus)
+            known = [doc_id for doc_id in run[query_id] if doc_id in corpus]
+            passages = tuple(corpus[doc_id].page_content for doc_id in known[:candidates])
         if not passages:
             msg = f"the run names no document of the corpus for query {query_id!r}"
             raise ValueError(msg)

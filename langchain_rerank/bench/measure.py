@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import random
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from langchain_rerank.bench.hardware import peak_flops
 from langchain_rerank.bench.inputs import with_candidates, with_words
 from langchain_rerank.bench.worker import Peak, SystemFailedError, Worker
 
@@ -23,6 +27,7 @@ CANDIDATES = (10, 30, 100, 300, 1000)
 WORDS = (16, 32, 64, 128, 256)
 # A point of the growth curves that would take longer than this, by the one before, is left out.
 _GROWTH_LIMIT_S = 15.0
+_GROWTH_ROUNDS = 3
 
 
 @dataclass(slots=True)
@@ -38,9 +43,9 @@ class Timing:
     """Of each query, in the first round."""
     peak: Peak = field(default_factory=lambda: Peak(None, None))
     by_candidates: dict[int, float] = field(default_factory=dict)
-    """Seconds by number of candidates."""
+    """Median seconds of three by number of candidates."""
     by_words: dict[int, float] = field(default_factory=dict)
-    """Seconds by words of a passage."""
+    """Median seconds of three by words of a passage."""
 
     @property
     def median_s(self) -> float:
@@ -55,6 +60,9 @@ class Timings:
     measured: list[Timing]
     failed: dict[str, str]
     """Error by name of system."""
+    peak_flops: dict[str, float]
+    """Multiplications and additions a second that the device reached, by dtype: the median of one
+    measurement a round."""
 
 
 def measure(systems: Sequence[System], task: Task, progress: Callable[[str], None]) -> Timings:
@@ -62,72 +70,100 @@ def measure(systems: Sequence[System], task: Task, progress: Callable[[str], Non
 
     Every system has a process of its own and waits in it while the others are timed, so what slows
     the machine down for a while slows all of them down. One that fails is left out from then on.
+    All models are held in memory at once.
 
     Args:
-        systems: Whom to time.
+        systems: What to time.
         task: What they score, each query in one call.
         progress: Is told what is being done.
     """
-    models, queries = task.models, task.queries
     failed: dict[str, str] = {}
     with ExitStack() as stack:
-        entrants: list[tuple[Worker, Timing]] = []
+        loaded: list[tuple[Worker, Timing]] = []
         for system in systems:
             progress(f"loading {system.name}")
-            first = queries[0].pairs[:_FIRST_PAIRS]
             try:
-                if system.prepares:
-                    Worker(system, models, first).close()
-                worker = stack.enter_context(Worker(system, models, first))
+                worker = stack.enter_context(_started(system, task))
             except SystemFailedError as error:
                 failed[system.name] = str(error)
                 continue
-            entrants.append((worker, Timing(system, worker.cold_start_s)))
-        race = _Race(entrants, failed, progress)
+            loaded.append((worker, Timing(system, worker.cold_start_s)))
+        rounds = _Rounds(loaded, failed, progress)
+        peaks = _Peaks(stack, task.models.device, {system.dtype for system in systems})
         for number in range(task.size.rounds):
-            for position, query in enumerate(queries):
-                # Rotated, so that nobody always runs after the same neighbour.
-                race.run(query, rotation=number * len(queries) + position, first=number == 0)
-        race.note_peaks()
+            progress(f"round {number + 1} of {task.size.rounds}: matrix multiplication")
+            peaks.measure()
+            for query in task.queries:
+                rounds.run(query, number, task.size.rounds)
         if task.size.growth:
-            race.grow(queries)
-    return Timings([timing for _, timing in race.entrants], failed)
+            rounds.grow(task.queries)
+        measured = [timing for _, timing in rounds.loaded]
+    return Timings(measured, failed, peaks.medians())
 
 
-class _Race:
-    """The systems that are still timed."""
+def _started(system: System, task: Task) -> Worker:
+    """Start a system for the second time, the first having filled the caches it starts from."""
+    first = task.queries[0].pairs[:_FIRST_PAIRS]
+    Worker(system, task.models, first).close()
+    worker = Worker(system, task.models, first)
+    try:
+        # The first call of full size is the slowest: memory is taken, kernels are chosen.
+        worker.score(task.queries[0].pairs)
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+class _Peaks:
+    """Measures matrix multiplication in a process of its own."""
+
+    def __init__(self, stack: ExitStack, device: str, dtypes: set[str]) -> None:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._pool = stack.enter_context(pool)
+        self._device = device
+        self._flops: dict[str, list[float]] = {dtype: [] for dtype in sorted(dtypes)}
+
+    def measure(self) -> None:
+        for dtype, measured in self._flops.items():
+            flops = self._pool.submit(peak_flops, self._device, dtype).result()
+            if flops is not None:
+                measured.append(flops)
+
+    def medians(self) -> dict[str, float]:
+        return {dtype: statistics.median(all_) for dtype, all_ in self._flops.items() if all_}
+
+
+class _Rounds:
+    """The systems that are still timed, and how they are."""
 
     def __init__(
         self,
-        entrants: list[tuple[Worker, Timing]],
+        loaded: list[tuple[Worker, Timing]],
         failed: dict[str, str],
         progress: Callable[[str], None],
     ) -> None:
-        self.entrants = entrants
+        self.loaded = loaded
         self._failed = failed
         self._progress = progress
+        # Shuffled each time, so that no system always runs after the same other one.
+        self._order = random.Random(0)  # noqa: S311  # no secret
 
-    def run(self, query: BenchQuery, *, rotation: int, first: bool) -> None:
-        """Time each system once on a query; in the first round its scores are kept."""
-        turn = rotation % max(1, len(self.entrants))
-        for worker, timing in [*self.entrants[turn:], *self.entrants[:turn]]:
-            self._progress(f"round {rotation}: {timing.system.name}")
+    def run(self, query: BenchQuery, number: int, rounds: int) -> None:
+        """Time each system once on a query; the scores of the first round are kept."""
+        for worker, timing in self._order.sample(self.loaded, len(self.loaded)):
+            self._progress(f"round {number + 1} of {rounds}: {timing.system.name}")
             try:
                 seconds, scores = worker.score(query.pairs)
-            except SystemFailedError as error:
-                self._drop(worker, timing, error)
-                continue
-            timing.seconds.append(seconds)
-            if first:
-                timing.scores.append(scores)
-
-    def note_peaks(self) -> None:
-        """Ask every process for its peak of memory."""
-        for worker, timing in list(self.entrants):
-            try:
                 timing.peak = worker.peak()
             except SystemFailedError as error:
-                self._drop(worker, timing, error)
+                self._failed[timing.system.name] = str(error)
+                self.loaded = [one for one in self.loaded if one[0] is not worker]
+                worker.close()
+                continue
+            timing.seconds.append(seconds)
+            if number == 0:
+                timing.scores.append(scores)
 
     def grow(self, queries: list[BenchQuery]) -> None:
         """Time growing numbers of candidates and lengths of passages, while that is quick."""
@@ -137,26 +173,30 @@ class _Race:
             self._point(with_words(queries, words), words, "by_words")
 
     def _point(self, query: BenchQuery, size: int, curve: str) -> None:
-        for worker, timing in list(self.entrants):
-            seconds: dict[int, float] = getattr(timing, curve)
-            last = max(seconds, default=None)
-            if last is not None and seconds[last] * size / last > _GROWTH_LIMIT_S:
-                continue
-            self._progress(f"{size} {curve.removeprefix('by_')}: {timing.system.name}")
-            try:
-                seconds[size] = min(worker.score(query.pairs)[0] for _ in range(2))
-            except SystemFailedError as error:
-                self._drop(worker, timing, error)
-
-    def _drop(self, worker: Worker, timing: Timing, error: SystemFailedError) -> None:
-        self._failed[timing.system.name] = str(error)
-        self.entrants = [entrant for entrant in self.entrants if entrant[0] is not worker]
+        """Add a point to a curve of every system; one that fails keeps what it has."""
+        times: dict[str, list[float]] = {}
+        for _ in range(_GROWTH_ROUNDS):
+            for worker, timing in self._order.sample(self.loaded, len(self.loaded)):
+                name = timing.system.name
+                known: dict[int, float] = getattr(timing, curve)
+                last = max(known, default=size)
+                slow = known.get(last, 0) * size / last > _GROWTH_LIMIT_S
+                if slow or f"{name}, growth" in self._failed:
+                    continue
+                self._progress(f"{size} {curve.removeprefix('by_')}: {name}")
+                try:
+                    times.setdefault(name, []).append(worker.score(query.pairs)[0])
+                except SystemFailedError as error:
+                    self._failed[f"{name}, growth"] = str(error)
+        for _, timing in self.loaded:
+            if len(seconds := times.get(timing.system.name, [])) == _GROWTH_ROUNDS:
+                getattr(timing, curve)[size] = statistics.median(seconds)
 
 
 def paired_ratio(slow: Timing, fast: Timing) -> float:
     """How many times as fast `fast` is: the median over rounds and queries of their ratio."""
     pairs = zip(slow.seconds, fast.seconds, strict=True)
-    return statistics.median(mine / other for mine, other in pairs)
+    return statistics.median(slower / faster for slower, faster in pairs)
 
 
 def top_overlap(scores: list[list[float]], reference: list[list[float]], depth: int = 10) -> float:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bench import hardware, overhead
 from langchain_rerank.bench.measure import measure
 from langchain_rerank.bench.report import BenchReport, Settings, make_report
+from langchain_rerank.bench.systems import laid_out_for_peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_rerank.bench.inputs import BenchQuery
+    from langchain_rerank.bench.measure import Timings
     from langchain_rerank.bench.systems import System
     from langchain_rerank.bench.tasks import Task
 
@@ -34,15 +37,15 @@ def run_bench(
     Raises:
         ValueError: There is no system of a key, or none can run.
     """
-    systems, missing = _entrants(task, only)
+    systems, missing = _chosen(task, only)
     lengths = [_lengths(task.models.checkpoint, query) for query in task.queries]
-    progress("measuring matrix multiplication")
-    dtypes = {system.dtype for system in systems}
-    peaks = {dtype: hardware.peak_flops(task.models.device, dtype) for dtype in sorted(dtypes)}
-    timings = measure(systems, task, progress)
+    config = _config(task.models.checkpoint)
+    flops = [hardware.pair_flops(one, config) for one in lengths]
+    with laid_out_for_peers(task.models) as models:
+        timings = measure(systems, replace(task, models=models), progress)
     if not timings.measured:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in timings.failed.items())
-        msg = f"no system could score: {reasons}"
+        msg = f"no system could score: {reasons or missing}"
         raise ValueError(msg)
     first = task.queries[0]
     settings = Settings(
@@ -55,33 +58,30 @@ def run_bench(
         rounds=task.size.rounds,
         tokens_a_query=statistics.median(map(sum, lengths)),
     )
-    config = _config(task.models.checkpoint)
     return make_report(
         settings,
         timings,
         missing,
-        flops_a_query=[hardware.pair_flops(one, config) for one in lengths],
-        peak_flops={dtype: peak for dtype, peak in peaks.items() if peak},
+        flops_a_query=flops,
         overhead=(
             overhead.overhead_s(first.query, first.passages),
             overhead.cached_s(first.query, first.passages),
         ),
-        ndcg_at_10=_quality(task, systems, progress),
+        ndcg_at_10=_quality(task, timings, progress),
         command=command,
     )
 
 
-def _quality(
-    task: Task, systems: list[System], progress: Callable[[str], None]
-) -> dict[str, float]:
+def _quality(task: Task, timings: Timings, progress: Callable[[str], None]) -> dict[str, float]:
     if task.judged is None:
         return {}
     from langchain_rerank.bench.quality import ndcg_at_10
 
-    return ndcg_at_10(task, task.judged, {system.key for system in systems}, progress)
+    keys = {timing.system.key for timing in timings.measured}
+    return ndcg_at_10(task, task.judged, keys, progress)
 
 
-def _entrants(task: Task, only: Sequence[str]) -> tuple[list[System], dict[str, str]]:
+def _chosen(task: Task, only: Sequence[str]) -> tuple[list[System], dict[str, str]]:
     """Choose the systems that can run, and say what the others lack."""
     keys = [system.key for system in task.systems]
     unknown = [key for key in only if key not in keys]

@@ -6,12 +6,14 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.cross_encoders import BaseCrossEncoder
+if TYPE_CHECKING:
+    from langchain_core.cross_encoders import BaseCrossEncoder
 
 Pairs = Sequence[tuple[str, str]]
 Score = Callable[[Pairs], Sequence[float]]
@@ -26,6 +28,8 @@ class Models:
     graph: str | None = None
     """Folder of an int8 ONNX graph of the same model with its tokenizer; None leaves out the
     systems that need one."""
+    peer_graph: str | None = None
+    """The same graph, laid out as other libraries look for it; see `laid_out_for_peers`."""
     device: str = "cpu"
     """A torch device."""
 
@@ -43,8 +47,6 @@ class System:
     packages: tuple[str, ...] = ()
     """Import names of what must be installed."""
     needs_graph: bool = False
-    prepares: bool = False
-    """Writes something to the cache when it first loads, which no later start has to wait for."""
 
     def missing(self, models: Models) -> str | None:
         """Say in a few words what this system lacks here; None if it can run."""
@@ -120,7 +122,7 @@ def _huggingface(models: Models) -> Score:
 def _flashrank(models: Models) -> Score:
     from flashrank import Ranker, RerankRequest
 
-    folder = _peer_folder(models)
+    folder = Path(str(models.peer_graph))
     # It keeps its models as cache_dir/name and takes the graph's file name from a table.
     ranker = Ranker(model_name=folder.name, cache_dir=str(folder.parent), log_level="WARNING")
 
@@ -136,7 +138,7 @@ def _sentence_transformers_onnx(models: Models) -> Score:
     from sentence_transformers import CrossEncoder
 
     cross_encoder = CrossEncoder(
-        str(_peer_folder(models)),
+        str(models.peer_graph),
         backend="onnx",
         device="cpu",
         model_kwargs={"file_name": "model.onnx", "provider": "CPUExecutionProvider"},
@@ -144,21 +146,37 @@ def _sentence_transformers_onnx(models: Models) -> Score:
     return lambda pairs: [float(score) for score in cross_encoder.predict(list(pairs))]
 
 
-def _peer_folder(models: Models) -> Path:
-    """Lay out the int8 graph as FlashRank and sentence-transformers look for it."""
+@contextmanager
+def laid_out_for_peers(models: Models) -> Iterator[Models]:
+    """Lay out the int8 graph as FlashRank and sentence-transformers look for it.
+
+    Yields:
+        The models with `peer_graph` set, where there is a graph; its folder is temporary.
+
+    Raises:
+        ValueError: The graph's folder holds none or several.
+    """
+    if models.graph is None:
+        yield models
+        return
     from transformers import AutoConfig
 
-    folder = Path(tempfile.mkdtemp()) / "ms-marco-MiniLM-L-12-v2"
-    shutil.copytree(str(models.graph), folder)
-    (graph,) = folder.rglob("*.onnx")
-    (folder / "onnx").mkdir(exist_ok=True)
-    shutil.copy(graph, folder / "onnx" / "model.onnx")
-    shutil.move(graph, folder / "flashrank-MiniLM-L-12-v2_Q.onnx")
+    graphs = sorted(Path(models.graph).rglob("*.onnx"))
+    if len(graphs) != 1:
+        msg = f"expected one *.onnx file in {models.graph}, found {len(graphs)}"
+        raise ValueError(msg)
     config = AutoConfig.from_pretrained(models.checkpoint)
-    # transformers 5 leaves it out where it is the default; FlashRank reads it.
-    full = {"pad_token_id": 0, **config.to_dict()}
-    (folder / "config.json").write_text(json.dumps(full), encoding="utf-8")
-    return folder
+    # Names that FlashRank knows: it takes a graph's file name from a table, by model.
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "ms-marco-MiniLM-L-12-v2"
+        shutil.copytree(graphs[0].parent, folder)
+        (folder / "onnx").mkdir(exist_ok=True)
+        shutil.copy(graphs[0], folder / "onnx" / "model.onnx")
+        (folder / graphs[0].name).rename(folder / "flashrank-MiniLM-L-12-v2_Q.onnx")
+        # transformers 5 leaves it out where it is the default; FlashRank reads it.
+        full = {**config.to_dict(), "pad_token_id": config.pad_token_id}
+        (folder / "config.json").write_text(json.dumps(full), encoding="utf-8")
+        yield replace(models, peer_graph=str(folder))
 
 
 _ONNX_PACKAGES = ("onnxruntime", "onnx", "filelock")
@@ -172,7 +190,7 @@ _HUGGINGFACE = System(
 )
 
 CPU_SYSTEMS = (
-    System("onnx", "langchain-rerank, ONNX int8", "int8", _onnx, _ONNX_PACKAGES, prepares=True),
+    System("onnx", "langchain-rerank, ONNX int8", "int8", _onnx, _ONNX_PACKAGES),
     System(
         "onnx-given",
         "langchain-rerank, ONNX int8, given graph",
@@ -180,7 +198,6 @@ CPU_SYSTEMS = (
         _onnx_given,
         _ONNX_PACKAGES,
         needs_graph=True,
-        prepares=True,
     ),
     System("torch-bf16", "langchain-rerank, torch bfloat16", "bfloat16", _torch("bfloat16")),
     System("torch", "langchain-rerank, torch float32", "float32", _torch("float32")),
@@ -203,14 +220,15 @@ CPU_SYSTEMS = (
 )
 
 GPU_SYSTEMS = (
-    System("torch-bf16", "langchain-rerank, bfloat16 on a GPU", "bfloat16", _torch("bfloat16")),
-    System("torch-fp16", "langchain-rerank, float16 on a GPU", "float16", _torch("float16")),
+    System("torch-bf16", "langchain-rerank, bfloat16", "bfloat16", _torch("bfloat16")),
+    System("torch-fp16", "langchain-rerank, float16", "float16", _torch("float16")),
+    System("torch", "langchain-rerank, float32", "float32", _torch("float32")),
     _HUGGINGFACE,
     System(
         "flag-16",
-        "FlagReranker fp16, batch_size=16",
+        "FlagReranker use_fp16, batch_size=16",
         "float16",
         _flag(use_fp16=True, batch_size=16),
     ),
-    System("flag", "FlagReranker fp16, default", "float16", _flag(use_fp16=True)),
+    System("flag", "FlagReranker use_fp16, default", "float16", _flag(use_fp16=True)),
 )

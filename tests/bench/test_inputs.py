@@ -72,6 +72,16 @@ def test_a_run_of_another_corpus_is_an_error(folder):
         dataset_task(Models("any"), Size(), folder, run=run, qrels=None)
 
 
+def test_candidates_outside_the_corpus_do_not_cost_places(folder):
+    run = folder / "other.trec"
+    run.write_text("2 Q0 unknown 1 9 x\n2 Q0 b 2 8 x\n2 Q0 a 3 7 x\n2 Q0 c 4 6 x\n")
+    task = dataset_task(Models("any"), Size(candidates=2), folder, run=run, qrels=None)
+    assert task.queries == [BenchQuery("query 2", ("bread", "apples"))]
+    run.write_text("other Q0 a 1 1.0 x\n")
+    with pytest.raises(ValueError, match="answers none of the 3 judged queries"):
+        dataset_task(Models("any"), Size(), folder, run=run, qrels=None)
+
+
 def test_growing_inputs_have_the_size_asked():
     queries = [BenchQuery("q", ("one two three", "four")), BenchQuery("r", ("five six",))]
     many = with_candidates(queries, 7)

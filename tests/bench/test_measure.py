@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -76,25 +81,46 @@ def test_a_system_that_fails_is_left_out_with_its_error(tmp_path):
 
 
 @pytest.mark.integration
-def test_every_system_scores_every_query_in_every_round():
+def test_every_system_scores_every_query_in_every_round_until_it_dies(monkeypatch):
+    """One run for all of it, as each system takes seconds to start."""
     size = Size(queries=2, candidates=4, rounds=2, growth=True)
     task = synthetic_task("tiny", "cpu", size, tokens=32)
+    by_key = {system.key: system for system in GPU_SYSTEMS}
+    victim, *others = (by_key[key] for key in ("torch-bf16", "torch", "huggingface", "flag"))
+    score = Worker.score
+
+    def die_in_round_2(worker: Worker, pairs: Any) -> Any:
+        if worker.name == victim.name and "round 2" in said[-1]:
+            os.kill(worker.pid, signal.SIGKILL)
+        return score(worker, pairs)
+
+    monkeypatch.setattr(Worker, "score", die_in_round_2)
     said: list[str] = []
-    systems = [system for system in GPU_SYSTEMS if system.missing(task.models) is None]
-    timings = measure(systems, task, said.append)
-    assert timings.failed == {}
-    assert [timing.system for timing in timings.measured] == systems
+    timings = measure([victim, *others], task, said.append)
+    assert list(timings.failed) == [victim.name]
+    assert "its process ended with status -9" in timings.failed[victim.name]
+    assert [timing.system for timing in timings.measured] == others
     for timing in timings.measured:
         assert len(timing.seconds) == 4
         assert [len(scores) for scores in timing.scores] == [4, 4]
         assert min(timing.by_candidates) == 10
         assert min(timing.by_words) == 16
-        assert top_overlap(timing.scores, timings.measured[0].scores, depth=4) == 1
-    # In turn, not one system after another.
-    order = [line.partition(": ")[2] for line in said if line.startswith("round 0")]
-    assert order == [system.name for system in systems]
-    turned = [line.partition(": ")[2] for line in said if line.startswith("round 1")]
-    assert turned == [*order[1:], order[0]]
+        # All in float32 on a CPU; some give logits, some the sigmoid.
+        expected = timings.measured[0].scores
+        for scores, reference in zip(timing.scores, expected, strict=True):
+            assert np.argsort(scores).tolist() == np.argsort(reference).tolist()
+    # In turns, not one system after another, and not always in the same order.
+    names = {system.name for system in (victim, *others)}
+    told = [line.removeprefix("round 1 of 2: ") for line in said if line.startswith("round 1")]
+    first, second = (set(told[at : at + 4]) for at in (1, 5))
+    assert first == second == names
+
+
+def test_a_wrong_number_of_scores_is_a_failure():
+    worker = object.__new__(Worker)
+    worker._ask = lambda _: (0.1, [1.0])
+    with pytest.raises(SystemFailedError, match="1 scores for 2 pairs"):
+        worker.score([("a", "b"), ("a", "c")])
 
 
 def test_systems_say_what_they_lack():
