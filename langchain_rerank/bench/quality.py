@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
-from langchain_rerank.evaluation.evaluate import evaluate
+from langchain_rerank.evaluation.evaluator import evaluate
 from langchain_rerank.evaluation.systems import RerankedRun
 
 if TYPE_CHECKING:
