@@ -518,13 +518,13 @@ from langchain_rerank.evaluation import *
 assert "matplotlib" not in sys.modules
 report = Report.from_json(pathlib.Path(sys.argv[1]).read_text())
 import matplotlib
-# dict(rcParams) would look up the backend, which imports pyplot.
-before = dict.copy(matplotlib.rcParams)
+# A plain copy to a dict would look up the backend, which imports pyplot.
+before = matplotlib.rcParams.copy()
 figures = [plot_rank_movement(report, "q"), plot_measures(report), plot_tradeoff(report),
            plot_scores(report, threshold=0.5)]
 for figure in figures:
     figure._repr_png_()
-assert dict.copy(matplotlib.rcParams) == before
+assert matplotlib.rcParams == before
 assert "matplotlib.pyplot" not in sys.modules
 print(len(figures))
 """
