@@ -80,8 +80,13 @@ class WeightChoice:
 
     @property
     def weight(self) -> float:
-        """The best weight if it gains on the other half too, else 0."""
-        return self.best_weight if self.judging_gain > 0 else 0.0
+        """The best weight if its gain holds on the other half, else 0.
+
+        It holds if its interval is above 0: plain reranking is simpler, and stays unless there is
+        reason to leave it.
+        """
+        interval = self.judging_interval
+        return self.best_weight if interval is not None and interval.low > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,8 @@ class Recommendation:
         text = f"{words[0].upper()}{words[1:]}: {self.measure} {mean}, {_latency(trial)}."
         if trial is not best:
             text += (
-                f" The best, {best.setting}, has {best.mean:.4f} and takes "
-                f"{_latency(best)}; within {self.tolerance:g} of it the cheapest is recommended."
+                f" The best, {best.setting}, has {best.mean:.4f}, {_latency(best)}; within "
+                f"{self.tolerance:g} of it the cheapest is recommended."
             )
         choice = self.weight_choice
         if choice is not None and choice.best_weight > 0:
@@ -120,4 +125,6 @@ class Recommendation:
 
 
 def _latency(trial: Trial) -> str:
+    if not any(trial.seconds):
+        return "latency unknown"
     return f"{trial.latency_ms():,.0f} ms a query (p95 {trial.latency_ms(95):,.0f})"

@@ -160,8 +160,10 @@ class Sweep:
                     str(trial.setting.fetch_k) if trial.setting.model else "–",
                     with_interval(trial.mean, trial.interval),
                     *found,
-                    f"{trial.latency_ms(50):,.0f}",
-                    f"{trial.latency_ms(95):,.0f}",
+                    *(
+                        f"{trial.latency_ms(percent):,.0f}" if any(trial.seconds) else "–"
+                        for percent in (50, 95)
+                    ),
                 )
             )
         return Table("Quality against latency", headings, tuple(rows))

@@ -61,8 +61,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     same for each. Queries run one after another.
 
     The best of several weights looks better than it is. So for each model and depth the weight is
-    chosen on one half of the queries, and judged on the other half: if it doesn't gain there as
-    well, 0 is recommended.
+    chosen on one half of the queries, and judged on the other half: unless the interval of its
+    gain there is above 0, weight 0 is recommended.
 
     Args:
         source: Of the candidates: a vector store, a retriever, or a run, whose documents come from

@@ -380,7 +380,7 @@ def swept():
     ]
     choices = [
         WeightChoice(Setting("small", "onnx", 10, 0.0), 0.3, 0.1, -0.1, None),
-        WeightChoice(Setting("large", None, 10, 0.0), 0.3, 0.1, 0.1, None),
+        WeightChoice(Setting("large", None, 10, 0.0), 0.3, 0.1, 0.1, Interval(0.05, 0.15)),
     ]
     first = trial(0.45, 10, None, None, 10, 0.0)
     return Sweep("toy", "nDCG@10", 10, 0.95, first, tuple(trials), tuple(choices))
