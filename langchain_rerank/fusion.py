@@ -72,11 +72,14 @@ def as_logits(scores: Sequence[float]) -> list[float]:
 
 def z_scores(values: Sequence[float]) -> list[float]:
     """Shift and scale finite values to mean 0 and standard deviation 1; equal ones become 0."""
-    deviation = pstdev(values) if values else 0.0
+    # Within 1 nothing overflows, however large a score.
+    largest = max(map(abs, values), default=0.0) or 1.0
+    scaled = [value / largest for value in values]
+    deviation = pstdev(scaled) if scaled else 0.0
     if deviation == 0:
         return [0.0] * len(values)
-    mean = fmean(values)
-    return [(value - mean) / deviation for value in values]
+    mean = fmean(scaled)
+    return [(value - mean) / deviation for value in scaled]
 
 
 def _logit(probability: float) -> float:

@@ -314,6 +314,13 @@ def test_one_document_and_equal_scores_keep_their_order(weight: float) -> None:
     assert texts(equal) == ["c", "a", "b"]
 
 
+def test_where_fused_scores_are_equal_the_relevance_decides() -> None:
+    reranker = Reranker(model=WordOverlapCrossEncoder(), first_stage_weight=0.5)
+    ranked = reranker.compress_documents([Document("first"), Document("best")], "best")
+    assert [document.metadata["fused_score"] for document in ranked] == [0, 0]
+    assert texts(ranked) == ["best", "first"]
+
+
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, "half"])
 def test_weight_is_within_0_and_1(weight: object) -> None:
     with pytest.raises(ValueError, match="first_stage_weight"):

@@ -6,6 +6,7 @@ import typer
 
 from langchain_rerank.cli.bench import bench
 from langchain_rerank.cli.demo import demo
+from langchain_rerank.cli.evaluate import evaluate
 
 app = typer.Typer(
     help="Cross-encoder reranking for LangChain.",
@@ -20,4 +21,5 @@ def main() -> None:
 
 
 app.command()(demo)
+app.command("eval")(evaluate)
 app.command()(bench)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from contextlib import contextmanager
@@ -131,35 +130,13 @@ def _chat_model(llm: str) -> BaseChatModel:
 
 
 def _indexed(folder: Path | None) -> Chroma:
-    """Open the collection of a corpus, after indexing what it lacks."""
-    import chromadb
-
-    from langchain_rerank.cache import cache_dir, cache_errors
-    from langchain_rerank.chroma import document_id, index_documents
+    """Open the index of a folder's documents, or of the Python reference."""
+    from langchain_rerank.cli.index import cached_index
     from langchain_rerank.corpus import python_reference, read_folder
-    from langchain_rerank.offline import OfflineEmbeddings
 
-    documents = python_reference() if folder is None else read_folder(folder)
-    place = "python-reference" if folder is None else str(folder.resolve())
-    corpus = f"demo-{_digest(place)}-"
-    name = corpus + _digest(*sorted(map(document_id, documents)))
-    index = cache_dir() / "chroma"
-    with cache_errors(index):
-        index.mkdir(parents=True, exist_ok=True)
-    client = chromadb.PersistentClient(str(index))
-    known = [collection.name for collection in client.list_collections()]
-    for outdated in known:
-        if outdated.startswith(corpus) and outdated != name:
-            client.delete_collection(outdated)
-    if name not in known:
-        console.print("Indexing the passages, once:")
-    return index_documents(
-        documents, OfflineEmbeddings(), collection_name=name, client=client, show_progress=True
-    )
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if folder is None:
+        return cached_index("demo", "python-reference", python_reference())
+    return cached_index("demo", str(folder.resolve()), read_folder(folder))
 
 
 def _print_passages(documents: list[Document], fetch_k: int) -> None:

@@ -16,20 +16,36 @@ if TYPE_CHECKING:
     from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
     from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
+    from langchain_rerank.evaluation.plots import (
+        plot_measures,
+        plot_rank_movement,
+        plot_scores,
+        plot_tradeoff,
+    )
     from langchain_rerank.evaluation.report import Report
     from langchain_rerank.evaluation.runs import read_run, write_run
+    from langchain_rerank.evaluation.sweep_report import Sweep
+    from langchain_rerank.evaluation.sweeper import sweep
     from langchain_rerank.evaluation.systems import RerankedRun
+    from langchain_rerank.evaluation.threshold import suggest_threshold
 
 __all__ = [
     "Dataset",
     "EvaluationError",
     "Report",
     "RerankedRun",
+    "Sweep",
     "evaluate",
     "generate_dataset",
     "load_beir",
     "load_ir_dataset",
+    "plot_measures",
+    "plot_rank_movement",
+    "plot_scores",
+    "plot_tradeoff",
     "read_run",
+    "suggest_threshold",
+    "sweep",
     "write_run",
 ]
 
@@ -38,11 +54,18 @@ _HOMES = {
     "EvaluationError": "errors",
     "Report": "evaluation.report",
     "RerankedRun": "evaluation.systems",
+    "Sweep": "evaluation.sweep_report",
     "evaluate": "evaluation.evaluator",
     "generate_dataset": "evaluation.generate",
     "load_beir": "evaluation.beir",
     "load_ir_dataset": "evaluation.ir_dataset",
+    "plot_measures": "evaluation.plots",
+    "plot_rank_movement": "evaluation.plots",
+    "plot_scores": "evaluation.plots",
+    "plot_tradeoff": "evaluation.plots",
     "read_run": "evaluation.runs",
+    "suggest_threshold": "evaluation.threshold",
+    "sweep": "evaluation.sweeper",
     "write_run": "evaluation.runs",
 }
 
