@@ -177,8 +177,11 @@ def _quoted(reader: ExtractiveReader) -> Runnable[Any, Any]:
     quotes = RunnableBranch((_has_context, reader), RunnableLambda(_no_quotes)).with_config(
         run_name="Answer"
     )
-    return RunnablePassthrough.assign(quotes=quotes) | RunnablePassthrough.assign(
-        answer=RunnableLambda(_quoted_answer), citations=RunnableLambda(_quoted_citations)
+    # One after the other: in one step, `stream` could give the citations first.
+    return (
+        RunnablePassthrough.assign(quotes=quotes)
+        | RunnablePassthrough.assign(answer=RunnableLambda(_quoted_answer))
+        | RunnablePassthrough.assign(citations=RunnableLambda(_quoted_citations))
     )
 
 

@@ -263,6 +263,16 @@ def test_without_llm_the_cross_encoder_reads():
     assert [citation["number"] for citation in result["citations"]] == [1]
 
 
+def test_a_reader_streams_the_citations_after_the_answer():
+    retriever = create_rerank_retriever(
+        RetrievalOfSentences(), reranker=WordOverlapCrossEncoder(), k=2
+    )
+    reading = create_rag_chain(None, retriever)
+    for _ in range(50):  # two threads would finish in either order
+        order = [key for piece in reading.stream(QUESTION) for key in piece]
+        assert order == ["question", "context", "answer", "citations"]
+
+
 def test_brackets_in_a_quoted_sentence_are_no_citations():
     source = RetrievalOfSentences(
         texts=["The value x[2] is the best of all.[2]", "Something else.", "More."]
