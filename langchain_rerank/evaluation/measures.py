@@ -7,15 +7,13 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.runs import falling_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import ir_measures
-
-EVAL_EXTRA = "langchain-rerank[eval]"
 
 # A name, its parameters in brackets, and its cutoff, as in P(rel=2)@5.
 _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))?")
@@ -37,7 +35,7 @@ def parse_measures(
         TypeError: `measures` is a single str, or holds something else than measures.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("ir_measures", install=EVAL_EXTRA, purpose="Evaluation")
+    require_eval("ir_measures", purpose="Evaluation")
     from ir_measures import Measure
 
     if isinstance(measures, str):

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from langchain_rerank.errors import require
 from langchain_rerank.evaluation import rendering
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.records import Move, Settings, SystemResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXTRA = "langchain-rerank[eval]"
 _WORST_COLUMNS = (
     *("query_id", "query", "before", "after"),
     *("old_rank", "new_rank", "grade", "document_id", "text"),
@@ -207,7 +206,7 @@ class Report:
 
 
 def _pandas() -> Any:
-    require("pandas", install=_EXTRA, purpose="A report's data frame")
+    require_eval("pandas", purpose="A report's data frame")
     import pandas as pd
 
     return pd

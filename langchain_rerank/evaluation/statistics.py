@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_EXTRA = "langchain-rerank[eval]"
 # Numbers drawn at a time, so that thousands of queries don't take gigabytes.
 _BATCH_NUMBERS = 2_000_000
 
@@ -49,7 +48,7 @@ def bootstrap_interval(
         ValueError: `confidence` is not between 0 and 1, or `resamples` not positive.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("scipy", install=_EXTRA, purpose="Statistics")
+    require_eval("scipy", purpose="Statistics")
     from scipy.stats import bootstrap
 
     check_settings(confidence, resamples)
@@ -93,7 +92,7 @@ def paired_test(
         ValueError: The two are of different lengths or empty, or `resamples` is not positive.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("scipy", install=_EXTRA, purpose="Statistics")
+    require_eval("scipy", purpose="Statistics")
     from scipy.stats import permutation_test
 
     check_settings(0.5, resamples)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.rendering import Table, html_table, markdown_table, with_interval
 from langchain_rerank.evaluation.sweep_records import Recommendation, Trial, WeightChoice
 
@@ -50,7 +50,7 @@ class Sweep:
         judging half"; "p50 ms" and "p95 ms"; and eligible, whether `recommend` may take the
         setting: not, where its weight is not the one that was found.
         """
-        require("pandas", install="langchain-rerank[eval]", purpose="A sweep's data frame")
+        require_eval("pandas", purpose="A sweep's data frame")
         import pandas as pd
 
         eligible = self._eligible()

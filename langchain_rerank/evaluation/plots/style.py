@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     Raises:
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("matplotlib", install="langchain-rerank[eval]", purpose="Plotting")
+    require_eval("matplotlib", purpose="Plotting")
     from langchain_rerank.evaluation.plots.notebook import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height))
