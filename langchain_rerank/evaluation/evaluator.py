@@ -15,7 +15,12 @@ from langchain_rerank.evaluation.measures import parse_measures, per_query_value
 from langchain_rerank.evaluation.notes import check_ids, find_notes
 from langchain_rerank.evaluation.records import Settings, Summary, SystemResult
 from langchain_rerank.evaluation.report import Report
-from langchain_rerank.evaluation.statistics import bootstrap_interval, check_settings, paired_test
+from langchain_rerank.evaluation.statistics import (
+    bootstrap_interval,
+    check_confidence,
+    check_draws,
+    paired_test,
+)
 from langchain_rerank.evaluation.systems import Answer, Asker, System
 
 if TYPE_CHECKING:
@@ -59,8 +64,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         id_key: Metadata field with the id by which the judgments name a document; None takes
             `Document.id`. The first chunk of a document stands for it.
         confidence: Of the bootstrap intervals.
-        resamples: Of the bootstrap, and random sign flips of the paired test.
-        seed: Of both.
+        resamples: Of the bootstrap, and random sign flips of the paired test; at least 2.
+        seed: Of both, at least 0.
         show_progress: Show a progress bar for each system.
 
     Returns:
@@ -95,7 +100,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         1.0
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
-    check_settings(confidence, resamples)
+    check_confidence(confidence)
+    check_draws(resamples, seed)
     if not isinstance(systems, Mapping):
         msg = f"systems must map names to systems, got {type(systems).__name__}"
         raise TypeError(msg)

@@ -13,7 +13,7 @@ from langchain_rerank.evaluation.grid import Grid
 from langchain_rerank.evaluation.measures import parse_measures
 from langchain_rerank.evaluation.notes import check_ids, find_notes
 from langchain_rerank.evaluation.pools import fetcher, score_pool, warm_up
-from langchain_rerank.evaluation.statistics import check_settings
+from langchain_rerank.evaluation.statistics import check_confidence, check_draws
 from langchain_rerank.evaluation.sweep_report import Sweep
 from langchain_rerank.retriever import check_depths
 
@@ -80,8 +80,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
         id_key: Metadata field with the id by which the judgments name a document; None takes
             `Document.id`.
         confidence: Of the bootstrap intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap, and of the halves.
+        resamples: Of the bootstrap; at least 2.
+        seed: Of the bootstrap, and of the halves; at least 0.
         show_progress: Show a progress bar for the first stage and for each model.
 
     Returns:
@@ -115,7 +115,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     for depth in fetch_k or [0]:
         check_depths(k, depth)
     weights = _checked_weights(first_stage_weights)
-    check_settings(confidence, resamples)
+    check_confidence(confidence)
+    check_draws(resamples, seed)
     [parsed] = parse_measures([measure], min_relevance=min_relevance)
     tried = contenders(models, backends)
     judged = dataset.subset(query for query, grades in dataset.qrels.items() if grades)

@@ -307,10 +307,12 @@ def test_wrong_systems_are_named_before_anything_runs(systems, error, message, d
         evaluate(systems, dataset, show_progress=False)
 
 
-@pytest.mark.parametrize("wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 1}, {"seed": -1}]
+)
 def test_wrong_settings_are_named_before_anything_runs(wrong, dataset):
     asked = []
-    with pytest.raises(ValueError, match=r"nope|confidence|resamples"):
+    with pytest.raises(ValueError, match=r"nope|confidence|resamples|seed"):
         evaluate({"mine": RunnableLambda(asked.append)}, dataset, **wrong)
     assert asked == []
 
