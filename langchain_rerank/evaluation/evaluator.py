@@ -73,8 +73,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 
     Raises:
         EvaluationError: A system failed on a query; nothing is kept.
-        ValueError: A measure or setting is wrong, there is no system, or a system's documents
-            are not those of the data set's corpus.
+        ValueError: A measure or setting is wrong, there is no system or no judgment, or a
+            system's documents are not those of the data set's corpus.
         TypeError: `systems` is no mapping, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
 
@@ -109,8 +109,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         msg = "expected at least one system, got none"
         raise ValueError(msg)
     askers = [Asker(name, system, dataset, id_key) for name, system in systems.items()]
-    queries = [query for query, judged in dataset.qrels.items() if judged]
-    qrels = {query: dict(dataset.qrels[query]) for query in queries}
+    judged = dataset.judged()
+    qrels = {query: dict(grades) for query, grades in judged.qrels.items()}
     settings = Settings(
         measures=tuple(map(str, parsed)),
         min_relevance=min_relevance,
@@ -119,7 +119,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         seed=seed,
         versions=_versions(),
     )
-    answers = _ask_all(askers, queries, show_progress=show_progress)
+    answers = _ask_all(askers, list(qrels), show_progress=show_progress)
     check_ids(answers, dataset)
     results: dict[str, SystemResult] = {}
     for name, given in answers.items():
@@ -130,7 +130,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         logger.warning("%s", note)
     return Report(
         dataset=dataset.name,
-        queries={query: dataset.queries[query] for query in queries},
+        queries=judged.queries,
         qrels=qrels,
         systems=results,
         settings=settings,

@@ -231,6 +231,17 @@ def test_a_subset_holds_the_named_queries_and_the_whole_corpus(folder):
         dataset.subset(["q3"])
 
 
+def test_judged_queries_are_those_with_a_grade_of_any_height():
+    dataset = Dataset(QUERIES, {"q2": {}, "q1": {"d1": 0}})
+
+    assert (dataset.judged().queries, dataset.judged().qrels) == (
+        {"q1": "Which city?"},
+        {"q1": {"d1": 0}},
+    )
+    with pytest.raises(ValueError, match=r"no query of Dataset\(2 queries.* has a judgment"):
+        Dataset(QUERIES, {"q2": {}}).judged()
+
+
 class TitledDoc(NamedTuple):
     doc_id: str
     text: str
