@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from langchain_rerank.evaluation import rendering
 from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.records import Move, Settings, SystemResult
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +90,17 @@ class Report:
         return rendering.html(self)
 
     def to_json(self) -> str:
-        """Return everything as JSON; `from_json` makes the same report of it."""
-        return TypeAdapter(Report).dump_json(self, indent=1, exclude_none=True).decode()
+        """Return everything as JSON; `from_json` makes the same report of it.
+
+        Lone surrogates in the texts of queries and documents, which no file can hold, become
+        U+FFFD.
+        """
+        writable = replace(
+            self,
+            queries={key: well_formed(text) for key, text in self.queries.items()},
+            texts={key: well_formed(text) for key, text in self.texts.items()},
+        )
+        return TypeAdapter(Report).dump_json(writable, indent=1, exclude_none=True).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -101,24 +111,35 @@ class Report:
         """
         return TypeAdapter(Report).validate_json(text)
 
-    def moves(self, query_id: str, system: str | None = None, *, depth: int = 10) -> list[Move]:
+    def moves(
+        self,
+        query_id: str,
+        system: str | None = None,
+        *,
+        depth: int = 10,
+        unmoved: bool = False,
+    ) -> list[Move]:
         """Compare one query's ranking with the first system's.
 
         Args:
             query_id: Which query.
             system: Which other system; None takes the second one.
             depth: How many ranks of either ranking to look at.
+            unmoved: List also the documents that stay where they are.
 
         Returns:
             The documents among the first `depth` of either ranking whose ranks differ, in the
             order of their new ranks; those that are gone come last.
 
         Raises:
-            ValueError: There is no such query or system, or only one system.
+            ValueError: There is no such query or system, or only one system, or `depth` is not a
+                positive int.
         """
-        system = self._other(system)
+        system = self.other_system(system)
+        _check_count("depth", depth)
         if query_id not in self.queries:
-            msg = f"no query {query_id!r} in this report"
+            such = ", ".join(map(repr, list(self.queries)[:3]))
+            msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
         old, new = (
             {document.id: rank for rank, document in enumerate(ranking, start=1)}
@@ -137,7 +158,7 @@ class Report:
                 self.texts.get(one, ""),
             )
             for one in seen
-            if old.get(one) != new.get(one)
+            if unmoved or old.get(one) != new.get(one)
         ]
         return sorted(moves, key=lambda move: (move.new_rank is None, move.new_rank or 0))
 
@@ -163,9 +184,12 @@ class Report:
             there is none), document_id, text. No rows if no query lost.
 
         Raises:
-            ValueError: There is no such measure or system, or only one system.
+            ValueError: There is no such measure or system, or only one system, or `n` or `depth`
+                is not a positive int.
         """
-        system = self._other(system)
+        system = self.other_system(system)
+        _check_count("n", n)
+        _check_count("depth", depth)
         measure = self.settings.measures[0] if measure is None else measure
         if measure not in self.settings.measures:
             known = ", ".join(self.settings.measures)
@@ -192,7 +216,12 @@ class Report:
         whole = dict.fromkeys(("old_rank", "new_rank", "grade"), "Int64")
         return _pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
 
-    def _other(self, system: str | None) -> str:
+    def other_system(self, system: str | None = None) -> str:
+        """Return the system to compare with the first one; None takes the second.
+
+        Raises:
+            ValueError: There is no such system, or only one.
+        """
         others = [name for name in self.systems if name != self.baseline]
         if system is None and others:
             return others[0]
@@ -203,6 +232,12 @@ class Report:
             )
             raise ValueError(msg)
         return system
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"{name} must be a positive int, got {value!r}"
+        raise ValueError(msg)
 
 
 def _pandas() -> Any:

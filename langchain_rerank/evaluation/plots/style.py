@@ -108,24 +108,6 @@ def bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def second_system(report: Report, system: str | None) -> str:
-    """Return the system to compare with the first one; None takes the second.
-
-    Raises:
-        ValueError: There is no such system, or only one.
-    """
-    others = [name for name in report.systems if name != report.baseline]
-    if system is None and others:
-        return others[0]
-    if system not in others:
-        msg = (
-            f"expected a system to compare with '{report.baseline}', one of {others}, "
-            f"got {system!r}"
-        )
-        raise ValueError(msg)
-    return system
-
-
 def name_of(results: Report | Sweep) -> str:
     """Return the data set's name as the end of a title; nothing if it has none."""
     return f" – {results.dataset}" if results.dataset else ""
