@@ -24,6 +24,11 @@ class RankedDocument:
     retrieval_rank: int | None = None
     """Its place among the reranker's candidates, from 1; None if it was not reranked."""
 
+    @property
+    def was_reranked(self) -> bool:
+        """Whether its score is a cross encoder's; a score of NaN is none."""
+        return self.retrieval_rank is not None and self.score is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

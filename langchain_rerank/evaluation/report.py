@@ -60,6 +60,15 @@ class Report:
         """Name of the first system."""
         return next(iter(self.systems))
 
+    @property
+    def reranking_systems(self) -> list[str]:
+        """Names of the systems that a cross encoder scored documents for."""
+        return [
+            name
+            for name, result in self.systems.items()
+            if any(one.was_reranked for found in result.rankings.values() for one in found)
+        ]
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a system.
 

@@ -8,7 +8,14 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from langchain_rerank.evaluation.extra import require_eval
-from langchain_rerank.evaluation.rendering import Table, html_table, markdown_table, with_interval
+from langchain_rerank.evaluation.rendering import (
+    Table,
+    html_table,
+    markdown_table,
+    percent,
+    queries,
+    with_interval,
+)
 from langchain_rerank.evaluation.sweep_records import Recommendation, Trial, WeightChoice
 
 if TYPE_CHECKING:
@@ -127,13 +134,13 @@ class Sweep:
     def _summary(self) -> str:
         name = f"{self.dataset}: " if self.dataset else ""
         text = (
-            f"{name}{len(self.first_stage.per_query)} queries, {self.k} documents returned, "
-            f"{self.measure} with {self.confidence:.0%} bootstrap intervals."
+            f"{name}{queries(len(self.first_stage.per_query))}, {self.k} documents returned, "
+            f"{self.measure} with {percent(self.confidence)} bootstrap intervals."
         )
         if self.weight_choices:
             text += (
-                f" Weights were chosen on {len(self.choosing_queries)} queries; their gain is that "
-                "on the others."
+                f" Weights were chosen on {queries(len(self.choosing_queries))}; their gain is "
+                "that on the others."
             )
         return text
 

@@ -117,6 +117,20 @@ def test_notes_are_shown():
     assert "Difference" not in report.to_markdown()
 
 
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.9, "90%"), (0.95, "95%"), (0.975, "97.5%"), (0.999, "99.9%")]
+)
+def test_confidence_is_not_rounded_to_certainty(confidence, shown):
+    report = evaluate({"run": RUN}, DATASET, ["RR"], confidence=confidence, show_progress=False)
+    assert f"with {shown} bootstrap intervals" in report.to_markdown()
+
+
+def test_names_of_more_than_one_line_leave_the_titles_whole():
+    systems = {"first\nrun": RUN, "second": RUN}
+    text = evaluate(systems, DATASET, ["RR"], show_progress=False).to_markdown()
+    assert "**Difference to first run**" in text
+
+
 def test_small_p_is_not_shown_as_0():
     queries = {f"q{number}": "red bird" for number in range(30)}
     dataset = Dataset(queries, {query: {"a": 1} for query in queries}, CORPUS)

@@ -253,6 +253,7 @@ def test_without_weights_nothing_is_split():
     assert found.weight_choices == ()
     assert found.trials[0].interval is None
     assert "weight tried" not in found.to_markdown()
+    assert found.to_markdown().startswith("toy: 1 query, 10 documents returned")
 
 
 def trial(model, fetch_k, mean, ms, weight=0.0):

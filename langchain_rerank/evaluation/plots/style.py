@@ -111,8 +111,3 @@ def bare(axes: Axes) -> None:
 def name_of(results: Report | Sweep) -> str:
     """Return the data set's name as the end of a title; nothing if it has none."""
     return f" – {results.dataset}" if results.dataset else ""
-
-
-def queries(number: int) -> str:
-    """Return "1 query", "2 queries", …."""
-    return f"{number} {'query' if number == 1 else 'queries'}"
