@@ -210,14 +210,15 @@ class Report:
         rows = [
             {
                 "query_id": query,
-                "query": self.queries[query],
+                # pandas' strings are UTF-8.
+                "query": well_formed(self.queries[query]),
                 "before": before[query],
                 "after": after[query],
                 "old_rank": move.old_rank,
                 "new_rank": move.new_rank,
                 "grade": move.grade,
                 "document_id": move.id,
-                "text": move.text,
+                "text": well_formed(move.text),
             }
             for query in lost[:n]
             for move in self.moves(query, system, depth=depth)

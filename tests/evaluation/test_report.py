@@ -165,6 +165,13 @@ def test_json_keeps_infinite_scores_and_replaces_lone_surrogates():
     assert back.to_json() == text
 
 
+def test_worst_queries_take_lone_surrogates():
+    dataset = Dataset({"q": "red \ud800"}, {"q": {"a": 1}}, {"a": Document("\udfff é", id="a")})
+    systems = {"run": {"q": {"a": 1.0}}, "worse": {"q": {}}}
+    frame = evaluate(systems, dataset, ["RR"], show_progress=False).worst_queries()
+    assert frame[["query", "text"]].to_numpy().tolist() == [["red \ufffd", "\ufffd é"]]
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"dataset": 1}', "[]"])
 def test_other_json_is_refused(text):
     with pytest.raises(ValueError, match=r"Report|JSON"):
