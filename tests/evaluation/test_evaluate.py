@@ -35,7 +35,7 @@ from langchain_rerank.evaluation import (
 )
 from tests.fakes import WordOverlapCrossEncoder
 
-DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))
 WORDS = ["sun", "moon", "star", "sky", "rain", "snow", "wind", "sea"]
 
 
@@ -220,6 +220,12 @@ def test_query_without_results_counts_0(dataset):
     assert less.systems["run"].summaries["nDCG@10"].mean == np.mean(list(values.values()))
 
 
+def test_no_judgment_at_all_is_an_error():
+    dataset = Dataset.from_questions([("sun moon", [])])
+    with pytest.raises(ValueError, match="has a judgment"):
+        evaluate({"run": {"1": {"d1": 1.0}}}, dataset, show_progress=False)
+
+
 def test_one_system_and_one_query(dataset):
     report = evaluate(
         {"run": random_run(dataset)}, dataset.subset(["q1"]), ["P@5"], show_progress=False
@@ -307,10 +313,12 @@ def test_wrong_systems_are_named_before_anything_runs(systems, error, message, d
         evaluate(systems, dataset, show_progress=False)
 
 
-@pytest.mark.parametrize("wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 1}, {"seed": -1}]
+)
 def test_wrong_settings_are_named_before_anything_runs(wrong, dataset):
     asked = []
-    with pytest.raises(ValueError, match=r"nope|confidence|resamples"):
+    with pytest.raises(ValueError, match=r"nope|confidence|resamples|seed"):
         evaluate({"mine": RunnableLambda(asked.append)}, dataset, **wrong)
     assert asked == []
 
@@ -327,7 +335,7 @@ def test_progress_is_shown_if_wanted(dataset, capsys):
 def trec():
     folder = DATA / "trec-dl20"
     if not folder.is_dir():
-        pytest.skip("the measuring data are not here")
+        pytest.skip("LANGCHAIN_RERANK_DATA names no folder of measuring data")
     return load_beir(folder, "full", partial_corpus=True), read_run(folder / "runs" / "bm25.trec")
 
 

@@ -253,6 +253,7 @@ def test_without_weights_nothing_is_split():
     assert found.weight_choices == ()
     assert found.trials[0].interval is None
     assert "weight tried" not in found.to_markdown()
+    assert found.to_markdown().startswith("toy: 1 query, 10 documents returned")
 
 
 def trial(model, fetch_k, mean, ms, weight=0.0):
@@ -418,6 +419,8 @@ def test_store_of_other_documents_is_refused():
         ({"dataset": Dataset(DATASET.queries, DATASET.qrels)}, ValueError, "with a corpus"),
         ({"dataset": DATASET.subset(["q0"])}, ValueError, "leaves both parts"),
         ({"confidence": 1}, ValueError, "confidence must be between 0 and 1"),
+        ({"resamples": 1}, ValueError, "resamples must be an int of at least 2, got 1"),
+        ({"seed": -1, "first_stage_weights": [0]}, ValueError, "seed must be an int of at least 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_scored(arguments, error, said):
