@@ -134,12 +134,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         qrels=qrels,
         systems=results,
         settings=settings,
-        texts={
-            one: text
-            for given in answers.values()
-            for answer in given.values()
-            for one, text in answer.texts.items()
-        },
+        texts=_texts(answers),
         notes=tuple(notes),
     )
 
@@ -150,6 +145,18 @@ class _Method:
 
     measures: Sequence[ir_measures.Measure]
     settings: Settings
+
+
+def _texts(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
+    """Return the texts by document id, without those of ids that several passages share."""
+    texts: dict[str, str] = {}
+    shared = set()
+    for given in answers.values():
+        for answer in given.values():
+            for one, text in answer.texts.items():
+                if texts.setdefault(one, text) != text:
+                    shared.add(one)
+    return {one: text for one, text in texts.items() if one not in shared}
 
 
 def _versions() -> dict[str, str]:

@@ -51,9 +51,16 @@ class Report:
     """By name, in the order given."""
     settings: Settings
     texts: Mapping[str, str] = field(default_factory=dict)
-    """By document id, of the documents in the rankings, where they are known."""
+    """By document id, of the documents in the rankings, where they are known. None for
+    an id that several passages share (`id_key`)."""
     notes: tuple[str, ...] = ()
     """What a reader should know before trusting the numbers."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Report(dataset={self.dataset!r}, queries={len(self.queries)}, "
+            f"systems={list(self.systems)}, measures={list(self.settings.measures)})"
+        )
 
     @property
     def baseline(self) -> str:

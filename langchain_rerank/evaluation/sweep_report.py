@@ -49,6 +49,12 @@ class Sweep:
     notes: tuple[str, ...] = ()
     """What a reader should know before trusting the numbers."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Sweep(dataset={self.dataset!r}, queries={len(self.first_stage.per_query)}, "
+            f"measure={self.measure!r}, trials={len(self.trials)})"
+        )
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a trial, the first stage alone first.
 

@@ -187,6 +187,17 @@ def test_report_holds_what_was_asked_and_how(report, dataset):
     assert {len(given) for given in times.values()} == {len(dataset.queries)}
 
 
+def test_no_passage_stands_for_an_id_that_several_share():
+    passages = {
+        "first": [Document("a", metadata={"topic": "x"}), Document("c", metadata={"topic": "z"})],
+        "second": [Document("b", metadata={"topic": "x"}), Document("c", metadata={"topic": "z"})],
+    }
+    labelled = Dataset({"1": "first", "2": "second"}, {"1": {"x": 1}, "2": {"x": 1}})
+    retriever = RunnableLambda(passages.__getitem__)
+    report = evaluate({"it": retriever}, labelled, ["RR"], id_key="topic", show_progress=False)
+    assert report.texts == {"z": "c"}
+
+
 def test_only_judged_queries_are_asked_in_order(dataset):
     asked = []
 

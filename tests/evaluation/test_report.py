@@ -109,6 +109,13 @@ def test_html_shows_the_same_escaped(report):
     assert f"{report.systems['run'].summaries['RR'].mean:.4f} [" in html
 
 
+def test_repr_is_one_line_without_the_rankings(report):
+    assert repr(report) == (
+        "Report(dataset='toy <1>', queries=3, systems=['run', 're|ranked <b>', 'all'], "
+        "measures=['nDCG@3', 'RR'])"
+    )
+
+
 def test_notes_are_shown():
     report = evaluate({"run": RUN}, DATASET, ["P@3"], min_relevance=2, show_progress=False)
     note = "2 of 3 queries have no document of grade 2 or above"
