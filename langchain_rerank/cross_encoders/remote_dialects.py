@@ -103,7 +103,9 @@ def _results(dialect: Dialect, reply: bytes) -> list[Any]:
     except (ValueError, RecursionError) as error:
         msg = f"expected JSON like {_SHAPE[dialect]}, got {len(reply)} bytes that are not JSON"
         raise WrongReplyError(msg) from error
-    results = given.get("results") if dialect == "cohere" and isinstance(given, dict) else given
+    results = given
+    if dialect == "cohere":
+        results = given.get("results") if isinstance(given, dict) else None
     if not isinstance(results, list):
         got = f"keys {sorted(given)!r:.200}" if isinstance(given, dict) else type(given).__name__
         msg = f"expected {_SHAPE[dialect]}, got {got}"
