@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
@@ -97,7 +96,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     """Most documents of one request; None takes 1000 for "cohere" (Cohere's advice) and 32 for
     "tei" (that server's default)."""
     max_concurrency: int = Field(default=8, ge=1)
-    """Most requests of one `score` in flight at once."""
+    """Most requests of one `score` in flight at once; all calls of one object share 32 places."""
     max_reply_bytes: int = Field(default=16 * 2**20, ge=1)
     """Most bytes of a reply."""
 
@@ -106,12 +105,11 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
 
     @classmethod
     def cohere(cls, model: str = "rerank-v3.5", **settings: Any) -> Self:
-        """Cohere's hosted Rerank (API v2).
+        """Cohere's hosted Rerank (its API v2).
 
         Args:
             model: Its name there.
-            **settings: Other fields; without `api_key`, the key of the environment variable
-                COHERE_API_KEY or CO_API_KEY is taken.
+            **settings: Other fields; `api_key` is that of COHERE_API_KEY or CO_API_KEY if left out.
 
         Raises:
             ValueError: There is no key.
@@ -125,8 +123,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
 
         Args:
             model: Its name there.
-            **settings: Other fields; without `api_key`, the key of the environment variable
-                JINA_API_KEY is taken.
+            **settings: Other fields; `api_key` is that of JINA_API_KEY if left out.
 
         Raises:
             ValueError: There is no key.
@@ -166,14 +163,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     @field_validator("extra_body")
     @classmethod
     def _check_extra_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
-        if taken := remote_dialects.RESERVED & extra_body.keys():
-            msg = f"extra_body can't set {sorted(taken)}, which the documents and fields decide"
-            raise ValueError(msg)
-        try:
-            json.dumps(extra_body, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError) as error:
-            msg = f"extra_body must be JSON: {error}"
-            raise ValueError(msg) from error
+        remote_dialects.check_extra(extra_body)
         return extra_body
 
     @field_serializer("url", when_used="json")

@@ -12,7 +12,7 @@ import httpx
 _DEFAULT_PATH = "/rerank"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Address:
     """A server's endpoint.
 
@@ -25,6 +25,11 @@ class Address:
     url: httpx.URL
     shown: str
     authorization: str | None
+
+    def attributes(self) -> dict[str, str | int]:
+        """Name it as OpenTelemetry's conventions for HTTP do."""
+        port = self.url.port or (443 if self.url.scheme == "https" else 80)
+        return {"server.address": self.url.host, "server.port": port, "url.path": self.url.path}
 
 
 class QuietURL(httpx.URL):

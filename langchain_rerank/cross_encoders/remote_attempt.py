@@ -71,43 +71,33 @@ class Sender:
     read_timeout: float
     max_reply_bytes: int
 
-    async def send(
-        self, address: Address, body: bytes, attributes: Mapping[str, str | int | float]
-    ) -> bytes:
+    async def send(self, address: Address, body: bytes, span: Span) -> bytes:
         """Send a body and give the reply's.
 
         Args:
             address: Where to.
             body: JSON.
-            attributes: For the span.
+            span: The current one; gains the status.
 
         Raises:
             AttemptError: No reply, one of an error, or one that is too large.
         """
-        url = address.url
-        port = url.port or (443 if url.scheme == "https" else 80)
-        where: dict[str, str | int | float] = {
-            "server.address": url.host,
-            "server.port": port,
-            "url.path": url.path,
-        }
-        with telemetry.span("rerank", kind="client", attributes={**where, **attributes}) as span:
-            try:
-                # The read timeout alone would let a server dribble for ever.
-                async with asyncio.timeout(self.connect_timeout + self.read_timeout):
-                    return await self._exchange(address, body, span)
-            except TimeoutError as error:
-                msg = f"gave no whole answer within read_timeout={self.read_timeout:g} s"
-                raise AttemptError(msg, retry="anywhere") from error
-            except httpx.DecodingError as error:
-                msg = "gave a reply that could not be decompressed"
-                raise AttemptError(msg, retry="elsewhere") from error
-            except httpx.TimeoutException as error:
-                raise AttemptError(self._waited(error), retry="anywhere") from error
-            except httpx.TransportError as error:
-                said = self._redacted(str(error))
-                msg = f"could not be reached: {type(error).__name__}: {said}"
-                raise AttemptError(msg, retry="anywhere") from error
+        try:
+            # The read timeout alone would let a server dribble for ever.
+            async with asyncio.timeout(self.connect_timeout + self.read_timeout):
+                return await self._exchange(address, body, span)
+        except TimeoutError as error:
+            msg = f"gave no whole answer within read_timeout={self.read_timeout:g} s"
+            raise AttemptError(msg, retry="anywhere") from error
+        except httpx.DecodingError as error:
+            msg = "gave a reply that could not be decompressed"
+            raise AttemptError(msg, retry="elsewhere") from error
+        except httpx.TimeoutException as error:
+            raise AttemptError(self._waited(error), retry="anywhere") from error
+        except httpx.TransportError as error:
+            said = self._redacted(str(error))
+            msg = f"could not be reached: {type(error).__name__}: {said}"
+            raise AttemptError(msg, retry="anywhere") from error
 
     async def _exchange(self, address: Address, body: bytes, span: Span) -> bytes:
         headers = {**self.headers}

@@ -16,8 +16,8 @@ Dialect = Literal["cohere", "tei"]
 # its operator chose otherwise.
 MAX_DOCUMENTS: dict[Dialect, int] = {"cohere": 1000, "tei": 32}
 
-# What `extra_body` can't set, as the scores hang on it.
-RESERVED = frozenset({"documents", "model", "query", "texts", "top_n"})
+# What decides which scores come back, so that more fields can't set it.
+_RESERVED = frozenset({"documents", "model", "query", "texts", "top_n"})
 
 _SCORE = {"cohere": "relevance_score", "tei": "score"}
 _SHAPE = {
@@ -59,6 +59,18 @@ def split(pairs: Sequence[tuple[str, str]], max_documents: int) -> list[Part]:
             own = positions[start:end]
             parts.append(Part(query, own, [pairs[position][1] for position in own]))
     return parts
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if these can't be more fields of a body."""
+    if taken := _RESERVED & extra.keys():
+        msg = f"extra_body can't set {sorted(taken)}, which the documents and fields decide"
+        raise ValueError(msg)
+    try:
+        json.dumps(extra, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        msg = f"extra_body must be JSON: {error}"
+        raise ValueError(msg) from error
 
 
 def body(dialect: Dialect, part: Part, model: str | None, extra: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders import remote_dialects, remote_loop
 from langchain_rerank.cross_encoders.remote_attempt import AttemptError
 from langchain_rerank.errors import RemoteError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # shortened by up to a half at random, so that clients that failed together do not return together.
 _FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 8.0
+
+# Requests of one client in flight at once: httpcore looks through all connections for each
+# request, in time that grows with their square (300 of them cost 100 ms a request).
+_MAX_IN_FLIGHT = 32
 
 _HINTS = {
     401: "check api_key",
@@ -61,6 +66,7 @@ class Exchange:
     max_documents: int
     max_concurrency: int
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_IN_FLIGHT))
     _users: int = 0
     _retired: bool = False
 
@@ -120,10 +126,12 @@ class Exchange:
 
     async def _attempt(self, part: Part, endpoint: Endpoint, number: int) -> list[float]:
         """Send a request once, and note how its server did."""
-        started = self.loop.time()
         try:
+            # Its server counts the request also while it waits for a place, for an even spread.
             with self.endpoints.use(endpoint):
-                scores = await self._send(part, endpoint, number)
+                async with self._places:
+                    started = self.loop.time()
+                    scores = await self._send(part, endpoint, number)
         except AttemptError as failure:
             if failure.retry == "never":
                 self.endpoints.answered(endpoint)
@@ -137,18 +145,20 @@ class Exchange:
     async def _send(self, part: Part, endpoint: Endpoint, number: int) -> list[float]:
         body = remote_dialects.body(self.dialect, part, self.model, self.extra_body)
         count = len(part.passages)
-        attributes: dict[str, str | int | float] = {
+        attributes: dict[str, str | int] = {
+            **endpoint.address.attributes(),
             "langchain_rerank.documents": count,
             "langchain_rerank.attempt": number,
         }
         if self.model is not None:
             attributes["gen_ai.request.model"] = self.model
-        reply = await self.sender.send(endpoint.address, body, attributes)
-        try:
-            return remote_dialects.scores(self.dialect, reply, count)
-        except remote_dialects.WrongReplyError as error:
-            msg = f"gave a wrong reply: {error}"
-            raise AttemptError(msg, retry="elsewhere", status=200) from error
+        with telemetry.span("rerank", kind="client", attributes=attributes) as span:
+            reply = await self.sender.send(endpoint.address, body, span)
+            try:
+                return remote_dialects.scores(self.dialect, reply, count)
+            except remote_dialects.WrongReplyError as error:
+                msg = f"gave a wrong reply: {error}"
+                raise AttemptError(msg, retry="elsewhere", status=200) from error
 
     def _following(self, tries: _Tries, failure: AttemptError) -> Endpoint | None:
         """Choose the server of the next attempt; None if there is to be none."""

@@ -8,6 +8,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import httpx
 import pytest
 from cohere.v2.types.v2rerank_response import V2RerankResponse
 from langchain_core.stores import InMemoryByteStore
@@ -84,8 +85,9 @@ def test_coheres_own_models_read_what_its_stand_in_answers(server, monkeypatch):
 def test_coheres_sdk_sends_the_same_request(server):
     from cohere import ClientV2
 
-    client = ClientV2(api_key="k", base_url=server.url)
-    read = client.rerank(model="rerank-v3.5", query="q", documents=["a", "q"], top_n=2)
+    with httpx.Client() as connections:
+        client = ClientV2(api_key="k", base_url=server.url, httpx_client=connections)
+        read = client.rerank(model="rerank-v3.5", query="q", documents=["a", "q"], top_n=2)
     ours = RemoteCrossEncoder.cohere(url=f"{server.url}/v2/rerank", api_key="k")
     assert ours.score([("q", "a"), ("q", "q")]) == [0.0, 1.0]
     assert [result.index for result in read.results] == [1, 0]
@@ -206,7 +208,7 @@ def test_copies_have_the_settings_and_connections_of_their_own(server):
     original = RemoteCrossEncoder(url=url, api_key="k", headers={"X": "secret"}, model="m")
     assert original.score(PAIRS) == SCORES
     copies = [
-        pickle.loads(pickle.dumps(original)),
+        pickle.loads(pickle.dumps(original)),  # noqa: S301  # our own
         copy.copy(original),
         copy.deepcopy(original),
         original.model_copy(),

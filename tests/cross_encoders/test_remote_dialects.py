@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 from hypothesis import given
@@ -62,7 +61,7 @@ def test_every_pair_is_sent_once_with_its_query_in_even_parts(pairs, max_documen
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.randoms())
-def test_scores_come_back_in_the_order_in_which_they_were_sent(scores, shuffle: random.Random):
+def test_scores_come_back_in_the_order_in_which_they_were_sent(scores, shuffle):
     results = [result(index, score) for index, score in enumerate(scores)]
     shuffle.shuffle(results)
     assert remote_dialects.scores("cohere", cohere(*results), len(scores)) == scores

@@ -182,7 +182,9 @@ def test_one_deadline_ends_all(server):
         RemoteCrossEncoder(url=server.url, timeout=0.3, read_timeout=0.1).score(PAIRS)
 
 
-@pytest.mark.parametrize("limits", [{"timeout": 0.4}, {"read_timeout": 0.2, "connect_timeout": 0.2}])
+@pytest.mark.parametrize(
+    "limits", [{"timeout": 0.4}, {"read_timeout": 0.2, "connect_timeout": 0.2}]
+)
 def test_a_server_that_dribbles_does_not_hold_on_for_ever(server, limits):
     end = threading.Event()
 
@@ -216,14 +218,14 @@ def free_port() -> int:
 
 def test_a_refused_connection_and_a_server_that_comes_back(server):
     dead = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(RemoteError, match="could not be reached: .*, after 5 attempts"):
+    with pytest.raises(RemoteError, match=r"could not be reached: .*, after 5 attempts"):
         RemoteCrossEncoder(url=dead).score(PAIRS)
     assert RemoteCrossEncoder(url=(dead, server.url)).score(PAIRS) == SCORES
 
 
 def test_a_redirect_is_not_followed(server, other):
     server.always = status(307, location=f"http://ann:pw@127.0.0.1:{other.port}/new?token=t")
-    with pytest.raises(RemoteError, match="redirect to .*/new, which is not followed") as caught:
+    with pytest.raises(RemoteError, match=r"redirect to .*/new, which is not followed") as caught:
         RemoteCrossEncoder(url=server.url, api_key=KEY).score(PAIRS)
     assert "pw" not in str(caught.value)
     assert "token" not in str(caught.value)
