@@ -1,0 +1,229 @@
+"""Connections and the background loop: opened, shared, cancelled, forked, collected, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from langchain_rerank import RemoteCrossEncoder, RemoteError
+from langchain_rerank.cross_encoders import remote_exchange, remote_loop
+from tests.stand_ins import StandIn, as_json, hang
+
+PAIRS = [("red fish", "red"), ("red fish", "fish red")]
+SCORES = [0.5, 1.0]
+
+
+@pytest.fixture
+def server():
+    with StandIn() as server:
+        yield server
+
+
+def wait_for(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+async def test_cancelling_frees_the_connection(server):
+    server.faults = [hang]
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+    task = asyncio.create_task(cross_encoder.ascore(PAIRS))
+    await asyncio.to_thread(wait_for, lambda: server.requests)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(server.hung_up.acquire, timeout=10)
+    endpoint = cross_encoder._exchange.endpoints.all[0]
+    await asyncio.to_thread(wait_for, lambda: endpoint.in_flight == 0)
+    assert endpoint.failures == 0, "the server did nothing wrong"
+    assert await cross_encoder.ascore(PAIRS) == SCORES
+
+
+async def test_a_timeout_of_the_callers_own_ends_it(server):
+    server.faults = [hang]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await RemoteCrossEncoder(url=server.url).ascore(PAIRS)
+    assert await asyncio.to_thread(server.hung_up.acquire, timeout=10)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="POSIX only")
+def test_ctrl_c_ends_a_score_and_its_requests(server):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def hang_and_interrupt(request):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    server.faults = [hang_and_interrupt]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            RemoteCrossEncoder(url=server.url).score(PAIRS)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert server.hung_up.acquire(timeout=10)
+
+
+def test_a_client_has_only_so_many_requests_in_flight(server, monkeypatch):
+    monkeypatch.setattr(remote_exchange, "_MAX_IN_FLIGHT", 3)
+    cross_encoder = RemoteCrossEncoder(url=server.url, max_documents=1)
+    met = threading.Barrier(3, timeout=10)
+
+    def meet(request):
+        met.wait()
+        return server.good(request)
+
+    server.faults = [meet] * 6
+
+    async def some():
+        return await asyncio.gather(*(cross_encoder.ascore(PAIRS) for _ in range(10)))
+
+    assert asyncio.run(some()) == [SCORES] * 10
+    assert server.most_at_once == 3
+
+
+def test_a_connection_is_kept_for_the_next_call_until_closed(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+    for _ in range(3):
+        cross_encoder.score(PAIRS)
+        assert len(server.sockets) == 1
+    cross_encoder.close()
+    wait_for(lambda: not server.sockets)
+    cross_encoder.close()
+    assert cross_encoder.score(PAIRS) == SCORES
+
+
+def test_an_object_that_is_collected_gives_its_connections_back(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+    cross_encoder.score(PAIRS)
+    client = weakref.ref(cross_encoder._exchange.sender.client)
+    assert len(server.sockets) == 1
+    del cross_encoder
+    gc.collect()
+    wait_for(lambda: not server.sockets)
+    wait_for(lambda: gc.collect() is not None and client() is None)
+
+
+def test_the_loop_is_one_thread_for_all(server):
+    for _ in range(3):
+        RemoteCrossEncoder(url=server.url).score(PAIRS)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("langchain-rerank") == 1
+
+
+EXIT = """
+import sys, threading, warnings
+from langchain_rerank import RemoteCrossEncoder
+kept = RemoteCrossEncoder(url=sys.argv[1])
+print(kept.score([("red fish", "red")]))
+dropped = RemoteCrossEncoder(url=sys.argv[1])
+dropped.score([("red fish", "red")])
+del dropped
+hanging = RemoteCrossEncoder(url=sys.argv[1] + "/hang")
+def score():
+    try:
+        hanging.score([("red fish", "red")])
+    except BaseException:
+        pass
+threading.Thread(target=score, daemon=True).start()
+while not (hanging._exchange and hanging._exchange.endpoints.all[0].in_flight):
+    pass
+"""
+
+
+def test_leaving_python_closes_everything_without_a_warning(server):
+    server.always = lambda request: None if request.target == "/hang" else server.good(request)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", EXIT, server.url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "[0.5]\n"
+    assert done.stderr == ""
+    wait_for(lambda: not server.sockets)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_and_its_parent_both_score_on(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+    assert cross_encoder.score(PAIRS) == SCORES
+    child = os.fork()
+    if not child:
+        try:
+            good = cross_encoder.score(PAIRS) == SCORES and len(server.sockets) <= 2
+            cross_encoder.close()
+        except BaseException:  # noqa: BLE001  # a child must not run the rest of the tests
+            good = False
+        os._exit(0 if good else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert len(server.requests) == 3
+    assert remote_loop.background_loop().is_running()
+
+
+@pytest.fixture
+def spans(monkeypatch) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter
+
+
+async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
+    monkeypatch.setattr(remote_exchange, "_FIRST_BACKOFF", 0.01)
+    server.faults = [lambda request: as_json({"message": "later"}, 503)]
+    cross_encoder = RemoteCrossEncoder(url=f"{server.url}?token=secret", model="m", api_key="key")
+    with trace.get_tracer("test").start_as_current_span("caller") as caller:
+        assert await cross_encoder.ascore(PAIRS) == SCORES
+    with trace.get_tracer("test").start_as_current_span("caller"):
+        assert cross_encoder.score(PAIRS) == SCORES
+    first, second, _, third, _ = spans.get_finished_spans()
+    assert [span.kind for span in (first, second, third)] == [trace.SpanKind.CLIENT] * 3
+    assert first.attributes == {
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+        "url.path": "/rerank",
+        "gen_ai.request.model": "m",
+        "langchain_rerank.documents": 2,
+        "langchain_rerank.attempt": 1,
+        "http.response.status_code": 503,
+    }
+    assert first.status.status_code is trace.StatusCode.ERROR
+    assert second.attributes["langchain_rerank.attempt"] == 2
+    assert second.attributes["http.response.status_code"] == 200
+    assert second.parent.span_id == caller.get_span_context().span_id
+    assert third.parent.span_id != second.parent.span_id
+    sent = server.requests[1].headers["traceparent"].split("-")
+    assert sent[1:3] == [f"{second.context.trace_id:032x}", f"{second.context.span_id:016x}"]
+    everything = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert all(text not in everything for text in ("secret", "Bearer", "red fish"))
+
+
+def test_a_wrong_reply_ends_its_span_with_an_error(server, spans):
+    server.always = lambda request: as_json({"results": []})
+    with pytest.raises(RemoteError):
+        RemoteCrossEncoder(url=server.url).score(PAIRS)
+    (span,) = spans.get_finished_spans()
+    assert span.attributes["http.response.status_code"] == 200
+    assert span.status.status_code is trace.StatusCode.ERROR
