@@ -1,0 +1,303 @@
+"""Requests that wait are scored together: one thread, pass after pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from langchain_rerank.errors import RerankError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_rerank.server.served_model import ServedModel
+
+    Pair = tuple[str, str]
+
+logger = logging.getLogger(__name__)
+
+# Pairs of a pass: enough to fill batches, few enough that a newcomer does not wait long.
+PASS_PAIRS = 128
+# Pairs that a request may put into a pass before the next one has its turn.
+QUANTUM_PAIRS = 32
+# How much the latest pass counts in the measured speed.
+_NEWEST = 0.2
+
+
+class QueueFullError(RerankError):
+    """Too many requests wait; `retry_after` says in how many seconds there should be room."""
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        """Build the message."""
+        super().__init__(f"{waiting:,} requests wait already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class StoppedError(RerankError):
+    """The service is shutting down, or its model could not be loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a request gets: a raw score a pair, in order, and its share of the tokens read."""
+
+    scores: list[float]
+    tokens: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass was, for metrics."""
+
+    requests: int
+    pairs: int
+    tokens: int | None
+    seconds: float
+    waited_seconds: list[float]
+    """How long each request that came to its turn for the first time had waited."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request on its way: `pairs[:taken]` are in a pass or scored."""
+
+    pairs: Sequence[Pair]
+    future: asyncio.Future[Scored]
+    arrived: float
+    taken: int = 0
+    scores: list[float] = field(default_factory=list)
+    tokens: float | None = 0.0
+
+    @property
+    def left(self) -> int:
+        return len(self.pairs) - self.taken
+
+    @property
+    def chunk(self) -> Sequence[Pair]:
+        """The pairs that are in the pass."""
+        return self.pairs[len(self.scores) : self.taken]
+
+    @property
+    def characters(self) -> int:
+        """Length of the chunk; at least one a pair, so that shares of it exist."""
+        return sum(len(query) + len(passage) + 1 for query, passage in self.chunk)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.scores) == len(self.pairs)
+
+    def add(self, scores: list[float], tokens: float | None) -> None:
+        """Take the scores of the chunk."""
+        self.scores += scores
+        self.tokens = None if tokens is None or self.tokens is None else self.tokens + tokens
+
+
+class ScoringQueue:
+    """Scores requests in passes over the model, first come, first served.
+
+    A pass takes up to `QUANTUM_PAIRS` of each request in order of arrival until it is full. What a
+    large request has left goes behind those that came meanwhile (deficit round robin, Shreedhar
+    and Varghese, SIGCOMM 1995, without the deficit: no small request is cut). So a request waits
+    for a turn of those before it, never for the whole of a large one.
+
+    A pass that fails is scored again request by request, so that only those fail that can't be
+    scored. A request whose future is cancelled leaves; what a pass has of it is not looked at.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        max_waiting: int,
+        joint: bool = True,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        """Store the settings; `start` starts the thread.
+
+        Args:
+            model: Is loaded by the thread, then scores in it; nothing else may call it.
+            max_waiting: How many requests may have pairs that no pass has taken.
+            joint: False scores one request after another, each whole and alone.
+            on_pass: Told of every pass, in the thread.
+        """
+        self._model = model
+        self._max_waiting = max_waiting
+        self._joint = joint
+        self._on_pass = on_pass
+        self._waiting: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._stopped = True  # until started
+        self._seconds_a_pair = 0.0
+        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+
+    def start(self) -> asyncio.Future[None]:
+        """Start the thread; call it in the event loop that will submit.
+
+        Returns:
+            Done when the model is loaded, or its error.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._stopped = False
+        self._thread.start()
+        return self._loaded
+
+    def stop(self) -> None:
+        """Refuse what waits and what comes; the pass that runs comes to its end."""
+        with self._changed:
+            self._stopped = True
+            left = [*self._waiting]
+            self._waiting.clear()
+            self._changed.notify()
+        for request in left:
+            _settle(request.future, _stopped())
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, at most `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def __len__(self) -> int:
+        """How many requests have pairs that no pass has taken yet."""
+        return len(self._waiting)
+
+    def submit(self, pairs: Sequence[Pair]) -> asyncio.Future[Scored]:
+        """Let pairs be scored.
+
+        Returns:
+            The scores, or a `RerankError`. To cancel it gives the place up.
+
+        Raises:
+            QueueFullError: Too many wait.
+            StoppedError: The queue was stopped.
+        """
+        request = _Request(pairs, self._loop.create_future(), time.perf_counter())
+        with self._changed:
+            if self._stopped:
+                raise _stopped()
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFullError(len(self._waiting), self._retry_after())
+            self._waiting.append(request)
+            self._changed.notify()
+        request.future.add_done_callback(lambda future: self._leave(request, future))
+        return request.future
+
+    def _retry_after(self) -> int:
+        """Seconds until what waits now should be scored; called under the lock."""
+        pairs = sum(request.left for request in self._waiting)
+        return max(1, math.ceil(pairs * self._seconds_a_pair))
+
+    def _leave(self, request: _Request, future: asyncio.Future[Scored]) -> None:
+        """Free the place of a request that was given up."""
+        if future.cancelled():
+            self._remove(request)
+
+    def _remove(self, request: _Request) -> None:
+        with self._changed:
+            if request in self._waiting:
+                self._waiting.remove(request)
+
+    def _run(self) -> None:
+        """The thread: load, then score until stopped."""
+        try:
+            self._model.load()
+        except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
+            self._in_loop(_settle, self._loaded, error)
+            self._in_loop(self.stop)
+            return
+        self._in_loop(_settle, self._loaded, None)
+        while requests := self._next_pass():
+            started = time.perf_counter()
+            waited = [started - request.arrived for request in requests if not request.scores]
+            pairs = sum(len(request.chunk) for request in requests)
+            tokens = self._score(requests)
+            seconds = time.perf_counter() - started
+            self._measure(seconds / pairs)
+            self._on_pass(Pass(len(requests), pairs, tokens, seconds, waited))
+
+    def _next_pass(self) -> list[_Request]:
+        """Wait for requests and take a part of each; none when stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            if self._stopped:
+                return []
+            if not self._joint:
+                request = self._waiting.popleft()
+                request.taken = len(request.pairs)
+                return [request]
+            taken: dict[_Request, None] = {}
+            room = PASS_PAIRS
+            while self._waiting:
+                request = self._waiting[0]
+                size = min(QUANTUM_PAIRS, request.left)
+                if size > room:
+                    break
+                self._waiting.popleft()
+                request.taken += size
+                room -= size
+                taken[request] = None
+                if request.left:
+                    self._waiting.append(request)
+            return list(taken)
+
+    def _score(self, requests: list[_Request]) -> int | None:
+        """Score one pass and hand out what is complete.
+
+        Returns:
+            The tokens that the model read; None if it does not count them.
+        """
+        try:
+            scores, tokens = self._model.score([pair for one in requests for pair in one.chunk])
+        except BaseException as error:  # noqa: BLE001  # the thread must live on
+            if len(requests) > 1:
+                logger.warning("a pass of %d requests failed, each is scored alone", len(requests))
+                counts = [self._score([request]) for request in requests]
+                return None if None in counts else sum(count or 0 for count in counts)
+            self._remove(requests[0])
+            self._in_loop(_settle, requests[0].future, error)
+            return 0
+        start = 0
+        total = sum(request.characters for request in requests)
+        for request in requests:
+            share = None if tokens is None else tokens * request.characters / total
+            stop = start + len(request.chunk)
+            request.add(scores[start:stop], share)
+            start = stop
+        done = [(one.future, Scored(one.scores, one.tokens)) for one in requests if one.complete]
+        self._in_loop(_hand_out, done)
+        return tokens
+
+    def _measure(self, seconds_a_pair: float) -> None:
+        before = self._seconds_a_pair or seconds_a_pair
+        self._seconds_a_pair = (1 - _NEWEST) * before + _NEWEST * seconds_a_pair
+
+    def _in_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            logger.debug("the event loop is closed, nobody waits for the scores")
+
+
+def _hand_out(done: list[tuple[asyncio.Future[Scored], Scored]]) -> None:
+    for future, scored in done:
+        if not future.done():
+            future.set_result(scored)
+
+
+def _settle(future: asyncio.Future[Any], error: BaseException | None) -> None:
+    """End a future without a result, if nobody has given it up."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _stopped() -> StoppedError:
+    return StoppedError("the service is not running, or is shutting down")
