@@ -68,7 +68,7 @@ def serve(  # noqa: PLR0913  # one parameter an option
             )
         app = create_app(
             build_cross_encoder(model, backend),
-            served_name=served_name or model,
+            served_name=served_name,
             limits=Limits(documents=max_documents, waiting=max_waiting),
             api_keys=api_keys,
             joint_scoring=joint_scoring,

@@ -58,7 +58,7 @@ class Admission:
             _check_content_type(headers.get("content-type"))
             body = await self._read(headers.get("content-length"), receive)
         except Refusal as refusal:
-            await refuse_unread(refusal, scope, receive, send)
+            await refuse_unread(refusal, receive, send)
             return
         if body is not None:
             await self._app(scope, _replayed(body, receive), send)
@@ -75,7 +75,8 @@ class Admission:
         # Header values are Latin-1 on the wire. All keys are compared, each in constant time, so
         # that the time taken tells neither a key's letters nor which one it was.
         given = key.strip().encode("latin-1")
-        if not any([hmac.compare_digest(given, key) for key in self._keys]):
+        matches = [hmac.compare_digest(given, key) for key in self._keys]
+        if not any(matches):
             raise Refusal(401, "the API key of the header 'Authorization' is wrong", headers)
 
     async def _read(self, content_length: str | None, receive: Receive) -> bytes | None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Receive, Send
 
 # nginx's status for a client that went away; nobody reads the reply, metrics count it.
 CLIENT_GONE = 499
@@ -41,7 +41,7 @@ def error(status: int, message: str, headers: Mapping[str, str] | None = None) -
     return reply({"message": message}, status, headers)
 
 
-async def refuse_unread(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse_unread(refusal: Refusal, receive: Receive, send: Send) -> None:
     """Answer a request whose body has not been read, or not to its end.
 
     A connection closed on a client that is still sending would be reset, and the answer lost with

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request  # noqa: TC002  # FastAPI reads the annotations
+from fastapi import Depends, FastAPI, Request  # FastAPI reads the annotations
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
@@ -22,12 +22,13 @@ from langchain_rerank.server.schemas import (
     TeiBody,
     TeiResult,
 )
-from langchain_rerank.server.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pydantic import BaseModel
+
+    from langchain_rerank.server.service import Service
 
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 STATUS_PATHS = ("/health", "/ready", "/metrics")
@@ -137,7 +138,11 @@ class _Routes:
             for result in results:
                 document = body.documents[result["index"]]
                 result["document"] = {"text": document} if isinstance(document, str) else document
-        answer = {"id": str(uuid.uuid4()), "model": service.model.name, "results": results}
+        answer: dict[str, Any] = {
+            "id": str(uuid.uuid4()),
+            "model": service.model.name,
+            "results": results,
+        }
         if scored.tokens is not None:
             answer["usage"] = {"total_tokens": round(scored.tokens)}
         return reply({**answer, "meta": _meta("1")})

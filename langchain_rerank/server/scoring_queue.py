@@ -7,25 +7,20 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.errors import RerankError
+from langchain_rerank.errors import ModelLoadError, RerankError, ScoringError
+from langchain_rerank.server.waiting_line import WaitingLine, WaitingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_rerank.server.served_model import ServedModel
-
-    Pair = tuple[str, str]
+    from langchain_rerank.server.waiting_line import Pair, Scored
 
 logger = logging.getLogger(__name__)
 
-# Pairs of a pass: enough to fill batches, few enough that a newcomer does not wait long.
-PASS_PAIRS = 128
-# Pairs that a request may put into a pass before the next one has its turn.
-QUANTUM_PAIRS = 32
 # How much the latest pass counts in the measured speed.
 _NEWEST = 0.2
 
@@ -44,14 +39,6 @@ class StoppedError(RerankError):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What a request gets: a raw score a pair, in order, and its share of the tokens read."""
-
-    scores: list[float]
-    tokens: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Pass:
     """What one pass was, for metrics."""
 
@@ -63,48 +50,8 @@ class Pass:
     """How long each request that came to its turn for the first time had waited."""
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request on its way: `pairs[:taken]` are in a pass or scored."""
-
-    pairs: Sequence[Pair]
-    future: asyncio.Future[Scored]
-    arrived: float
-    taken: int = 0
-    scores: list[float] = field(default_factory=list)
-    tokens: float | None = 0.0
-
-    @property
-    def left(self) -> int:
-        return len(self.pairs) - self.taken
-
-    @property
-    def chunk(self) -> Sequence[Pair]:
-        """The pairs that are in the pass."""
-        return self.pairs[len(self.scores) : self.taken]
-
-    @property
-    def characters(self) -> int:
-        """Length of the chunk; at least one a pair, so that shares of it exist."""
-        return sum(len(query) + len(passage) + 1 for query, passage in self.chunk)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.scores) == len(self.pairs)
-
-    def add(self, scores: list[float], tokens: float | None) -> None:
-        """Take the scores of the chunk."""
-        self.scores += scores
-        self.tokens = None if tokens is None or self.tokens is None else self.tokens + tokens
-
-
 class ScoringQueue:
-    """Scores requests in passes over the model, first come, first served.
-
-    A pass takes up to `QUANTUM_PAIRS` of each request in order of arrival until it is full. What a
-    large request has left goes behind those that came meanwhile (deficit round robin, Shreedhar
-    and Varghese, SIGCOMM 1995, without the deficit: no small request is cut). So a request waits
-    for a turn of those before it, never for the whole of a large one.
+    """Scores requests in passes over the model, first come, first served; see `WaitingLine`.
 
     A pass that fails is scored again request by request, so that only those fail that can't be
     scored. A request whose future is cancelled leaves; what a pass has of it is not looked at.
@@ -130,7 +77,7 @@ class ScoringQueue:
         self._max_waiting = max_waiting
         self._joint = joint
         self._on_pass = on_pass
-        self._waiting: deque[_Request] = deque()
+        self._line = WaitingLine()
         self._changed = threading.Condition()
         self._stopped = True  # until started
         self._seconds_a_pair = 0.0
@@ -152,8 +99,7 @@ class ScoringQueue:
         """Refuse what waits and what comes; the pass that runs comes to its end."""
         with self._changed:
             self._stopped = True
-            left = [*self._waiting]
-            self._waiting.clear()
+            left = self._line.clear()
             self._changed.notify()
         for request in left:
             _settle(request.future, _stopped())
@@ -164,7 +110,7 @@ class ScoringQueue:
 
     def __len__(self) -> int:
         """How many requests have pairs that no pass has taken yet."""
-        return len(self._waiting)
+        return len(self._line)
 
     def submit(self, pairs: Sequence[Pair]) -> asyncio.Future[Scored]:
         """Let pairs be scored.
@@ -176,38 +122,38 @@ class ScoringQueue:
             QueueFullError: Too many wait.
             StoppedError: The queue was stopped.
         """
-        request = _Request(pairs, self._loop.create_future(), time.perf_counter())
+        request = WaitingRequest(
+            pairs, asyncio.get_running_loop().create_future(), time.perf_counter()
+        )
         with self._changed:
             if self._stopped:
                 raise _stopped()
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFullError(len(self._waiting), self._retry_after())
-            self._waiting.append(request)
+            if len(self._line) >= self._max_waiting:
+                raise QueueFullError(len(self._line), self._retry_after())
+            self._line.add(request)
             self._changed.notify()
         request.future.add_done_callback(lambda future: self._leave(request, future))
         return request.future
 
     def _retry_after(self) -> int:
         """Seconds until what waits now should be scored; called under the lock."""
-        pairs = sum(request.left for request in self._waiting)
-        return max(1, math.ceil(pairs * self._seconds_a_pair))
+        return max(1, math.ceil(self._line.pairs_left * self._seconds_a_pair))
 
-    def _leave(self, request: _Request, future: asyncio.Future[Scored]) -> None:
+    def _leave(self, request: WaitingRequest, future: asyncio.Future[Scored]) -> None:
         """Free the place of a request that was given up."""
         if future.cancelled():
             self._remove(request)
 
-    def _remove(self, request: _Request) -> None:
+    def _remove(self, request: WaitingRequest) -> None:
         with self._changed:
-            if request in self._waiting:
-                self._waiting.remove(request)
+            self._line.remove(request)
 
     def _run(self) -> None:
         """The thread: load, then score until stopped."""
         try:
             self._model.load()
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
-            self._in_loop(_settle, self._loaded, error)
+            self._in_loop(_settle, self._loaded, _as(ModelLoadError, error))
             self._in_loop(self.stop)
             return
         self._in_loop(_settle, self._loaded, None)
@@ -220,32 +166,15 @@ class ScoringQueue:
             self._measure(seconds / pairs)
             self._on_pass(Pass(len(requests), pairs, tokens, seconds, waited))
 
-    def _next_pass(self) -> list[_Request]:
+    def _next_pass(self) -> list[WaitingRequest]:
         """Wait for requests and take a part of each; none when stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            self._changed.wait_for(lambda: self._line or self._stopped)
             if self._stopped:
                 return []
-            if not self._joint:
-                request = self._waiting.popleft()
-                request.taken = len(request.pairs)
-                return [request]
-            taken: dict[_Request, None] = {}
-            room = PASS_PAIRS
-            while self._waiting:
-                request = self._waiting[0]
-                size = min(QUANTUM_PAIRS, request.left)
-                if size > room:
-                    break
-                self._waiting.popleft()
-                request.taken += size
-                room -= size
-                taken[request] = None
-                if request.left:
-                    self._waiting.append(request)
-            return list(taken)
+            return self._line.next_pass() if self._joint else self._line.next_alone()
 
-    def _score(self, requests: list[_Request]) -> int | None:
+    def _score(self, requests: list[WaitingRequest]) -> int | None:
         """Score one pass and hand out what is complete.
 
         Returns:
@@ -256,10 +185,10 @@ class ScoringQueue:
         except BaseException as error:  # noqa: BLE001  # the thread must live on
             if len(requests) > 1:
                 logger.warning("a pass of %d requests failed, each is scored alone", len(requests))
-                counts = [self._score([request]) for request in requests]
+                counts = [self._score([one]) for one in requests if not one.future.done()]
                 return None if None in counts else sum(count or 0 for count in counts)
             self._remove(requests[0])
-            self._in_loop(_settle, requests[0].future, error)
+            self._in_loop(_settle, requests[0].future, _as(ScoringError, error))
             return 0
         start = 0
         total = sum(request.characters for request in requests)
@@ -268,8 +197,7 @@ class ScoringQueue:
             stop = start + len(request.chunk)
             request.add(scores[start:stop], share)
             start = stop
-        done = [(one.future, Scored(one.scores, one.tokens)) for one in requests if one.complete]
-        self._in_loop(_hand_out, done)
+        self._in_loop(_hand_out, [request for request in requests if request.complete])
         return tokens
 
     def _measure(self, seconds_a_pair: float) -> None:
@@ -283,13 +211,13 @@ class ScoringQueue:
             logger.debug("the event loop is closed, nobody waits for the scores")
 
 
-def _hand_out(done: list[tuple[asyncio.Future[Scored], Scored]]) -> None:
-    for future, scored in done:
-        if not future.done():
-            future.set_result(scored)
+def _hand_out(complete: list[WaitingRequest]) -> None:
+    for request in complete:
+        if not request.future.done():
+            request.future.set_result(request.scored)
 
 
-def _settle(future: asyncio.Future[Any], error: BaseException | None) -> None:
+def _settle(future: asyncio.Future[Any], error: RerankError | None) -> None:
     """End a future without a result, if nobody has given it up."""
     if future.done():
         return
@@ -297,6 +225,15 @@ def _settle(future: asyncio.Future[Any], error: BaseException | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
+
+
+def _as(kind: type[RerankError], error: BaseException) -> RerankError:
+    """Chain what is no error of this package: `SystemExit` in a coroutine would end the server."""
+    if isinstance(error, RerankError):
+        return error
+    wrapped = kind(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _stopped() -> StoppedError:

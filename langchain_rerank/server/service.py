@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from langchain_rerank.server.limits import Limits
-    from langchain_rerank.server.scoring_queue import Scored
+    from langchain_rerank.server.waiting_line import Scored
     from langchain_rerank.server.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Service:
             Refusal: Too long a text, too many requests, a failure of the model, a client gone.
         """
         check_characters(query, texts, field, self.limits)
-        attributes = {
+        attributes: dict[str, str | int | float] = {
             "http.route": request.url.path,
             "rerank.documents": len(texts),
             "rerank.characters": len(query) + sum(map(len, texts)),
