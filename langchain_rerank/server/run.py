@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -50,7 +51,8 @@ def run(app: FastAPI, *, host: str, port: int, grace_seconds: float = 30) -> Non
     logger.info(
         "serving '%s' on http://%s:%d", service.model.name, shown, listening.getsockname()[1]
     )
-    server.run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once all is finished
+        server.run(sockets=[listening])
     if service.load_error is not None:
         msg = str(service.load_error) or type(service.load_error).__name__
         raise ModelLoadError(msg) from service.load_error

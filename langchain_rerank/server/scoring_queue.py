@@ -104,9 +104,10 @@ class ScoringQueue:
         for request in left:
             _settle(request.future, _stopped())
 
-    def join(self, timeout: float) -> None:
-        """Wait until the thread has ended, at most `timeout` seconds."""
+    def join(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the thread to end; tell whether it has."""
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def __len__(self) -> int:
         """How many requests have pairs that no pass has taken yet."""

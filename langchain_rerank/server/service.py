@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_JOIN_SECONDS = 5
+_JOIN_SECONDS = 2
 
 
 class Service:
@@ -57,8 +57,9 @@ class Service:
             yield
         finally:
             self.stop()
-            await asyncio.to_thread(self._queue.join, _JOIN_SECONDS)
-            self.model.close()
+            # A pass that still runs holds the model, and must not hold up the end.
+            if await asyncio.to_thread(self._queue.join, _JOIN_SECONDS):
+                self.model.close()
 
     def stop(self) -> None:
         """Be no longer ready, and refuse what waits and what comes."""

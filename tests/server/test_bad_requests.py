@@ -8,7 +8,6 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from langchain_rerank.server.app import create_app
@@ -17,6 +16,8 @@ from tests.server.serving import DEADLINE_S, GatedCrossEncoder, client_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx
 
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 GOOD = {"query": "q", "documents": ["a", "bb"]}
@@ -149,7 +150,8 @@ def test_bodies_that_are_no_json_object(small, path, content, said):
 @pytest.mark.parametrize("path", PATHS)
 def test_oddities_that_json_allows(small, path):
     deep = '{"a":' * 100 + "1" + "}" * 100
-    content = '{"query": 3, "query": "q", "documents": ["a"], "x": %s, "\\ud800": "\\udfff"}' % deep
+    twice = '{"query": 3, "query": "q", "documents": ["a"], "\\ud800": "\\udfff", "x": '
+    content = twice + deep + "}"
     reply = small.post(path, content=content, headers={"content-type": "application/json; x=y"})
     assert reply.status_code == 200
     without_type = small.build_request("POST", path, content=json.dumps(GOOD))
@@ -226,7 +228,10 @@ def read_all(sock: socket.socket) -> bytes:
 
 def test_a_body_that_drips_is_given_up():
     model = GatedCrossEncoder(is_open=True)
-    with client_of(model, limits=Limits(body_seconds=0.5)) as client, raw_connection(client) as sock:
+    with (
+        client_of(model, limits=Limits(body_seconds=0.5)) as client,
+        raw_connection(client) as sock,
+    ):
         sock.sendall(b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
         sock.settimeout(0.05)
         answer = b""

@@ -38,8 +38,8 @@ def test_requests_are_counted_by_path_and_status():
     assert found["rerank_requests_total", "/v2/rerank", "422"] == 1
     assert found["rerank_requests_total", "/rerank", "500"] == 1
     assert found["rerank_requests_total", "other", "404"] == 1
-    assert found["rerank_request_seconds_count", ] == 7
-    assert found["process_resident_memory_bytes", ] > 2**20
+    assert found["rerank_request_seconds_count",] == 7
+    assert found["process_resident_memory_bytes",] > 2**20
 
 
 def test_passes_pairs_and_waiting_requests():
@@ -106,5 +106,5 @@ def test_a_span_continues_the_callers_trace_and_holds_counts_only(spans):
     assert span.attributes == {
         "http.route": "/rerank",
         "rerank.documents": 2,
-        "rerank.characters": len("a secret" "a" "private text"),
+        "rerank.characters": len("a secretaprivate text"),
     }
