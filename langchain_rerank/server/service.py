@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from langchain_rerank.server.limits import Limits
-    from langchain_rerank.server.waiting_line import Scored
     from langchain_rerank.server.served_model import ServedModel
+    from langchain_rerank.server.waiting_line import Scored
 
 logger = logging.getLogger(__name__)
 
