@@ -7,6 +7,7 @@ import typer
 from langchain_rerank.cli.bench import bench
 from langchain_rerank.cli.demo import demo
 from langchain_rerank.cli.evaluate import evaluate
+from langchain_rerank.cli.serve import serve
 
 app = typer.Typer(
     help="Cross-encoder reranking for LangChain.",
@@ -23,3 +24,4 @@ def main() -> None:
 app.command()(demo)
 app.command("eval")(evaluate)
 app.command()(bench)
+app.command()(serve)
