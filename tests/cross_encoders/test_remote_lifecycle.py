@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import trace
@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
 from langchain_rerank.cross_encoders import remote_exchange, remote_loop
-from tests.stand_ins import StandIn, as_json, hang
+from tests.stand_ins import StandIn, as_json, hang, wait_for
 
 PAIRS = [("red fish", "red"), ("red fish", "fish red")]
 SCORES = [0.5, 1.0]
@@ -30,13 +30,6 @@ SCORES = [0.5, 1.0]
 def server():
     with StandIn() as server:
         yield server
-
-
-def wait_for(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 async def test_cancelling_frees_the_connection(server):
@@ -109,6 +102,27 @@ def test_a_connection_is_kept_for_the_next_call_until_closed(server):
     assert cross_encoder.score(PAIRS) == SCORES
 
 
+def test_closing_waits_for_what_is_running_and_then_frees_it(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+    closed = threading.Event()
+
+    def answer_late(request):
+        assert closed.wait(10)
+        return server.good(request)
+
+    server.faults = [answer_late]
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(cross_encoder.score, PAIRS)
+        wait_for(lambda: server.requests)
+        client = cross_encoder._exchange.sender.client
+        cross_encoder.close()
+        assert not client.is_closed
+        closed.set()
+        assert job.result() == SCORES
+    wait_for(lambda: not server.sockets)
+    assert client.is_closed
+
+
 def test_an_object_that_is_collected_gives_its_connections_back(server):
     cross_encoder = RemoteCrossEncoder(url=server.url)
     cross_encoder.score(PAIRS)
@@ -128,7 +142,12 @@ def test_the_loop_is_one_thread_for_all(server):
 
 
 EXIT = """
-import sys, threading, warnings
+import atexit, sys, threading
+
+@atexit.register  # the first of all, so that it runs last
+def check():
+    print([thread.name for thread in threading.enumerate() if "rerank" in thread.name])
+
 from langchain_rerank import RemoteCrossEncoder
 kept = RemoteCrossEncoder(url=sys.argv[1])
 print(kept.score([("red fish", "red")]))
@@ -150,13 +169,13 @@ while not (hanging._exchange and hanging._exchange.endpoints.all[0].in_flight):
 def test_leaving_python_closes_everything_without_a_warning(server):
     server.always = lambda request: None if request.target == "/hang" else server.good(request)
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", EXIT, server.url],
+        [sys.executable, "-W", "error::ResourceWarning", "-c", EXIT, server.url],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert done.stdout == "[0.5]\n"
+    assert done.stdout == "[0.5]\n[]\n"
     assert done.stderr == ""
     wait_for(lambda: not server.sockets)
 
