@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_rerank.cross_encoders import remote_dialects
-from langchain_rerank.cross_encoders.remote_dialects import Part, WrongReplyError
+from langchain_rerank.cross_encoders.remote import dialects
+from langchain_rerank.cross_encoders.remote.dialects import Part, WrongReplyError
 
 PART = Part("q", [0, 1], ["a", "ü"])
 
@@ -23,7 +23,7 @@ def result(index: object, score: object = 0.5) -> dict[str, object]:
 
 
 def test_the_bodies():
-    body = remote_dialects.body("cohere", PART, "m", {"max_tokens_per_doc": 9})
+    body = dialects.body("cohere", PART, "m", {"max_tokens_per_doc": 9})
     assert json.loads(body) == {
         "model": "m",
         "query": "q",
@@ -31,10 +31,10 @@ def test_the_bodies():
         "top_n": 2,
         "max_tokens_per_doc": 9,
     }
-    body = remote_dialects.body("tei", PART, None, {"raw_scores": True})
+    body = dialects.body("tei", PART, None, {"raw_scores": True})
     expected = {"query": "q", "texts": ["a", "ü"], "truncate": True, "raw_scores": True}
     assert json.loads(body) == expected
-    assert json.loads(remote_dialects.body("tei", PART, None, {"truncate": False})) == {
+    assert json.loads(dialects.body("tei", PART, None, {"truncate": False})) == {
         "query": "q",
         "texts": ["a", "ü"],
         "truncate": False,
@@ -46,7 +46,7 @@ def test_the_bodies():
     max_documents=st.integers(1, 5),
 )
 def test_every_pair_is_sent_once_with_its_query_in_even_parts(pairs, max_documents):
-    parts = remote_dialects.split(pairs, max_documents)
+    parts = dialects.split(pairs, max_documents)
     sent = [
         (position, part.query, passage)
         for part in parts
@@ -64,12 +64,12 @@ def test_every_pair_is_sent_once_with_its_query_in_even_parts(pairs, max_documen
 def test_scores_come_back_in_the_order_in_which_they_were_sent(scores, shuffle):
     results = [result(index, score) for index, score in enumerate(scores)]
     shuffle.shuffle(results)
-    assert remote_dialects.scores("cohere", cohere(*results), len(scores)) == scores
+    assert dialects.scores("cohere", cohere(*results), len(scores)) == scores
 
 
 def test_whole_numbers_are_scores_and_more_fields_are_left_aside():
     reply = b'[{"index": 1, "score": 1, "text": "b"}, {"index": 0, "score": -2.5}]'
-    scores = remote_dialects.scores("tei", reply, 2)
+    scores = dialects.scores("tei", reply, 2)
     assert scores == [-2.5, 1.0]
     assert [type(score) for score in scores] == [float, float]
 
@@ -106,7 +106,7 @@ def test_whole_numbers_are_scores_and_more_fields_are_left_aside():
 )
 def test_a_wrong_reply_is_told_apart(reply, message):
     with pytest.raises(WrongReplyError, match=message) as caught:
-        remote_dialects.scores("cohere", reply, 2)
+        dialects.scores("cohere", reply, 2)
     assert len(str(caught.value)) < 400
 
 
@@ -130,5 +130,5 @@ def test_a_wrong_reply_is_told_apart(reply, message):
     ],
 )
 def test_what_a_server_says_about_an_error_is_found(reply, message):
-    assert remote_dialects.error_message(reply) == message
-    assert len(remote_dialects.trimmed(message)) <= 301
+    assert dialects.error_message(reply) == message
+    assert len(dialects.trimmed(message)) <= 301

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from langchain_rerank.cross_encoders import remote_address
-from langchain_rerank.cross_encoders.remote_attempt import retry_after
-from langchain_rerank.cross_encoders.remote_endpoints import Endpoint, Endpoints
+from langchain_rerank.cross_encoders.remote import addresses
+from langchain_rerank.cross_encoders.remote.attempt import retry_after
+from langchain_rerank.cross_encoders.remote.endpoints import Endpoint, Endpoints
 
 
 def servers(count: int) -> Endpoints:
-    return Endpoints([remote_address.parse(f"http://host{number}") for number in range(count)])
+    return Endpoints([addresses.parse(f"http://host{number}") for number in range(count)])
 
 
 def fail(endpoints: Endpoints, endpoint: Endpoint, now: float, **more: float) -> None:

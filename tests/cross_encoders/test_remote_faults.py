@@ -23,7 +23,7 @@ from langchain_rerank import (
     create_rag_chain,
     create_rerank_retriever,
 )
-from langchain_rerank.cross_encoders import remote_endpoints, remote_exchange
+from langchain_rerank.cross_encoders.remote import endpoints, exchange
 from tests.stand_ins import Reply, StandIn, as_json, hang, wait_for
 
 PAIRS = [("red fish", "red"), ("red fish", "fish red")]
@@ -34,8 +34,8 @@ TEXT = "a document that nobody may see"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(remote_exchange, "_FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr(remote_endpoints, "_FIRST_OUT", 0.05)
+    monkeypatch.setattr(exchange, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(endpoints, "_FIRST_OUT", 0.05)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
-from langchain_rerank.cross_encoders import remote_exchange, remote_loop
+from langchain_rerank.cross_encoders.remote import background, exchange
 from tests.stand_ins import StandIn, as_json, hang, wait_for
 
 PAIRS = [("red fish", "red"), ("red fish", "fish red")]
@@ -74,7 +74,7 @@ def test_ctrl_c_ends_a_score_and_its_requests(server):
 
 
 def test_a_client_has_only_so_many_requests_in_flight(server, monkeypatch):
-    monkeypatch.setattr(remote_exchange, "_MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(exchange, "_MAX_IN_FLIGHT", 3)
     cross_encoder = RemoteCrossEncoder(url=server.url, max_documents=1)
     met = threading.Barrier(3, timeout=10)
 
@@ -197,7 +197,7 @@ def test_a_forked_child_and_its_parent_both_score_on(server):
     assert os.waitstatus_to_exitcode(status) == 0
     assert cross_encoder.score(PAIRS) == SCORES
     assert len(server.requests) == 3
-    assert remote_loop.background_loop().is_running()
+    assert background.background_loop().is_running()
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def spans(monkeypatch) -> InMemorySpanExporter:
 
 
 async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
-    monkeypatch.setattr(remote_exchange, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(exchange, "_FIRST_BACKOFF", 0.01)
     server.faults = [lambda request: as_json({"message": "later"}, 503)]
     cross_encoder = RemoteCrossEncoder(url=f"{server.url}?token=secret", model="m", api_key="key")
     with trace.get_tracer("test").start_as_current_span("caller") as caller:

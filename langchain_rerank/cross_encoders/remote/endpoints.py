@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from langchain_rerank.cross_encoders.remote_address import Address
+    from langchain_rerank.cross_encoders.remote.addresses import Address
 
 # How long a server is left out after its first failure, and at most, in seconds.
 _FIRST_OUT = 1.0

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_rerank import telemetry
-from langchain_rerank.cross_encoders import remote_dialects, remote_loop
-from langchain_rerank.cross_encoders.remote_attempt import AttemptError
+from langchain_rerank.cross_encoders.remote import background, dialects
+from langchain_rerank.cross_encoders.remote.attempt import AttemptError
 from langchain_rerank.errors import RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_rerank.cross_encoders.remote_attempt import Sender
-    from langchain_rerank.cross_encoders.remote_dialects import Dialect, Part
-    from langchain_rerank.cross_encoders.remote_endpoints import Endpoint, Endpoints
+    from langchain_rerank.cross_encoders.remote.attempt import Sender
+    from langchain_rerank.cross_encoders.remote.dialects import Dialect, Part
+    from langchain_rerank.cross_encoders.remote.endpoints import Endpoint, Endpoints
 
 # Seconds before the second attempt, doubled for each further one up to the longest; each wait is
 # shortened by up to a half at random, so that clients that failed together do not return together.
@@ -77,7 +77,7 @@ class Exchange:
             RemoteError: A request failed for good; the others are cancelled.
         """
         deadline = self.loop.time() + self.timeout
-        parts = remote_dialects.split(pairs, self.max_documents)
+        parts = dialects.split(pairs, self.max_documents)
         places = asyncio.Semaphore(self.max_concurrency)
         scores = [math.nan] * len(pairs)
 
@@ -143,7 +143,7 @@ class Exchange:
         return scores
 
     async def _send(self, part: Part, endpoint: Endpoint, number: int) -> list[float]:
-        body = remote_dialects.body(self.dialect, part, self.model, self.extra_body)
+        body = dialects.body(self.dialect, part, self.model, self.extra_body)
         count = len(part.passages)
         attributes: dict[str, str | int] = {
             **endpoint.address.attributes(),
@@ -155,8 +155,8 @@ class Exchange:
         with telemetry.span("rerank", kind="client", attributes=attributes) as span:
             reply = await self.sender.send(endpoint.address, body, span)
             try:
-                return remote_dialects.scores(self.dialect, reply, count)
-            except remote_dialects.WrongReplyError as error:
+                return dialects.scores(self.dialect, reply, count)
+            except dialects.WrongReplyError as error:
                 msg = f"gave a wrong reply: {error}"
                 raise AttemptError(msg, retry="elsewhere", status=200) from error
 
@@ -218,7 +218,7 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Free the connections now."""
-        remote_loop.forget(self)
+        background.forget(self)
         await self.sender.client.aclose()
 
 

@@ -17,11 +17,10 @@ from pydantic import (
     field_validator,
 )
 
-from langchain_rerank.cross_encoders import remote_address, remote_dialects, remote_loop
-from langchain_rerank.cross_encoders import remote_credentials as credentials
-from langchain_rerank.cross_encoders.remote_attempt import open_sender
-from langchain_rerank.cross_encoders.remote_endpoints import Endpoints
-from langchain_rerank.cross_encoders.remote_exchange import Exchange
+from langchain_rerank.cross_encoders.remote import addresses, background, credentials, dialects
+from langchain_rerank.cross_encoders.remote.attempt import open_sender
+from langchain_rerank.cross_encoders.remote.endpoints import Endpoints
+from langchain_rerank.cross_encoders.remote.exchange import Exchange
 from langchain_rerank.cross_encoders.settings import Settings
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.text import well_formed
@@ -72,7 +71,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     """The endpoint's address, or several servers' of one model, among which requests are spread.
     One without a path gets `/rerank`. A user and password in it are sent by basic
     authentication, in place of `api_key`."""
-    dialect: remote_dialects.Dialect = "cohere"
+    dialect: dialects.Dialect = "cohere"
     """The shape of bodies and replies."""
     model: str | None = None
     """The body's `model`; None leaves it out."""
@@ -141,7 +140,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
             msg = "url must name at least one server, got none"
             raise ValueError(msg)
         for one in _all(url):
-            remote_address.parse(one)
+            addresses.parse(one)
         return url
 
     @field_validator("headers")
@@ -163,15 +162,15 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     @field_validator("extra_body")
     @classmethod
     def _check_extra_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
-        remote_dialects.check_extra(extra_body)
+        dialects.check_extra(extra_body)
         return extra_body
 
     @field_serializer("url", when_used="json")
     def _shown_url(self, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Leave credentials out, as JSON does with the key."""
         if isinstance(url, str):
-            return remote_address.parse(url).shown
-        return tuple(remote_address.parse(one).shown for one in url)
+            return addresses.parse(url).shown
+        return tuple(addresses.parse(one).shown for one in url)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -206,13 +205,13 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     def close(self) -> None:
         """Free the connections, once running calls are done; the next call opens new ones."""
         if self._exchange is not None:
-            asyncio.run_coroutine_threadsafe(self._retire(), remote_loop.background_loop()).result()
+            asyncio.run_coroutine_threadsafe(self._retire(), background.background_loop()).result()
 
     def _submit(self, text_pairs: list[tuple[str, str]]) -> Future[list[float]]:
         """Start scoring on the background loop, in the caller's context (contextvars)."""
         check_pairs(text_pairs)
         pairs = [(well_formed(query), well_formed(passage)) for query, passage in text_pairs]
-        loop = remote_loop.background_loop()
+        loop = background.background_loop()
         return asyncio.run_coroutine_threadsafe(self._score(pairs), loop)
 
     async def _score(self, pairs: list[tuple[str, str]]) -> list[float]:
@@ -232,19 +231,19 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
                 read_timeout=self.read_timeout,
                 max_reply_bytes=self.max_reply_bytes,
             ),
-            endpoints=Endpoints([remote_address.parse(url) for url in _all(self.url)]),
+            endpoints=Endpoints([addresses.parse(url) for url in _all(self.url)]),
             dialect=self.dialect,
             model=self.model,
             extra_body=self.extra_body,
             timeout=self.timeout,
             max_retries=self.max_retries,
-            max_documents=self.max_documents or remote_dialects.MAX_DOCUMENTS[self.dialect],
+            max_documents=self.max_documents or dialects.MAX_DOCUMENTS[self.dialect],
             max_concurrency=self.max_concurrency,
         )
-        remote_loop.close_at_exit(exchange)
+        background.close_at_exit(exchange)
         # An object that nobody closed gives its connections back when it is collected.
         finalizer: weakref.finalize[..., Any] = weakref.finalize(
-            self, remote_loop.retire_soon, exchange
+            self, background.retire_soon, exchange
         )
         finalizer.atexit = False
         self._finalizer = finalizer

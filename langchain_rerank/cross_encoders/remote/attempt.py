@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 
 from langchain_rerank import telemetry
-from langchain_rerank.cross_encoders import remote_address, remote_dialects
+from langchain_rerank.cross_encoders.remote import addresses, dialects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from langchain_rerank.cross_encoders.remote_address import Address
+    from langchain_rerank.cross_encoders.remote.addresses import Address
     from langchain_rerank.telemetry import Span
 
 # Enough to find what a server says about an error.
@@ -106,7 +106,7 @@ class Sender:
         telemetry.inject(headers)
         request = self.client.build_request("POST", address.url, content=body, headers=headers)
         # `build_request` makes a plain URL, which httpx would log with its query.
-        request.url = remote_address.QuietURL(request.url)
+        request.url = addresses.QuietURL(request.url)
         response = await self.client.send(request, stream=True)
         try:
             span.set_attribute("http.response.status_code", response.status_code)
@@ -135,8 +135,8 @@ class Sender:
             return AttemptError(self._redacted(msg), retry="never", status=status)
         reply = await _up_to(response, _MAX_ERROR_BYTES)
         # Blotted out before it is cut, lest half a key stays.
-        said = self._redacted(remote_dialects.error_message(reply[:_MAX_ERROR_BYTES]))
-        msg = f"answered {status}" + (f": {remote_dialects.trimmed(said)}" if said else "")
+        said = self._redacted(dialects.error_message(reply[:_MAX_ERROR_BYTES]))
+        msg = f"answered {status}" + (f": {dialects.trimmed(said)}" if said else "")
         if status in _OVERLOADED:
             wait = retry_after(response.headers.get("retry-after"))
             return AttemptError(msg, retry="anywhere", status=status, retry_after=wait)
@@ -189,7 +189,7 @@ async def _up_to(response: httpx.Response, most: int) -> bytes:
 
 def _shown_location(url: httpx.URL, location: str) -> str:
     try:
-        return remote_address.shown(url.join(location))
+        return addresses.shown(url.join(location))
     except httpx.InvalidURL:
         return "an address that can't be read"
 

@@ -1,0 +1,1 @@
+"""Cross encoders that run elsewhere, behind a /rerank server."""
