@@ -213,6 +213,15 @@ def test_a_large_body_is_refused_before_it_is_sent(small):
         assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
+def test_a_client_that_sends_all_before_it_reads_gets_its_answer(small):
+    """Closed on at once, it would be reset while it sends, and never see the reason."""
+    length = 50 * 2**20
+    with raw_connection(small) as sock:
+        head = f"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+        sock.sendall(head.encode() + b"x" * length)
+        assert read_all(sock).startswith(b"HTTP/1.1 413 ")
+
+
 def raw_connection(client: httpx.Client) -> socket.socket:
     sock = socket.create_connection((client.base_url.host, client.base_url.port))
     sock.settimeout(DEADLINE_S)

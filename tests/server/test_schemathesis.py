@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-_EXAMPLES = 60
+_EXAMPLES = 40
 _CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
 
 

@@ -104,12 +104,13 @@ def test_a_large_request_does_not_keep_small_ones_waiting(requests, model):
 
 def test_no_small_request_is_cut_and_no_pass_overfull(requests, model):
     requests.occupy(model)
-    sent = [requests.send([f"{i}"] * QUANTUM_PAIRS) for i in range(9)]
+    size = QUANTUM_PAIRS - 2
+    sent = [requests.send([f"{i}"] * size) for i in range(9)]
     model.open()
     for one in sent:
-        assert len(scores_of(one.result())) == QUANTUM_PAIRS
-    assert [len(one) for one in model.passes[1:]] == [128, 128, 32]
-    assert model.passes[1] == [str(i) for i in range(4) for _ in range(QUANTUM_PAIRS)]
+        assert len(scores_of(one.result())) == size
+    assert [len(one) for one in model.passes[1:]] == [4 * size, 4 * size, size]
+    assert model.passes[1] == [str(i) for i in range(4) for _ in range(size)]
 
 
 def test_a_request_that_can_not_be_scored_fails_alone(requests, model):

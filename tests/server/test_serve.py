@@ -129,7 +129,7 @@ def test_requests_wait_while_the_model_loads_and_the_onnx_backend_answers():
 @pytest.mark.integration
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_was_taken_and_refuses_the_rest(signal_number):
-    with child("-c", SLOW_SERVER, "1", "30") as server, ThreadPoolExecutor(8) as pool:
+    with child("-c", SLOW_SERVER, "0.5", "30") as server, ThreadPoolExecutor(8) as pool:
         url = server.url()
         taken = [pool.submit(ask, url) for _ in range(3)]
         wait_until(lambda: "scoring" in server.output, "the first to be scored")
