@@ -38,12 +38,13 @@ def test_memory_stays_flat(tiny):
     process = psutil.Process()
     with client_of(tiny) as client:
         url = str(client.base_url)
-        run_load(url, questions, clients=16, total=500)
+        # Allocators and pools fill over the first thousand.
+        run_load(url, questions, clients=16, total=1500)
         before = process.memory_info().rss
-        report = run_load(url, questions, clients=16, total=1500)
+        report = run_load(url, questions, clients=16, total=3000)
         grown = process.memory_info().rss - before
     assert report.errors == []
-    assert grown < 20 * 2**20, "13 KiB a request would be a leak"
+    assert grown < 30 * 2**20, "10 KiB a request would be a leak"
 
 
 def test_the_ratio_is_measured_in_turns(tiny):
