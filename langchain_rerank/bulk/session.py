@@ -1,0 +1,104 @@
+"""A Ray to run on: the one that is connected, the user's cluster, or one of our own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_rerank.cross_encoders.onnx_encoder import available_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Blocks travel as paths, so Ray's own store of objects may stay at about its least.
+_OBJECT_STORE_BYTES = 128 * 2**20
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What each of some actors takes; None where the machine decides."""
+
+    workers: int
+    cpus: float | None
+    gpus: float | None
+
+    def of_this_ray(self) -> tuple[float, float]:
+        """Return CPUs and GPUs of an actor on the connected Ray.
+
+        Raises:
+            ValueError: A single machine has fewer than all of them take.
+        """
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+        if len(nodes) > 1:
+            return 1 if self.cpus is None else self.cpus, self.gpus or 0
+        cpus, gpus = (nodes[0].get(kind, 0.0) for kind in ("CPU", "GPU"))
+        for name, wanted, there in (("CPUs", self.cpus, cpus), ("GPUs", self.gpus, gpus)):
+            if wanted is not None and wanted * self.workers > there:
+                msg = (
+                    f"{self.workers} workers of {wanted:g} {name} need {wanted * self.workers:g}, "
+                    f"this machine's Ray has {there:g}: take fewer workers or less for each"
+                )
+                raise ValueError(msg)
+        return (
+            _whole(cpus / self.workers) if self.cpus is None else self.cpus,
+            min(1.0, _whole(gpus / self.workers)) if self.gpus is None else self.gpus,
+        )
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to Ray for a while; one that was connected before is used and left alone."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    before = {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update({name: value for name, value in _QUIET.items() if before[name] is None})
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                # Never one that happens to run on this machine for something else.
+                address="local",
+                num_cpus=available_cores(),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        yield
+    finally:
+        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def quiet_data() -> Iterator[None]:
+    """Keep Ray Data's progress bars and logs to itself for a while."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with DataContext.current(context):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _whole(number: float) -> float:
+    """Cut to a whole number, which is all that Ray takes above 1."""
+    return float(int(number)) if number > 1 else number
