@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list, merge_configs
 from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import TypedDict
 
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
 from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
-from langchain_rerank.scoring import score_pairs
+from langchain_rerank.scoring import ascore_pairs, score_pairs
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -196,11 +196,19 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
 
     def _rerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
         questions = [self._candidates(given) for given in inputs]
-        return self._finish(questions, self._scores(questions))
+        try:
+            scores = score_pairs(self._reranker.cross_encoder, _pairs(questions))
+        except Exception as error:  # noqa: BLE001  # it becomes each query's own outcome
+            return self._failed(questions, error)
+        return self._finish(questions, scores)
 
     async def _arerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
         questions = [self._candidates(given) for given in inputs]
-        return self._finish(questions, await run_in_executor(None, self._scores, questions))
+        try:
+            scores = await ascore_pairs(self._reranker.cross_encoder, _pairs(questions))
+        except Exception as error:  # noqa: BLE001  # it becomes each query's own outcome
+            return self._failed(questions, error)
+        return self._finish(questions, scores)
 
     def _candidates(self, given: RerankInput) -> list[Candidate] | Exception:
         """Choose what to score for one query; an input that is wrong gives its error."""
@@ -220,51 +228,58 @@ class _RerankRunnable(Runnable[RerankInput, list[Document]]):
         except (TypeError, ValueError) as error:
             return error
 
-    def _scores(self, questions: list[list[Candidate] | Exception]) -> list[float] | Exception:
-        """Score the pairs of all queries in one pass; a failure gives its error."""
-        pairs = [
-            candidate.pair
-            for found in questions
-            if not isinstance(found, Exception)
-            for candidate in found
-        ]
-        try:
-            scores = score_pairs(self._reranker.cross_encoder, pairs)
-        except Exception as error:
-            if self._reranker.on_error == "keep_order":
-                logger.exception("reranking failed, keeping first-stage order")
-            return error
+    def _finish(
+        self, questions: list[list[Candidate] | Exception], scores: list[float]
+    ) -> list[list[Document] | Exception]:
+        """Give each query its documents, or the error in its input."""
         if nans := sum(map(math.isnan, scores)):
             logger.warning("%d of %d scores are NaN, the worst of all", nans, len(scores))
-        return scores
-
-    def _finish(
-        self, questions: list[list[Candidate] | Exception], scores: list[float] | Exception
-    ) -> list[list[Document] | Exception]:
-        """Give each query its documents, or the error that it ends in."""
         reranker = self._reranker
         finished: list[list[Document] | Exception] = []
         start = 0
         for found in questions:
             if isinstance(found, Exception):
                 finished.append(found)
-            elif not isinstance(scores, Exception):
-                own = scores[start : start + len(found)]
-                start += len(found)
-                finished.append(
-                    ranked(
-                        found,
-                        own,
-                        top_n=reranker.top_n,
-                        score_threshold=reranker.score_threshold,
-                        first_stage_weight=reranker.first_stage_weight,
-                    )
+                continue
+            own = scores[start : start + len(found)]
+            start += len(found)
+            finished.append(
+                ranked(
+                    found,
+                    own,
+                    top_n=reranker.top_n,
+                    score_threshold=reranker.score_threshold,
+                    first_stage_weight=reranker.first_stage_weight,
                 )
-            elif reranker.on_error == "keep_order" or not found:
-                finished.append([with_scores(one, None) for one in found[: reranker.top_n]])
-            else:
-                finished.append(scores)
+            )
         return finished
+
+    def _failed(
+        self, questions: list[list[Candidate] | Exception], error: Exception
+    ) -> list[list[Document] | Exception]:
+        """Give each query what `on_error` says after scoring failed, or the error in its input."""
+        reranker = self._reranker
+        keep_order = reranker.on_error == "keep_order"
+        if keep_order:
+            logger.error("reranking failed, keeping first-stage order", exc_info=error)
+        return [
+            found
+            if isinstance(found, Exception)
+            else [with_scores(one, None) for one in found[: reranker.top_n]]
+            if keep_order or not found
+            else error
+            for found in questions
+        ]
+
+
+def _pairs(questions: list[list[Candidate] | Exception]) -> list[tuple[str, str]]:
+    """Line up the pairs of all queries that have candidates."""
+    return [
+        candidate.pair
+        for found in questions
+        if not isinstance(found, Exception)
+        for candidate in found
+    ]
 
 
 def _unless_stopped(outcomes: list[list[Document]]) -> list[list[Document]]:

@@ -6,7 +6,9 @@ go wrong derives from `RerankError`, so one `except` covers the package.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+from typing import Any
 
 
 class RerankError(Exception):
@@ -53,6 +55,32 @@ class ModelLoadError(RerankError):
 
 class ScoringError(RerankError):
     """A cross encoder failed or broke its contract; the real cause is chained."""
+
+
+class RemoteError(ScoringError):
+    """A rerank server could not be reached, refused, or gave something other than scores."""
+
+    def __init__(
+        self, message: str, *, url: str, status: int | None = None, attempts: int = 1
+    ) -> None:
+        """Keep what a caller may act on.
+
+        Args:
+            message: What was expected, what came and what to do.
+            url: Of the server asked last, without credentials or query.
+            status: Its HTTP status; None if no answer came.
+            attempts: How many requests were sent, retries included.
+        """
+        super().__init__(message)
+        self.url = url
+        self.status = status
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild = functools.partial(
+            type(self), url=self.url, status=self.status, attempts=self.attempts
+        )
+        return rebuild, self.args
 
 
 class EvaluationError(RerankError):

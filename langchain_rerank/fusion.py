@@ -35,6 +35,9 @@ def fused_scores(
     Returns:
         One value a document, higher is better, comparable within the query only; NaN where the
         score is NaN.
+
+    Raises:
+        ValueError: There are not as many ranks as scores, or a rank is below 1.
     """
     known = [
         (score, rank)

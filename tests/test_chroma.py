@@ -202,7 +202,7 @@ def test_same_document_twice_is_no_error(
         [1, 2.0],
         [["a"]],
         [None],
-        object(),
+        b"bytes",
         math.nan,
         math.inf,
         [math.nan],

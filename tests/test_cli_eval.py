@@ -157,6 +157,40 @@ def test_query_that_lost_is_shown_with_what_moved(folder):
     assert "What is wine made of?" not in worst
 
 
+def test_run_of_odd_name_and_texts_that_no_file_can_hold(folder, tmp_path):
+    queries = [{"_id": key, "text": f"{text} \ud800"} for key, text in QUERIES.items()]
+    lines = "".join(f"{json.dumps(query)}\n" for query in queries)
+    (folder / "queries.jsonl").write_text(lines, encoding="utf-8")
+    write_qrels(folder / "qrels" / "test.tsv", {**QRELS, "2": {"wine": 1}})
+    output = tmp_path / "report"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
+    run = (folder / "bm25.trec").rename(folder / "bm25[k1=0.9].trec")
+
+    done = run_eval(folder, "--run", run, "--backend", "onnx", "--output", output)
+
+    assert done.returncode == 0, done.stderr
+    assert "Difference to bm25[k1=0.9]" in done.stdout
+    assert "How tall is the Eiffel Tower? \ufffd" in done.stdout
+    report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
+    assert report.queries["2"] == "How tall is the Eiffel Tower? \ufffd"
+    [written] = [line for line in done.stdout.splitlines() if line.startswith("In ")]
+    named = {name.strip() for name in written.split(":")[1].split(",")}
+    assert named == {path.name for path in output.iterdir()} - {"notes.txt"}
+
+
+def test_run_named_like_its_reranking_without_any_of_the_queries(folder, tmp_path):
+    run = folder / "reranked.trec"
+    run.write_text("elsewhere Q0 soup 1 1.0 tag\n", encoding="utf-8")
+
+    done = run_eval(folder, "--run", run, "--backend", "onnx", "--output", tmp_path / "report")
+
+    assert done.returncode == 0, done.stderr
+    assert printed(done.stdout, r"reranked \(run\)") == printed(done.stdout, "reranked") == "0.0000"
+    assert not (tmp_path / "report" / "scores.png").exists()
+    assert (tmp_path / "report" / "tradeoff.png").exists()
+
+
 def test_grade_that_counts_and_judgments_outside_the_corpus(folder):
     write_qrels(folder / "qrels" / "full.tsv", {**QRELS, "3": {"wine": 2, "elsewhere": 2}})
     arguments = (folder, "--qrels", "full", "--backend", "onnx", "--measures", "RR@10")

@@ -674,3 +674,34 @@ def test_documents_may_come_from_a_generator():
     documents = (Document(text) for text in ("b", "a"))
     found = Reranker(model=WordOverlapCrossEncoder()).compress_documents(documents, "a")
     assert texts(found) == ["a", "b"]
+
+
+class _Coroutine(WordOverlapCrossEncoder):
+    """A cross encoder with a native `ascore`, whose `score` must not be called for it."""
+
+    def __init__(self, extra: int = 0) -> None:
+        super().__init__()
+        self.extra = extra
+
+    async def ascore(self, text_pairs):
+        await asyncio.sleep(0)
+        if self.extra is None:
+            msg = "no route"
+            raise OSError(msg)
+        return [self._overlap(*pair) for pair in text_pairs] + [0.0] * self.extra
+
+
+async def test_a_native_ascore_is_awaited_in_place_of_score():
+    cross_encoder = _Coroutine()
+    documents = [Document("fish"), Document("people live in berlin")]
+    kept = await Reranker(model=cross_encoder).acompress_documents(documents, "people berlin")
+    assert [document.page_content for document in kept] == ["people live in berlin", "fish"]
+    assert cross_encoder.calls == []
+    assert await Reranker(model=cross_encoder).acompress_documents([], "people") == []
+
+
+@pytest.mark.parametrize(("extra", "message"), [(1, "2 scores for 1 pairs"), (None, "no route")])
+async def test_a_native_ascore_is_held_to_the_same_contract(extra, message):
+    reranker = Reranker(model=_Coroutine(extra))
+    with pytest.raises(ScoringError, match=message):
+        await reranker.acompress_documents([Document("fish")], "people")

@@ -126,3 +126,8 @@ def test_weight_0_is_the_order_of_the_scores(scores: list[float]) -> None:
 def test_ranks_must_match_the_scores() -> None:
     with pytest.raises(ValueError, match="shorter"):
         fused_scores([1.0, 2.0], [1], 0.5)
+
+
+def test_ranks_start_at_1() -> None:
+    with pytest.raises(ValueError, match=r"math domain|positive"):
+        fused_scores([1.0, 2.0], [0, 1], 0.5)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langchain_rerank.cli.console import console, one_line_errors
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -95,7 +96,7 @@ def evaluate(  # noqa: PLR0913  # one parameter an option
             source = _dense_index(data, dataset)
             systems = _retrievers(source, reranker, fetch_k)
         else:
-            systems = {run.stem: found, _RERANKED: RerankedRun(found, reranker, fetch_k)}
+            systems = {_run_name(run): found, _RERANKED: RerankedRun(found, reranker, fetch_k)}
         report = _report(systems, data, names, min_relevance)
         out.print_report(report)
         swept = None
@@ -158,6 +159,12 @@ def _reranker(model: str | None, backend: str) -> Reranker:
 
 def _name(model: str | None, backend: str) -> str:
     return f"{'the offline reranker' if model is None else Path(model).name} ({backend})"
+
+
+def _run_name(path: Path) -> str:
+    """Name a run by its file, apart from its reranking."""
+    name = well_formed(path.stem)
+    return f"{name} (run)" if name == _RERANKED else name
 
 
 def _dense_index(data: Dataset, name: str) -> VectorStore:

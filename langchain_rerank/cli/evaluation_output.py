@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from langchain_rerank.cli.console import console
 from langchain_rerank.evaluation import rendering
 from langchain_rerank.evaluation.files import replacing
 from langchain_rerank.evaluation.runs import write_run
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,19 +75,22 @@ def write(folder: Path, report: Report, sweep: Sweep | None) -> None:
         texts["sweep.csv"] = sweep.to_dataframe().to_csv(index=False)
     for name, text in texts.items():
         with replacing(folder / name) as file:
-            file.write(text)
-    for name, system in (("before.trec", before), ("after.trec", after)):
+            file.write(well_formed(text))
+    runs = {"before.trec": before, "after.trec": after}
+    for name, system in runs.items():
         tag = "_".join(system.split())
         write_run(folder / name, report.systems[system].run(), tag=tag)
-    for name, draw in _figures(report, sweep).items():
-        _save(draw(), folder / f"{name}.png")
-    written = ", ".join(sorted(path.name for path in folder.iterdir()))
-    console.print(Text(f"\nIn {folder}: {written}"))
+    figures = {f"{name}.png": draw for name, draw in _figures(report, sweep).items()}
+    for name, draw in figures.items():
+        _save(draw(), folder / name)
+    written = ", ".join(sorted([*texts, *runs, *figures]))
+    console.print(Text(well_formed(f"\nIn {folder}: {written}")))
 
 
 def _in_rich(table: rendering.Table) -> Table:
-    first, *others = table.headings
-    shown = Table(first, title=table.title)
+    # Titles and headings hold names of files, whose brackets would be taken for styles.
+    first, *others = map(escape, table.headings)
+    shown = Table(first, title=escape(table.title))
     for heading in others:
         shown.add_column(heading, justify="right")
     for row in table.rows:
@@ -110,7 +115,7 @@ def _print_worst(report: Report) -> None:
         for move in report.moves(query, depth=_WORST_DEPTH):
             numbers = (move.old_rank, move.new_rank, move.grade)
             table.add_row(
-                Text(words),
+                Text(well_formed(words)),
                 *("–" if number is None else str(number) for number in numbers),
                 Text(_snippet(move.text)),
             )
@@ -119,7 +124,7 @@ def _print_worst(report: Report) -> None:
 
 
 def _snippet(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(well_formed(text).split())
     return text if len(text) <= _SNIPPET_CHARACTERS else text[: _SNIPPET_CHARACTERS - 1] + "…"
 
 
@@ -130,9 +135,10 @@ def _figures(report: Report, sweep: Sweep | None) -> dict[str, Callable[[], Figu
     figures: dict[str, Callable[[], Figure]] = {
         "measures": lambda: plots.plot_measures(report),
         "differences": lambda: plots.plot_measures(report, differences=True),
-        "scores": lambda: plots.plot_scores(report),
         "tradeoff": lambda: plots.plot_tradeoff(sweep or report),
     }
+    if report.reranking_systems:
+        figures["scores"] = lambda: plots.plot_scores(report)
     worst = report.worst_queries(1)
     if not worst.empty:
         query = worst["query_id"].iloc[0]

@@ -60,6 +60,7 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
 
     _lock: threading.RLock = PrivateAttr(default_factory=threading.RLock)
     _warned: set[str] = PrivateAttr(default_factory=set)
+    _tokens_scored: int = PrivateAttr(default=0)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -137,6 +138,14 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
         return scores
 
     @property
+    def tokens_scored(self) -> int:
+        """Tokens, padding left out, that an encoder-only model has read since this was made.
+
+        The decoder families, whose prompts FlagEmbedding makes, are not counted.
+        """
+        return self._tokens_scored
+
+    @property
     def _query_limit(self) -> int:
         three_quarters = min(self.max_length * 3 // 4, self.max_length - _MIN_PASSAGE_TOKENS)
         return self.query_max_length or three_quarters
@@ -161,9 +170,11 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
     def _windows(self, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
         """Encode pairs as `long_documents` says."""
         pairs = self._short_queries(tokenizer, self._instructed(pairs))
-        if self.long_documents != "first":
-            return tokenization.encode_windows(tokenizer, pairs, self.max_length)
-        windows = tokenization.encode_first(tokenizer, pairs, self.max_length)
+        if self.long_documents == "first":
+            windows = tokenization.encode_first(tokenizer, pairs, self.max_length)
+        else:
+            windows = tokenization.encode_windows(tokenizer, pairs, self.max_length)
+        self._tokens_scored += sum(map(len, windows.features["input_ids"]))
         if windows.truncated:
             self._warn_once(
                 "%d of %d passages are longer than max_length=%d tokens and were cut; "

@@ -145,6 +145,18 @@ class Dataset:
             raise ValueError(msg)
         return list(self.corpus.values())
 
+    def judged(self) -> Self:
+        """Return the data set with those queries alone that have judgments.
+
+        Raises:
+            ValueError: No query has one.
+        """
+        chosen = [query_id for query_id, grades in self.qrels.items() if grades]
+        if not chosen:
+            msg = f"no query of {self!r} has a judgment: give one document id or more for some"
+            raise ValueError(msg)
+        return self.subset(chosen)
+
     def subset(self, query_ids: Iterable[str]) -> Self:
         """Return the data set with these of its judged queries alone, and the whole corpus.
 

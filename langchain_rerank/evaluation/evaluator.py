@@ -15,7 +15,12 @@ from langchain_rerank.evaluation.measures import parse_measures, per_query_value
 from langchain_rerank.evaluation.notes import check_ids, find_notes
 from langchain_rerank.evaluation.records import Settings, Summary, SystemResult
 from langchain_rerank.evaluation.report import Report
-from langchain_rerank.evaluation.statistics import bootstrap_interval, check_settings, paired_test
+from langchain_rerank.evaluation.statistics import (
+    bootstrap_interval,
+    check_confidence,
+    check_draws,
+    paired_test,
+)
 from langchain_rerank.evaluation.systems import Answer, Asker, System
 
 if TYPE_CHECKING:
@@ -59,8 +64,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         id_key: Metadata field with the id by which the judgments name a document; None takes
             `Document.id`. The first chunk of a document stands for it.
         confidence: Of the bootstrap intervals.
-        resamples: Of the bootstrap, and random sign flips of the paired test.
-        seed: Of both.
+        resamples: Of the bootstrap, and random sign flips of the paired test; at least 2.
+        seed: Of both, at least 0.
         show_progress: Show a progress bar for each system.
 
     Returns:
@@ -68,8 +73,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 
     Raises:
         EvaluationError: A system failed on a query; nothing is kept.
-        ValueError: A measure or setting is wrong, there is no system, or a system's documents
-            are not those of the data set's corpus.
+        ValueError: A measure or setting is wrong, there is no system or no judgment, or a
+            system's documents are not those of the data set's corpus.
         TypeError: `systems` is no mapping, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
 
@@ -95,7 +100,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         1.0
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
-    check_settings(confidence, resamples)
+    check_confidence(confidence)
+    check_draws(resamples, seed)
     if not isinstance(systems, Mapping):
         msg = f"systems must map names to systems, got {type(systems).__name__}"
         raise TypeError(msg)
@@ -103,8 +109,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         msg = "expected at least one system, got none"
         raise ValueError(msg)
     askers = [Asker(name, system, dataset, id_key) for name, system in systems.items()]
-    queries = [query for query, judged in dataset.qrels.items() if judged]
-    qrels = {query: dict(dataset.qrels[query]) for query in queries}
+    judged = dataset.judged()
+    qrels = {query: dict(grades) for query, grades in judged.qrels.items()}
     settings = Settings(
         measures=tuple(map(str, parsed)),
         min_relevance=min_relevance,
@@ -113,7 +119,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         seed=seed,
         versions=_versions(),
     )
-    answers = _ask_all(askers, queries, show_progress=show_progress)
+    answers = _ask_all(askers, list(qrels), show_progress=show_progress)
     check_ids(answers, dataset)
     results: dict[str, SystemResult] = {}
     for name, given in answers.items():
@@ -124,16 +130,11 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         logger.warning("%s", note)
     return Report(
         dataset=dataset.name,
-        queries={query: dataset.queries[query] for query in queries},
+        queries=judged.queries,
         qrels=qrels,
         systems=results,
         settings=settings,
-        texts={
-            one: text
-            for given in answers.values()
-            for answer in given.values()
-            for one, text in answer.texts.items()
-        },
+        texts=_texts(answers),
         notes=tuple(notes),
     )
 
@@ -144,6 +145,18 @@ class _Method:
 
     measures: Sequence[ir_measures.Measure]
     settings: Settings
+
+
+def _texts(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
+    """Return the texts by document id, without those of ids that several passages share."""
+    texts: dict[str, str] = {}
+    shared = set()
+    for given in answers.values():
+        for answer in given.values():
+            for one, text in answer.texts.items():
+                if texts.setdefault(one, text) != text:
+                    shared.add(one)
+    return {one: text for one, text in texts.items() if one not in shared}
 
 
 def _versions() -> dict[str, str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from langchain_rerank.errors import require
 from langchain_rerank.evaluation.datasets import Dataset
+from langchain_rerank.evaluation.extra import require_eval
 
 
 def load_ir_dataset(
@@ -31,7 +31,7 @@ def load_ir_dataset(
         ValueError: There is no set of that id, it lacks queries, judgments or documents, or it
             judges a document twice with different grades.
     """
-    require("ir_datasets", install="langchain-rerank[eval]", purpose="load_ir_dataset")
+    require_eval("ir_datasets", purpose="load_ir_dataset")
     import ir_datasets
 
     try:

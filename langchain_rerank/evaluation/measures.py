@@ -7,15 +7,13 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.runs import falling_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import ir_measures
-
-EVAL_EXTRA = "langchain-rerank[eval]"
 
 # A name, its parameters in brackets, and its cutoff, as in P(rel=2)@5.
 _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))?")
@@ -33,19 +31,17 @@ def parse_measures(
 
     Raises:
         ValueError: There is none, or one is unknown, lacks a parameter or is no mean over
-            queries; the message names it.
+            queries; the message names it. Or `min_relevance` is less than 1.
         TypeError: `measures` is a single str, or holds something else than measures.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("ir_measures", install=EVAL_EXTRA, purpose="Evaluation")
+    require_eval("ir_measures", purpose="Evaluation")
     from ir_measures import Measure
 
     if isinstance(measures, str):
         msg = f"measures must be a sequence of names, got the single str {measures!r}"
         raise TypeError(msg)
-    if isinstance(min_relevance, bool) or not isinstance(min_relevance, int) or min_relevance < 1:
-        msg = f"min_relevance must be an int of at least 1, got {min_relevance!r}"
-        raise ValueError(msg)
+    check_min_relevance(min_relevance)
     parsed = []
     for given in measures:
         if not isinstance(given, str | Measure):
@@ -60,6 +56,13 @@ def parse_measures(
         msg = 'measures must name at least one measure, such as "nDCG@10", got none'
         raise ValueError(msg)
     return list(dict.fromkeys(parsed))
+
+
+def check_min_relevance(min_relevance: int) -> None:
+    """Raise `ValueError` unless it is an int of at least 1: grade 0 is not relevant."""
+    if isinstance(min_relevance, bool) or not isinstance(min_relevance, int) or min_relevance < 1:
+        msg = f"min_relevance must be an int of at least 1, got {min_relevance!r}"
+        raise ValueError(msg)
 
 
 def per_query_values(

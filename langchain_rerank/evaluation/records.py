@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
 from langchain_rerank.evaluation.runs import falling_scores
 from langchain_rerank.evaluation.statistics import Interval  # noqa: TC001  # pydantic reads it
 
@@ -13,11 +15,19 @@ from langchain_rerank.evaluation.statistics import Interval  # noqa: TC001  # py
 class RankedDocument:
     """One document of a ranking."""
 
+    # Else pydantic writes null for the infinite scores that a run may have.
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
+
     id: str
     score: float | None = None
     """The cross encoder's where it was reranked, the run's where it comes from a run."""
     retrieval_rank: int | None = None
     """Its place among the reranker's candidates, from 1; None if it was not reranked."""
+
+    @property
+    def was_reranked(self) -> bool:
+        """Whether its score is a cross encoder's; a score of NaN is none."""
+        return self.retrieval_rank is not None and self.score is not None
 
 
 @dataclass(frozen=True, slots=True)

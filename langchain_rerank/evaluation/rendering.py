@@ -63,11 +63,9 @@ def summary_line(report: Report) -> str:
     """Say what was evaluated and how, in one paragraph."""
     settings = report.settings
     name = f"{report.dataset}: " if report.dataset else ""
-    count = len(report.queries)
     line = (
-        f"{name}{count} {'query' if count == 1 else 'queries'}, relevant from grade "
-        f"{settings.min_relevance}. Means over queries, with {settings.confidence:.0%} bootstrap "
-        "intervals."
+        f"{name}{queries(len(report.queries))}, relevant from grade {settings.min_relevance}. "
+        f"Means over queries, with {percent(settings.confidence)} bootstrap intervals."
     )
     if len(report.systems) > 1:
         line += " p: paired randomization test against the first system."
@@ -98,7 +96,7 @@ def markdown_table(table: Table) -> str:
     aligned = ["---", *["---:"] * (len(table.headings) - 1)]
     lines = [table.headings, aligned, *table.rows]
     cells = [" | ".join(map(_in_markdown, line)) for line in lines]
-    return f"**{table.title}**\n\n" + "\n".join(f"| {line} |" for line in cells)
+    return f"**{_in_markdown(table.title)}**\n\n" + "\n".join(f"| {line} |" for line in cells)
 
 
 def html_table(table: Table) -> str:
@@ -116,6 +114,16 @@ def with_interval(value: float, interval: Interval | None, form: str = ".4f") ->
     return f"{value:{form}}" + (
         f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
     )
+
+
+def queries(number: int) -> str:
+    """Return "1 query", "2 queries", …."""
+    return f"{number} {'query' if number == 1 else 'queries'}"
+
+
+def percent(confidence: float) -> str:
+    """Write the confidence of intervals without rounding it: 0.995 is "99.5%", not "100%"."""
+    return f"{100 * confidence:g}%"
 
 
 def _quality(report: Report) -> Table:

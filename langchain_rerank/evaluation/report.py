@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from langchain_rerank.errors import require
 from langchain_rerank.evaluation import rendering
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.evaluation.records import Move, Settings, SystemResult
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXTRA = "langchain-rerank[eval]"
 _WORST_COLUMNS = (
     *("query_id", "query", "before", "after"),
     *("old_rank", "new_rank", "grade", "document_id", "text"),
@@ -51,14 +51,30 @@ class Report:
     """By name, in the order given."""
     settings: Settings
     texts: Mapping[str, str] = field(default_factory=dict)
-    """By document id, of the documents in the rankings, where they are known."""
+    """By document id, of the documents in the rankings, where they are known. None for
+    an id that several passages share (`id_key`)."""
     notes: tuple[str, ...] = ()
     """What a reader should know before trusting the numbers."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Report(dataset={self.dataset!r}, queries={len(self.queries)}, "
+            f"systems={list(self.systems)}, measures={list(self.settings.measures)})"
+        )
 
     @property
     def baseline(self) -> str:
         """Name of the first system."""
         return next(iter(self.systems))
+
+    @property
+    def reranking_systems(self) -> list[str]:
+        """Names of the systems that a cross encoder scored documents for."""
+        return [
+            name
+            for name, result in self.systems.items()
+            if any(one.was_reranked for found in result.rankings.values() for one in found)
+        ]
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a system.
@@ -90,8 +106,17 @@ class Report:
         return rendering.html(self)
 
     def to_json(self) -> str:
-        """Return everything as JSON; `from_json` makes the same report of it."""
-        return TypeAdapter(Report).dump_json(self, indent=1, exclude_none=True).decode()
+        """Return everything as JSON; `from_json` makes the same report of it.
+
+        Lone surrogates in the texts of queries and documents, which no file can hold, become
+        U+FFFD.
+        """
+        writable = replace(
+            self,
+            queries={key: well_formed(text) for key, text in self.queries.items()},
+            texts={key: well_formed(text) for key, text in self.texts.items()},
+        )
+        return TypeAdapter(Report).dump_json(writable, indent=1, exclude_none=True).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -102,24 +127,35 @@ class Report:
         """
         return TypeAdapter(Report).validate_json(text)
 
-    def moves(self, query_id: str, system: str | None = None, *, depth: int = 10) -> list[Move]:
+    def moves(
+        self,
+        query_id: str,
+        system: str | None = None,
+        *,
+        depth: int = 10,
+        unmoved: bool = False,
+    ) -> list[Move]:
         """Compare one query's ranking with the first system's.
 
         Args:
             query_id: Which query.
             system: Which other system; None takes the second one.
             depth: How many ranks of either ranking to look at.
+            unmoved: List also the documents that stay where they are.
 
         Returns:
             The documents among the first `depth` of either ranking whose ranks differ, in the
             order of their new ranks; those that are gone come last.
 
         Raises:
-            ValueError: There is no such query or system, or only one system.
+            ValueError: There is no such query or system, or only one system, or `depth` is not a
+                positive int.
         """
-        system = self._other(system)
+        system = self.other_system(system)
+        _check_count("depth", depth)
         if query_id not in self.queries:
-            msg = f"no query {query_id!r} in this report"
+            such = ", ".join(map(repr, list(self.queries)[:3]))
+            msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
         old, new = (
             {document.id: rank for rank, document in enumerate(ranking, start=1)}
@@ -138,7 +174,7 @@ class Report:
                 self.texts.get(one, ""),
             )
             for one in seen
-            if old.get(one) != new.get(one)
+            if unmoved or old.get(one) != new.get(one)
         ]
         return sorted(moves, key=lambda move: (move.new_rank is None, move.new_rank or 0))
 
@@ -164,9 +200,12 @@ class Report:
             there is none), document_id, text. No rows if no query lost.
 
         Raises:
-            ValueError: There is no such measure or system, or only one system.
+            ValueError: There is no such measure or system, or only one system, or `n` or `depth`
+                is not a positive int.
         """
-        system = self._other(system)
+        system = self.other_system(system)
+        _check_count("n", n)
+        _check_count("depth", depth)
         measure = self.settings.measures[0] if measure is None else measure
         if measure not in self.settings.measures:
             known = ", ".join(self.settings.measures)
@@ -178,14 +217,15 @@ class Report:
         rows = [
             {
                 "query_id": query,
-                "query": self.queries[query],
+                # pandas' strings are UTF-8.
+                "query": well_formed(self.queries[query]),
                 "before": before[query],
                 "after": after[query],
                 "old_rank": move.old_rank,
                 "new_rank": move.new_rank,
                 "grade": move.grade,
                 "document_id": move.id,
-                "text": move.text,
+                "text": well_formed(move.text),
             }
             for query in lost[:n]
             for move in self.moves(query, system, depth=depth)
@@ -193,7 +233,12 @@ class Report:
         whole = dict.fromkeys(("old_rank", "new_rank", "grade"), "Int64")
         return _pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
 
-    def _other(self, system: str | None) -> str:
+    def other_system(self, system: str | None = None) -> str:
+        """Return the system to compare with the first one; None takes the second.
+
+        Raises:
+            ValueError: There is no such system, or only one.
+        """
         others = [name for name in self.systems if name != self.baseline]
         if system is None and others:
             return others[0]
@@ -206,8 +251,14 @@ class Report:
         return system
 
 
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"{name} must be a positive int, got {value!r}"
+        raise ValueError(msg)
+
+
 def _pandas() -> Any:
-    require("pandas", install=_EXTRA, purpose="A report's data frame")
+    require_eval("pandas", purpose="A report's data frame")
     import pandas as pd
 
     return pd

@@ -29,7 +29,15 @@ _COLUMNS = 6
 
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return one query's document ids, best first, as trec_eval orders them."""
+    """Return one query's document ids, best first, as trec_eval orders them.
+
+    Raises:
+        ValueError: A score is NaN, which has no place in an order.
+    """
+    nan = next((doc_id for doc_id, score in scores.items() if math.isnan(score)), None)
+    if nan is not None:
+        msg = f"expected a number as score of document {nan!r}, got NaN"
+        raise ValueError(msg)
     return sorted(scores, key=lambda doc_id: (c_float(scores[doc_id]).value, doc_id), reverse=True)
 
 
@@ -133,16 +141,14 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
     with replacing(Path(path)) as file:
         for query_id, scores in run.items():
             _check_word(query_id, "query id")
-            for rank, doc_id in enumerate(ranking(scores), start=1):
+            try:
+                ranked = ranking(scores)
+            except ValueError as error:
+                msg = f"query {query_id!r}: {error}"
+                raise ValueError(msg) from error
+            for rank, doc_id in enumerate(ranked, start=1):
                 _check_word(doc_id, "document id")
-                score = float(scores[doc_id])
-                if math.isnan(score):
-                    msg = (
-                        f"expected a number as score of document {doc_id!r} of query "
-                        f"{query_id!r}, got NaN"
-                    )
-                    raise ValueError(msg)
-                file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n")
+                file.write(f"{query_id} Q0 {doc_id} {rank} {float(scores[doc_id])!r} {tag}\n")
 
 
 def _check_word(text: str, what: str) -> None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_EXTRA = "langchain-rerank[eval]"
 # Numbers drawn at a time, so that thousands of queries don't take gigabytes.
 _BATCH_NUMBERS = 2_000_000
 
@@ -46,13 +45,15 @@ def bootstrap_interval(
         The interval, or None for fewer than two values, which tell nothing of their spread.
 
     Raises:
-        ValueError: `confidence` is not between 0 and 1, or `resamples` not positive.
+        ValueError: `confidence` is not between 0 and 1, `resamples` less than 2, or `seed`
+            negative.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("scipy", install=_EXTRA, purpose="Statistics")
+    require_eval("scipy", purpose="Statistics")
     from scipy.stats import bootstrap
 
-    check_settings(confidence, resamples)
+    check_confidence(confidence)
+    check_draws(resamples, seed)
     if len(values) < 2:  # noqa: PLR2004  # see Returns
         return None
     interval = bootstrap(
@@ -90,13 +91,14 @@ def paired_test(
         The p-value, 1 if no query differs.
 
     Raises:
-        ValueError: The two are of different lengths or empty, or `resamples` is not positive.
+        ValueError: The two are of different lengths or empty, `resamples` is less than 2, or `seed`
+            negative.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("scipy", install=_EXTRA, purpose="Statistics")
+    require_eval("scipy", purpose="Statistics")
     from scipy.stats import permutation_test
 
-    check_settings(0.5, resamples)
+    check_draws(resamples, seed)
     if not values or len(values) != len(baseline):
         msg = f"expected as many values as the baseline has, got {len(values)} and {len(baseline)}"
         raise ValueError(msg)
@@ -118,11 +120,16 @@ def paired_test(
     )
 
 
-def check_settings(confidence: float, resamples: int) -> None:
-    """Raise `ValueError` unless 0 < confidence < 1 and resamples >= 1."""
+def check_confidence(confidence: float) -> None:
+    """Raise `ValueError` unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         msg = f"confidence must be between 0 and 1, got {confidence!r}"
         raise ValueError(msg)
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        msg = f"resamples must be a positive int, got {resamples!r}"
-        raise ValueError(msg)
+
+
+def check_draws(resamples: int, seed: int) -> None:
+    """Raise `ValueError` unless resamples and seed are ints, at least 2 and at least 0."""
+    for name, value, least in (("resamples", resamples, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            msg = f"{name} must be an int of at least {least}, got {value!r}"
+            raise ValueError(msg)

@@ -127,4 +127,4 @@ class Recommendation:
 def _latency(trial: Trial) -> str:
     if not any(trial.seconds):
         return "latency unknown"
-    return f"{trial.latency_ms():,.0f} ms a query (p95 {trial.latency_ms(95):,.0f})"
+    return f"{trial.latency_ms():,.0f} ms a query (p95 {trial.latency_ms(95):,.0f} ms)"

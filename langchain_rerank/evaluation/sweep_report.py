@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-from langchain_rerank.errors import require
-from langchain_rerank.evaluation.rendering import Table, html_table, markdown_table, with_interval
+from langchain_rerank.evaluation.extra import require_eval
+from langchain_rerank.evaluation.rendering import (
+    Table,
+    html_table,
+    markdown_table,
+    percent,
+    queries,
+    with_interval,
+)
 from langchain_rerank.evaluation.sweep_records import Recommendation, Trial, WeightChoice
 
 if TYPE_CHECKING:
@@ -42,6 +49,12 @@ class Sweep:
     notes: tuple[str, ...] = ()
     """What a reader should know before trusting the numbers."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Sweep(dataset={self.dataset!r}, queries={len(self.first_stage.per_query)}, "
+            f"measure={self.measure!r}, trials={len(self.trials)})"
+        )
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a trial, the first stage alone first.
 
@@ -50,7 +63,7 @@ class Sweep:
         judging half"; "p50 ms" and "p95 ms"; and eligible, whether `recommend` may take the
         setting: not, where its weight is not the one that was found.
         """
-        require("pandas", install="langchain-rerank[eval]", purpose="A sweep's data frame")
+        require_eval("pandas", purpose="A sweep's data frame")
         import pandas as pd
 
         eligible = self._eligible()
@@ -127,13 +140,13 @@ class Sweep:
     def _summary(self) -> str:
         name = f"{self.dataset}: " if self.dataset else ""
         text = (
-            f"{name}{len(self.first_stage.per_query)} queries, {self.k} documents returned, "
-            f"{self.measure} with {self.confidence:.0%} bootstrap intervals."
+            f"{name}{queries(len(self.first_stage.per_query))}, {self.k} documents returned, "
+            f"{self.measure} with {percent(self.confidence)} bootstrap intervals."
         )
         if self.weight_choices:
             text += (
-                f" Weights were chosen on {len(self.choosing_queries)} queries; their gain is that "
-                "on the others."
+                f" Weights were chosen on {queries(len(self.choosing_queries))}; their gain is "
+                "that on the others."
             )
         return text
 

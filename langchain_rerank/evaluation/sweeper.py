@@ -13,7 +13,7 @@ from langchain_rerank.evaluation.grid import Grid
 from langchain_rerank.evaluation.measures import parse_measures
 from langchain_rerank.evaluation.notes import check_ids, find_notes
 from langchain_rerank.evaluation.pools import fetcher, score_pool, warm_up
-from langchain_rerank.evaluation.statistics import check_settings
+from langchain_rerank.evaluation.statistics import check_confidence, check_draws
 from langchain_rerank.evaluation.sweep_report import Sweep
 from langchain_rerank.retriever import check_depths
 
@@ -55,6 +55,10 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     them once (besides one pair, unmeasured, at which it loads). From these scores the ranking of
     every depth and weight is made as `Reranker` makes it.
 
+    The candidates of a depth are the first ones of the deepest list. That is what a retriever
+    asked for this depth returns, unless it chooses by how many it is asked for, as hybrid search
+    and MMR do: there, compare retrievers of each depth by `evaluate`.
+
     Scoring goes in steps: the first 10 candidates, the next 10, the next 30, … The time of a depth
     is the sum of its steps, so it is measured, not computed; it lies a little above the time of a
     single call with all candidates. Retrieval is timed once, at the largest depth, and counts the
@@ -80,8 +84,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
         id_key: Metadata field with the id by which the judgments name a document; None takes
             `Document.id`.
         confidence: Of the bootstrap intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap, and of the halves.
+        resamples: Of the bootstrap; at least 2.
+        seed: Of the bootstrap, and of the halves; at least 0.
         show_progress: Show a progress bar for the first stage and for each model.
 
     Returns:
@@ -89,7 +93,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
 
     Raises:
         EvaluationError: The first stage or a model failed on a query; nothing is kept.
-        ValueError: A setting is wrong, or the documents are not those of the data set.
+        ValueError: A setting is wrong, there is no judgment, or the documents are not those of
+            the data set.
         TypeError: `source` or a model is of another type.
         MissingDependencyError: The extra `eval`, or a backend, is not installed.
 
@@ -115,10 +120,11 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     for depth in fetch_k or [0]:
         check_depths(k, depth)
     weights = _checked_weights(first_stage_weights)
-    check_settings(confidence, resamples)
+    check_confidence(confidence)
+    check_draws(resamples, seed)
     [parsed] = parse_measures([measure], min_relevance=min_relevance)
     tried = contenders(models, backends)
-    judged = dataset.subset(query for query, grades in dataset.qrels.items() if grades)
+    judged = dataset.judged()
     choosing = judged.split(0.5, seed=seed)[0].qrels if len(weights) > 1 else {}
     depths = sorted(set(fetch_k))
     grid = Grid(judged.qrels, parsed, depths, weights, k, id_key, confidence, resamples, seed)

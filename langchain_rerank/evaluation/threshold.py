@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from langchain_rerank.evaluation.measures import check_min_relevance
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -48,8 +50,8 @@ def suggest_threshold(
 
     Of all thresholds that reach the precision this is the one of the highest recall. It lies
     half-way between two scores, so that their rounding, which differs from batch to batch, does
-    not decide. Precision is that of the documents of all queries together: queries with many
-    candidates count more.
+    not decide; where everything can stay, it is the lowest score itself. Precision is that of the
+    documents of all queries together: queries with many candidates count more.
 
     The threshold suits the model and the data that it was found on, and flatters there: look at its
     precision on queries that it was not chosen on (`Dataset.split`). Only documents that the
@@ -60,7 +62,8 @@ def suggest_threshold(
         report: With a system that reranks.
         system: Which one; None takes the first that reranks.
         precision: Wanted share of relevant documents among those kept, above 0 and at most 1.
-        min_relevance: Grade from which a document is relevant; None takes the report's.
+        min_relevance: Grade from which a document is relevant, at least 1; None takes the
+            report's.
         unjudged: What to make of documents that nobody judged: "not relevant", as the measures
             do, which is too strict where judgments are few, or "leave out", which trusts those
             few.
@@ -99,6 +102,7 @@ def suggest_threshold(
         raise ValueError(msg)
     name = _reranking_system(report, system)
     grade = report.settings.min_relevance if min_relevance is None else min_relevance
+    check_min_relevance(grade)
     pairs = _scored_pairs(report, name)
     if unjudged == "leave out":
         pairs = [pair for pair in pairs if pair.grade is not None]
@@ -135,18 +139,18 @@ class ScoredPair(NamedTuple):
 
 
 def _scored_pairs(report: Report, system: str) -> list[ScoredPair]:
-    """Return what a system reranked; a score of NaN is none."""
+    """Return what a system reranked."""
     return [
         ScoredPair(query, document.score, report.qrels[query].get(document.id))
         for query, ranking in report.systems[system].rankings.items()
         for document in ranking
-        if document.retrieval_rank is not None and document.score is not None
+        if document.was_reranked and document.score is not None
     ]
 
 
 def _reranking_system(report: Report, system: str | None) -> str:
     """Return the name of the system whose scores to take."""
-    reranking = [name for name in report.systems if _scored_pairs(report, name)]
+    reranking = report.reranking_systems
     if system is None and reranking:
         return reranking[0]
     if system not in reranking:

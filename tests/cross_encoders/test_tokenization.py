@@ -184,3 +184,11 @@ def test_text_windows_of_a_pair_do_not_depend_on_neighbours(tokenizer):
 def test_text_windows_leave_short_and_empty_passages_alone(tokenizer):
     pairs = [(QUERY, "A short passage."), (QUERY, ""), (QUERY, "🙂 \u200fשלם")]
     assert text_windows(tokenizer, pairs, MAX_LENGTH) == (pairs, [0, 1, 2])
+
+
+def test_tokens_that_the_model_read_are_counted_without_padding(tiny):
+    pairs = [("a", "b"), ("a", "b c d e f")]
+    tiny.score(pairs)
+    assert tiny.tokens_scored == 5 + 9
+    tiny.score(pairs[:1])
+    assert tiny.tokens_scored == 5 + 9 + 5

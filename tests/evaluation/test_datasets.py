@@ -18,10 +18,10 @@ from langchain_rerank.evaluation.datasets import Dataset
 from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
 from langchain_rerank.evaluation.runs import read_run
 
-DATA = Path(
-    os.environ.get("LANGCHAIN_RERANK_DATA", Path(__file__).parents[2].parent / "shared" / "data")
+DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="LANGCHAIN_RERANK_DATA names no folder of measuring data"
 )
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the measuring data are not here")
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 FILES = {
@@ -229,6 +229,17 @@ def test_a_subset_holds_the_named_queries_and_the_whole_corpus(folder):
     assert part.corpus == dataset.corpus
     with pytest.raises(ValueError, match="'q3', which is none"):
         dataset.subset(["q3"])
+
+
+def test_judged_queries_are_those_with_a_grade_of_any_height():
+    dataset = Dataset(QUERIES, {"q2": {}, "q1": {"d1": 0}})
+
+    assert (dataset.judged().queries, dataset.judged().qrels) == (
+        {"q1": "Which city?"},
+        {"q1": {"d1": 0}},
+    )
+    with pytest.raises(ValueError, match=r"no query of Dataset\(2 queries.* has a judgment"):
+        Dataset(QUERIES, {"q2": {}}).judged()
 
 
 class TitledDoc(NamedTuple):

@@ -35,7 +35,7 @@ from langchain_rerank.evaluation import (
 )
 from tests.fakes import WordOverlapCrossEncoder
 
-DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))
 WORDS = ["sun", "moon", "star", "sky", "rain", "snow", "wind", "sea"]
 
 
@@ -187,6 +187,17 @@ def test_report_holds_what_was_asked_and_how(report, dataset):
     assert {len(given) for given in times.values()} == {len(dataset.queries)}
 
 
+def test_no_passage_stands_for_an_id_that_several_share():
+    passages = {
+        "first": [Document("a", metadata={"topic": "x"}), Document("c", metadata={"topic": "z"})],
+        "second": [Document("b", metadata={"topic": "x"}), Document("c", metadata={"topic": "z"})],
+    }
+    labelled = Dataset({"1": "first", "2": "second"}, {"1": {"x": 1}, "2": {"x": 1}})
+    retriever = RunnableLambda(passages.__getitem__)
+    report = evaluate({"it": retriever}, labelled, ["RR"], id_key="topic", show_progress=False)
+    assert report.texts == {"z": "c"}
+
+
 def test_only_judged_queries_are_asked_in_order(dataset):
     asked = []
 
@@ -218,6 +229,12 @@ def test_query_without_results_counts_0(dataset):
     values.update(q3=0.0, q5=0.0)
     assert less.systems["run"].per_query["nDCG@10"] == values
     assert less.systems["run"].summaries["nDCG@10"].mean == np.mean(list(values.values()))
+
+
+def test_no_judgment_at_all_is_an_error():
+    dataset = Dataset.from_questions([("sun moon", [])])
+    with pytest.raises(ValueError, match="has a judgment"):
+        evaluate({"run": {"1": {"d1": 1.0}}}, dataset, show_progress=False)
 
 
 def test_one_system_and_one_query(dataset):
@@ -307,10 +324,12 @@ def test_wrong_systems_are_named_before_anything_runs(systems, error, message, d
         evaluate(systems, dataset, show_progress=False)
 
 
-@pytest.mark.parametrize("wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"measures": ["nope"]}, {"confidence": 2}, {"resamples": 1}, {"seed": -1}]
+)
 def test_wrong_settings_are_named_before_anything_runs(wrong, dataset):
     asked = []
-    with pytest.raises(ValueError, match=r"nope|confidence|resamples"):
+    with pytest.raises(ValueError, match=r"nope|confidence|resamples|seed"):
         evaluate({"mine": RunnableLambda(asked.append)}, dataset, **wrong)
     assert asked == []
 
@@ -327,7 +346,7 @@ def test_progress_is_shown_if_wanted(dataset, capsys):
 def trec():
     folder = DATA / "trec-dl20"
     if not folder.is_dir():
-        pytest.skip("the measuring data are not here")
+        pytest.skip("LANGCHAIN_RERANK_DATA names no folder of measuring data")
     return load_beir(folder, "full", partial_corpus=True), read_run(folder / "runs" / "bm25.trec")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 
 import numpy as np
@@ -107,12 +109,33 @@ def test_html_shows_the_same_escaped(report):
     assert f"{report.systems['run'].summaries['RR'].mean:.4f} [" in html
 
 
+def test_repr_is_one_line_without_the_rankings(report):
+    assert repr(report) == (
+        "Report(dataset='toy <1>', queries=3, systems=['run', 're|ranked <b>', 'all'], "
+        "measures=['nDCG@3', 'RR'])"
+    )
+
+
 def test_notes_are_shown():
     report = evaluate({"run": RUN}, DATASET, ["P@3"], min_relevance=2, show_progress=False)
     note = "2 of 3 queries have no document of grade 2 or above"
     assert f"- {note}" in report.to_markdown()
     assert f"<li>{note}" in report._repr_html_()
     assert "Difference" not in report.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.9, "90%"), (0.95, "95%"), (0.975, "97.5%"), (0.999, "99.9%")]
+)
+def test_confidence_is_not_rounded_to_certainty(confidence, shown):
+    report = evaluate({"run": RUN}, DATASET, ["RR"], confidence=confidence, show_progress=False)
+    assert f"with {shown} bootstrap intervals" in report.to_markdown()
+
+
+def test_names_of_more_than_one_line_leave_the_titles_whole():
+    systems = {"first\nrun": RUN, "second": RUN}
+    text = evaluate(systems, DATASET, ["RR"], show_progress=False).to_markdown()
+    assert "**Difference to first run**" in text
 
 
 def test_small_p_is_not_shown_as_0():
@@ -131,6 +154,29 @@ def test_json_gives_the_same_report_back(report):
     assert back == report
     assert back.to_markdown() == report.to_markdown()
     assert back.systems[NAME].run() == report.systems[NAME].run()
+
+
+def test_json_keeps_infinite_scores_and_replaces_lone_surrogates():
+    dataset = Dataset({"q": "red \ud800"}, {"q": {"a": 1}}, {"a": Document("\udfff é", id="a")})
+    run = {"q": {"a": math.inf}}
+    report = evaluate({"run": run}, dataset, ["RR"], show_progress=False)
+
+    text = report.to_json()
+
+    assert text.encode()
+    assert json.loads(text, parse_constant=pytest.fail)
+    back = Report.from_json(text)
+    assert back.systems == report.systems
+    assert back.queries == {"q": "red \ufffd"}
+    assert back.texts == {"a": "\ufffd é"}
+    assert back.to_json() == text
+
+
+def test_worst_queries_take_lone_surrogates():
+    dataset = Dataset({"q": "red \ud800"}, {"q": {"a": 1}}, {"a": Document("\udfff é", id="a")})
+    systems = {"run": {"q": {"a": 1.0}}, "worse": {"q": {}}}
+    frame = evaluate(systems, dataset, ["RR"], show_progress=False).worst_queries()
+    assert frame[["query", "text"]].to_numpy().tolist() == [["red \ufffd", "\ufffd é"]]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"dataset": 1}', "[]"])
@@ -162,6 +208,14 @@ def test_moves_into_and_out_of_a_ranking(report):
 
 def test_moves_look_no_deeper_than_asked(report):
     assert [move.id for move in report.moves("hurt", NAME, depth=1)] == ["c", "a"]
+
+
+def test_documents_that_stay_are_listed_where_wanted(report):
+    moves = report.moves("more", "all", unmoved=True)
+    ranks = [(move.id, move.old_rank, move.new_rank) for move in moves]
+    assert ranks == [("d", None, 1), ("c", None, 2), ("b", 1, 3), ("a", 2, 4)]
+    stayed = {move.id for move in report.moves("same", NAME, unmoved=True)}
+    assert stayed == {"b", "c"}
 
 
 def test_worst_queries_are_those_that_lost(report):
@@ -203,7 +257,10 @@ def test_nothing_lost_gives_no_rows():
         (lambda report: report.worst_queries(measure="P@5"), "no measure 'P@5'.*nDCG@3, RR"),
         (lambda report: report.worst_queries(system="run"), "compare with 'run'.*got 'run'"),
         (lambda report: report.moves("hurt", "nope"), "got 'nope'"),
-        (lambda report: report.moves("nope"), "no query 'nope'"),
+        (lambda report: report.moves("nope"), "no query 'nope'.*such as 'same', 'hurt'"),
+        (lambda report: report.moves("hurt", depth=0), "depth must be a positive int, got 0"),
+        (lambda report: report.worst_queries(-1), "n must be a positive int, got -1"),
+        (lambda report: report.worst_queries(depth=-1), "depth must be a positive int, got -1"),
     ],
 )
 def test_what_is_not_in_the_report_is_named(call, message, report):

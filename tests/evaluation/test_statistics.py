@@ -97,11 +97,23 @@ def test_the_seed_decides():
     assert paired_test(AFTER, BEFORE, **draws) == paired_test(AFTER, BEFORE, **draws)
 
 
-@pytest.mark.parametrize("settings", [{"confidence": 0}, {"confidence": 95}, {"resamples": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"confidence": 0}, {"confidence": 95}, {"resamples": 1}, {"resamples": True}, {"seed": -1}],
+)
 def test_wrong_settings_are_named(settings):
     [name] = settings
     with pytest.raises(ValueError, match=f"{name} must be"):
         bootstrap_interval(BEFORE, **settings)
+    if name != "confidence":
+        with pytest.raises(ValueError, match=f"{name} must be an int of at least"):
+            paired_test(AFTER, BEFORE, **settings)
+
+
+def test_two_resamples_are_enough():
+    interval = bootstrap_interval(BEFORE, resamples=2)
+    assert 0 < interval.low < interval.high < 1
+    assert 0 < paired_test(AFTER, BEFORE, resamples=2) <= 1
 
 
 @pytest.mark.parametrize(("values", "baseline"), [([], []), ([1.0], [1.0, 2.0])])

@@ -253,6 +253,7 @@ def test_without_weights_nothing_is_split():
     assert found.weight_choices == ()
     assert found.trials[0].interval is None
     assert "weight tried" not in found.to_markdown()
+    assert found.to_markdown().startswith("toy: 1 query, 10 documents returned")
 
 
 def trial(model, fetch_k, mean, ms, weight=0.0):
@@ -282,10 +283,17 @@ def test_recommends_the_cheapest_close_to_the_best():
     assert found.recommend(0.01).best is large[1]
     assert str(found.recommend(0.01)) == (
         "Rerank 100 candidates with small (onnx), first_stage_weight 0: nDCG@10 0.6600 [0.5600, "
-        "0.7600], 110 ms a query (p95 110). The best, rerank 100 candidates with large (onnx), "
-        "first_stage_weight 0, has 0.6700, 900 ms a query (p95 900); within 0.01 of it "
+        "0.7600], 110 ms a query (p95 110 ms). The best, rerank 100 candidates with large (onnx), "
+        "first_stage_weight 0, has 0.6700, 900 ms a query (p95 900 ms); within 0.01 of it "
         "the cheapest is recommended."
     )
+
+
+def test_repr_is_one_line_without_the_queries():
+    found = a_sweep(trial("small", 50, 0.655, 60), trial("small", 100, 0.660, 110))
+
+    assert repr(found).startswith("Sweep(dataset='toy', queries=")
+    assert repr(found).endswith(", measure='nDCG@10', trials=2)")
 
 
 def test_equal_latency_goes_to_the_smaller_depth():
@@ -418,6 +426,8 @@ def test_store_of_other_documents_is_refused():
         ({"dataset": Dataset(DATASET.queries, DATASET.qrels)}, ValueError, "with a corpus"),
         ({"dataset": DATASET.subset(["q0"])}, ValueError, "leaves both parts"),
         ({"confidence": 1}, ValueError, "confidence must be between 0 and 1"),
+        ({"resamples": 1}, ValueError, "resamples must be an int of at least 2, got 1"),
+        ({"seed": -1, "first_stage_weights": [0]}, ValueError, "seed must be an int of at least 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_scored(arguments, error, said):

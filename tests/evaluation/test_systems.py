@@ -184,6 +184,7 @@ def test_a_nan_score_is_no_score():
         (RunnableLambda(lambda query: "text"), {}, "expected a list of documents, got str"),
         (RunnableLambda(lambda query: ["text"]), {}, "document 0 must be a Document"),
         (RerankedRun({"q": {"lost": 1.0}}, Reranker(model="x")), {}, "'lost' is not in the corpus"),
+        ({"q": {"tower": 2.0, "wine": float("nan")}}, {}, "score of document 'wine', got NaN"),
         (RerankedRun(RUN, Reranker(model=FailingCrossEncoder())), {}, "out of coffee"),
         (
             RerankedRun(RUN, Reranker(model=FailingCrossEncoder(), on_error="keep_order")),

@@ -13,9 +13,9 @@ from langchain_rerank.evaluation.plots.style import (
     name_of,
     new_figure,
     plain,
-    queries,
     wrapped,
 )
+from langchain_rerank.evaluation.rendering import percent, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
         axes.set_yticks(range(len(names)), labels)
     count = len(report.queries)
     what = f"Difference to {report.baseline}" if differences else "Mean"
-    bars = f"bars: {report.settings.confidence:.0%} bootstrap intervals" if count > 1 else ""
+    bars = f"bars: {percent(report.settings.confidence)} bootstrap intervals" if count > 1 else ""
     head(figure, f"{what} over {queries(count)}{name_of(report)}", bars)
     return figure
 

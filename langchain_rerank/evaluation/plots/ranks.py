@@ -13,16 +13,15 @@ from langchain_rerank.evaluation.plots.style import (
     ink,
     new_figure,
     plain,
-    second_system,
 )
-from langchain_rerank.evaluation.records import Move
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from langchain_rerank.evaluation.records import Move
     from langchain_rerank.evaluation.report import Report
 
 _WIDTH = 10.0
@@ -55,11 +54,8 @@ def plot_rank_movement(
             `depth` is not positive.
         MissingDependencyError: The extra `eval` is not installed.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        msg = f"depth must be a positive int, got {depth!r}"
-        raise ValueError(msg)
-    system = second_system(report, system)
-    moves = _moves(report, query_id, system, depth)
+    system = report.other_system(system)
+    moves = report.moves(query_id, system, depth=depth, unmoved=True)
     if not moves:
         msg = f"neither '{report.baseline}' nor '{system}' returned a document for {query_id!r}"
         raise ValueError(msg)
@@ -128,29 +124,6 @@ class _Way:
     look: _Look
     start: float
     end: float
-
-
-def _moves(report: Report, query_id: str, system: str, depth: int) -> list[Move]:
-    """Return the documents to show, also those that stay, in the order of their new ranks."""
-    if query_id not in report.queries:
-        msg = f"no query {query_id!r} in this report, which has such as {_first(report.queries)}"
-        raise ValueError(msg)
-    old, new = (
-        {document.id: rank for rank, document in enumerate(ranking, start=1)}
-        for ranking in (
-            report.systems[name].rankings[query_id] for name in (report.baseline, system)
-        )
-    )
-    shown = dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
-    grades = report.qrels[query_id]
-    return [
-        Move(one, old.get(one), new.get(one), grades.get(one), report.texts.get(one, ""))
-        for one in shown
-    ]
-
-
-def _first(names: Iterable[str], count: int = 3) -> str:
-    return ", ".join(repr(name) for name in list(names)[:count])
 
 
 def _heights(ranks: Mapping[str, int | None], depth: int) -> dict[str, float]:

@@ -17,8 +17,8 @@ from langchain_rerank.evaluation.plots.style import (
     ink,
     name_of,
     new_figure,
-    queries,
 )
+from langchain_rerank.evaluation.rendering import queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,9 +131,8 @@ def _log_odds(scores: Sequence[float]) -> npt.NDArray[np.float64]:
 def _system(report: Report, system: str | None) -> str:
     """Return the system whose scores to draw."""
     if system is None:
-        for name, result in report.systems.items():
-            if any(one.retrieval_rank for found in result.rankings.values() for one in found):
-                return name
+        if report.reranking_systems:
+            return report.reranking_systems[0]
         msg = "no system of this report reranks: name the one whose scores to draw"
         raise ValueError(msg)
     if system not in report.systems:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.errors import require
+from langchain_rerank.evaluation.extra import require_eval
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     Raises:
         MissingDependencyError: The extra `eval` is not installed.
     """
-    require("matplotlib", install="langchain-rerank[eval]", purpose="Plotting")
+    require_eval("matplotlib", purpose="Plotting")
     from langchain_rerank.evaluation.plots.notebook import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height))
@@ -108,29 +108,6 @@ def bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def second_system(report: Report, system: str | None) -> str:
-    """Return the system to compare with the first one; None takes the second.
-
-    Raises:
-        ValueError: There is no such system, or only one.
-    """
-    others = [name for name in report.systems if name != report.baseline]
-    if system is None and others:
-        return others[0]
-    if system not in others:
-        msg = (
-            f"expected a system to compare with '{report.baseline}', one of {others}, "
-            f"got {system!r}"
-        )
-        raise ValueError(msg)
-    return system
-
-
 def name_of(results: Report | Sweep) -> str:
     """Return the data set's name as the end of a title; nothing if it has none."""
     return f" – {results.dataset}" if results.dataset else ""
-
-
-def queries(number: int) -> str:
-    """Return "1 query", "2 queries", …."""
-    return f"{number} {'query' if number == 1 else 'queries'}"

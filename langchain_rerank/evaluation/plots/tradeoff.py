@@ -19,9 +19,9 @@ from langchain_rerank.evaluation.plots.style import (
     name_of,
     new_figure,
     plain,
-    queries,
     wrapped,
 )
+from langchain_rerank.evaluation.rendering import percent, queries
 from langchain_rerank.evaluation.report import Report
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def plot_tradeoff(
     _draw_axes(axes, timed, found)
     _draw_references(axes, [point for point in found.points if point not in timed])
     _draw_points(axes, timed, best)
-    bars = f"bars: {found.confidence:.0%} bootstrap intervals; " if found.queries > 1 else ""
+    bars = f"bars: {percent(found.confidence)} bootstrap intervals; " if found.queries > 1 else ""
     head(
         figure,
         f"{found.measure} against latency, {queries(found.queries)}{name_of(results)}",

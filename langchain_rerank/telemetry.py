@@ -1,0 +1,73 @@
+"""OpenTelemetry spans, where its API is installed; else nothing.
+
+The API alone does nothing either, until an app configures an SDK, so no setting is needed here.
+Spans hold names, counts and times, never texts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_NAME = "langchain_rerank"
+
+
+class Span(Protocol):
+    """The part of OpenTelemetry's span that is used here."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Note a value under a name."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Note nothing."""
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: Literal["internal", "client", "server"] = "internal",
+    attributes: Mapping[str, str | int | float] | None = None,
+    carrier: Mapping[str, str] | None = None,
+) -> Iterator[Span]:
+    """Run a block as a span under the caller's, and note the error that ends it.
+
+    Args:
+        name: Of the span.
+        kind: What side of a call it is.
+        attributes: Values known at its start.
+        carrier: Headers of an incoming request, whose trace it continues.
+    """
+    if not _installed():
+        yield _NoSpan()
+        return
+    from opentelemetry import propagate, trace
+
+    context = propagate.extract(carrier) if carrier is not None else None
+    with trace.get_tracer(_NAME).start_as_current_span(
+        name, context, trace.SpanKind[kind.upper()], attributes
+    ) as current:
+        yield current
+
+
+def inject(headers: dict[str, str]) -> None:
+    """Add the current trace context to the headers of an outgoing request."""
+    if _installed():
+        from opentelemetry import propagate
+
+        propagate.inject(headers)
+
+
+@functools.cache
+def _installed() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.trace") is not None
+    except ImportError:
+        return False
