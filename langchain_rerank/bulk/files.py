@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
@@ -26,6 +27,28 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def counted_try(path: Path) -> Iterator[int]:
+    """Count how often the writing of a file was begun by processes that did not live to end it.
+
+    Yields:
+        1 for the first try since `remove_unfinished`.
+    """
+    marks: list[Path] = []
+    for number in itertools.count(1):
+        marks.append(path.with_name(f"{_TEMPORARY}{path.name}-try-{number}"))
+        try:
+            marks[-1].touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        break
+    try:
+        yield len(marks)
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -144,7 +144,7 @@ def _differences(found: Any, wanted: dict[str, Any]) -> list[str]:
         elif name == "inputs":
             said.append(_input_difference(before, wanted["inputs"]))
         else:
-            said.append(f"{name} was {before!r}, is {now!r}")
+            said.append(f"{name} was {before!r}, is now {now!r}")
     return said
 
 

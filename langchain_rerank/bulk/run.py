@@ -20,8 +20,6 @@ from langchain_rerank.errors import ScoringError, require
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# A block that ends its actor this often ends the job, instead of being tried for ever.
-_TRIES_OF_A_BLOCK = 3
 # Each of Ray's blocks costs the driver memory and time; past this, one holds several of ours.
 _MOST_RAY_BLOCKS = 10_000
 
@@ -167,7 +165,6 @@ def _run(
                 ),
                 num_cpus=cpus,
                 num_gpus=gpus,
-                max_task_retries=_TRIES_OF_A_BLOCK - 1,
             )
             try:
                 for done in reports.iter_rows():

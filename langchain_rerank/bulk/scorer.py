@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block
+from langchain_rerank.bulk.files import counted_try
 from langchain_rerank.bulk.rows import Columns, Results, read_rows, write_rows
 from langchain_rerank.cross_encoders.local import LocalCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
@@ -17,6 +18,8 @@ from langchain_rerank.scoring import score_pairs
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
 
+# Ray starts an actor that has died again, and with it the same block, for ever.
+_TRIES = 3
 # What a block can fail by; the name crosses the process, as not every error can be pickled.
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ValueError, ScoringError, ModelLoadError, OSError)
@@ -87,9 +90,17 @@ class BlockScorer:
 
     def _score(self, block: Block, part: Path) -> tuple[int, int]:
         """Score a block; gives its numbers of rows and pairs."""
-        rows = read_rows(block, self._columns, Path(block.path))
-        results = self._results(rows.queries, rows.documents)
-        write_rows(part, rows, results, self._columns.results)
+        with counted_try(part) as tries:
+            if tries > _TRIES:
+                msg = (
+                    f"{block.path}, from row {block.first}: {_TRIES} times the process that scored "
+                    f"{block.rows} rows came to a sudden end, as it does when memory runs out: "
+                    "take fewer block_rows or workers"
+                )
+                raise ScoringError(msg)
+            rows = read_rows(block, self._columns, Path(block.path))
+            results = self._results(rows.queries, rows.documents)
+            write_rows(part, rows, results, self._columns.results)
         return len(results), sum(map(len, rows.documents))
 
     def _prepare(self) -> None:

@@ -87,16 +87,16 @@ def quiet_data() -> Iterator[None]:
     """Keep Ray Data's progress bars and logs to itself for a while."""
     from ray.data import DataContext
 
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
+    context = DataContext.get_current()
     logger = logging.getLogger("ray.data")
-    level = logger.level
+    before = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
     logger.setLevel(logging.CRITICAL)
     try:
-        with DataContext.current(context):
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        context.enable_progress_bars = before[0]
+        logger.setLevel(before[1])
 
 
 def _whole(number: float) -> float:
