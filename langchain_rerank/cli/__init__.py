@@ -8,6 +8,7 @@ from langchain_rerank.cli.bench import bench
 from langchain_rerank.cli.bulk import bulk
 from langchain_rerank.cli.demo import demo
 from langchain_rerank.cli.evaluate import evaluate
+from langchain_rerank.cli.serve import serve
 
 app = typer.Typer(
     help="Cross-encoder reranking for LangChain.",
@@ -25,3 +26,4 @@ app.command()(demo)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(bulk)
+app.command()(serve)

@@ -1,0 +1,117 @@
+"""The model of a service: what it is called, how it is loaded, and what its raw scores mean."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from langchain_rerank.cross_encoders.batching import sigmoid
+from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.errors import ScoringError
+from langchain_rerank.scoring import score_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.cross_encoders import BaseCrossEncoder
+
+
+class ServedModel:
+    """A cross encoder whose raw scores are logits wherever it can give them.
+
+    TEI's clients choose between logits and 0–1 per request. No logit can be had from a score
+    whose sigmoid has been rounded to 1, so one of this package's cross encoders is copied with
+    `normalize=False` (the copy loads weights of its own, the given one stays unloaded), and the
+    sigmoid comes last. The scores of any other cross encoder are passed on as they are.
+    """
+
+    def __init__(self, model: str | BaseCrossEncoder, name: str | None = None) -> None:
+        """Store the settings; `load` loads.
+
+        Args:
+            model: A model's name or path, for a `FlagEmbeddingCrossEncoder`, or a cross encoder.
+            name: What replies call it; None takes the model's own name, of a folder the last part.
+        """
+        if isinstance(model, str):
+            model = FlagEmbeddingCrossEncoder(model=model)
+        self.has_logits = isinstance(model, LocalCrossEncoder)
+        self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
+        if isinstance(model, LocalCrossEncoder) and model.normalize:
+            model = model.model_copy(update={"normalize": False})
+        self._cross_encoder = model
+        own_name = getattr(model, "model", None)
+        if not isinstance(own_name, str):
+            own_name = type(model).__name__
+        # Replies need not tell where on this machine a folder is.
+        self.name = name or (Path(own_name).name if Path(own_name).is_absolute() else own_name)
+
+    def load(self) -> None:
+        """Load the weights, where the cross encoder has a way to.
+
+        Raises:
+            ModelLoadError: See the cross encoder.
+        """
+        if isinstance(self._cross_encoder, LocalCrossEncoder):
+            self._cross_encoder.load()
+
+    def close(self) -> None:
+        """Free the weights."""
+        if isinstance(self._cross_encoder, LocalCrossEncoder):
+            self._cross_encoder.close()
+
+    def score(self, pairs: list[tuple[str, str]]) -> tuple[list[float], int | None]:
+        """Score pairs.
+
+        Returns:
+            A raw score each, and the tokens that the model read; None if it does not count them.
+
+        Raises:
+            RerankError: The cross encoder failed or broke its contract.
+        """
+        before = getattr(self._cross_encoder, "tokens_scored", None)
+        scores = score_pairs(self._cross_encoder, pairs)
+        if before is None:
+            return scores, None
+        return scores, self._cross_encoder.tokens_scored - before  # type: ignore[attr-defined]  # it had it before
+
+    def relevance_scores(self, raw: Sequence[float]) -> list[float]:
+        """Give the scores that the cross encoder, as it was set, gives in process.
+
+        Raises:
+            ScoringError: One is NaN or infinite, which JSON can't hold and no order can place.
+        """
+        self._check_finite(raw)
+        return _sigmoid(raw) if self._normalize else list(raw)
+
+    def logits(self, raw: Sequence[float]) -> list[float]:
+        """Give the logits, of a model that has them.
+
+        Raises:
+            ScoringError: One is NaN or infinite.
+        """
+        self._check_finite(raw)
+        return list(raw)
+
+    def tei_scores(self, raw: Sequence[float]) -> list[float]:
+        """Give 0–1 if the model has logits, else its own scores.
+
+        Raises:
+            ScoringError: One is NaN or infinite.
+        """
+        self._check_finite(raw)
+        return _sigmoid(raw) if self.has_logits else list(raw)
+
+    def _check_finite(self, raw: Sequence[float]) -> None:
+        for position, score in enumerate(raw):
+            if not math.isfinite(score):
+                msg = f"'{self.name}' gave the score {score} for document {position}"
+                raise ScoringError(msg)
+
+
+def _sigmoid(logits: Sequence[float]) -> list[float]:
+    scores: list[float] = sigmoid(np.asarray(logits, dtype=np.float64)).tolist()
+    return scores

@@ -1,0 +1,54 @@
+"""Generated requests, right and wrong ones, against the OpenAPI that the service gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from tests.server.serving import GatedCrossEncoder, client_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+_EXAMPLES = 60
+_CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[httpx.Client]:
+    with client_of(GatedCrossEncoder(is_open=True)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_no_request_ends_in_a_server_error_or_an_undocumented_reply(server, path, mode):
+    api = schemathesis.openapi.from_dict(server.get("/openapi.json").json())
+    statuses: Counter[int] = Counter()
+
+    @seed(1)
+    @settings(
+        max_examples=_EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=api[path]["POST"].as_strategy(generation_mode=mode))
+    def ask(case):
+        reply = case.call_and_validate(base_url=str(server.base_url), checks=_CHECKS)
+        statuses[reply.status_code] += 1
+
+    ask()
+    assert set(statuses) <= {200, 413, 415, 422}
+    if mode is GenerationMode.POSITIVE:
+        assert statuses[200] > 0, "else nothing was tried but refusals"
