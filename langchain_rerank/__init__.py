@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.cached import CachedCrossEncoder
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+    from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
         ModelLoadError,
+        RemoteError,
         RerankError,
         ScoringError,
     )
@@ -32,6 +34,8 @@ __all__ = [
     "MissingDependencyError",
     "ModelLoadError",
     "OnnxCrossEncoder",
+    "RemoteCrossEncoder",
+    "RemoteError",
     "RerankError",
     "RerankRetriever",
     "Reranker",
@@ -48,6 +52,8 @@ _HOMES = {
     "MissingDependencyError": "errors",
     "ModelLoadError": "errors",
     "OnnxCrossEncoder": "cross_encoders.onnx",
+    "RemoteCrossEncoder": "cross_encoders.remote",
+    "RemoteError": "errors",
     "RerankError": "errors",
     "RerankRetriever": "retriever",
     "Reranker": "compressor",

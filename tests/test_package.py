@@ -49,6 +49,8 @@ def test_public_names_are_the_documented_ones():
         "MissingDependencyError",
         "ModelLoadError",
         "OnnxCrossEncoder",
+        "RemoteCrossEncoder",
+        "RemoteError",
         "RerankError",
         "RerankRetriever",
         "Reranker",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.cross_encoders import BaseCrossEncoder
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_rerank.cross_encoders import batching, tokenization
+from langchain_rerank.cross_encoders.settings import Settings
 from langchain_rerank.errors import RerankError, ScoringError
 from langchain_rerank.text import well_formed
 
@@ -27,15 +27,13 @@ logger = logging.getLogger(__name__)
 _MIN_PASSAGE_TOKENS = 8
 
 
-class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
+class LocalCrossEncoder(Settings, BaseCrossEncoder):
     """Base of the cross encoders that hold a model in this process.
 
     The constructor stores and checks. Weights load at the first `score`, or at `load`. One
     lock a model makes every method safe to call from any number of threads. A copy made by
     `pickle`, `copy` or `model_copy` has the settings and loads weights of its own.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(min_length=1)
     """Name on the Hugging Face hub, or path of a folder."""
@@ -72,22 +70,6 @@ class LocalCrossEncoder(BaseModel, BaseCrossEncoder):
             )
             raise ValueError(msg)
         return self
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.model_dump() == other.model_dump()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.model))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **self.model_dump()), ()
-
-    def __copy__(self) -> Self:
-        # `model_copy(update={"model": …})` copies by this: it must not score with the old weights.
-        return type(self)(**self.model_dump())
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return type(self)(**self.model_dump())
 
     @abstractmethod
     def load(self) -> None:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder, OnnxCrossEncoder
+from langchain_rerank import (
+    CachedCrossEncoder,
+    FlagEmbeddingCrossEncoder,
+    OnnxCrossEncoder,
+    RemoteCrossEncoder,
+)
 from tests.fakes import WordOverlapCrossEncoder
+from tests.stand_ins import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,13 +47,29 @@ def onnx_cross_encoder(checkpoint: str) -> OnnxCrossEncoder:
     return OnnxCrossEncoder(model=checkpoint, normalize=False)
 
 
+@pytest.fixture(scope="session")
+def remote(cross_encoder: FlagEmbeddingCrossEncoder) -> Iterator[RemoteCrossEncoder]:
+    """The real offline reranker behind a server of Cohere's shape, two documents a request."""
+    with StandIn("cohere", cross_encoder) as server:
+        yield RemoteCrossEncoder(url=server.url, max_documents=2)
+
+
+@pytest.fixture(scope="session")
+def remote_tei(fake: WordOverlapCrossEncoder) -> Iterator[RemoteCrossEncoder]:
+    """A fake behind two servers of TEI's shape."""
+    with StandIn("tei", fake) as one, StandIn("tei", fake) as another:
+        yield RemoteCrossEncoder(url=(one.url, another.url), dialect="tei")
+
+
 # A new cross encoder joins the contract by the name of its fixture.
-@pytest.fixture(params=["fake", "cross_encoder", "onnx_cross_encoder", "cached"])
+@pytest.fixture(
+    params=["fake", "cross_encoder", "onnx_cross_encoder", "cached", "remote", "remote_tei"]
+)
 def any_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["cross_encoder", "onnx_cross_encoder", "cached"])
+@pytest.fixture(params=["cross_encoder", "onnx_cross_encoder", "cached", "remote", "remote_tei"])
 def our_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
     return request.getfixturevalue(request.param)
 
