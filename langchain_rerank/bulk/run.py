@@ -16,6 +16,7 @@ from langchain_rerank.bulk.rows import Columns
 from langchain_rerank.bulk.scorer import ERRORS, BlockScorer
 from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
 from langchain_rerank.errors import ScoringError, require
+from langchain_rerank.ray_session import connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -146,7 +147,7 @@ def _run(
     add: Callable[[dict[str, Any]], None],
 ) -> None:
     """Score blocks in actors, handing on what is reported of each as it is finished."""
-    with session.connected():
+    with connected():
         import ray
         from ray.exceptions import RayError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_rerank.bulk.blocks import Block
 from langchain_rerank.bulk.files import counted_try
 from langchain_rerank.bulk.rows import Columns, Results, read_rows, write_rows
+from langchain_rerank.cores import keep_to_cores
 from langchain_rerank.cross_encoders.local import LocalCrossEncoder
-from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 from langchain_rerank.errors import ModelLoadError, ScoringError
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs
@@ -44,8 +44,6 @@ class BlockScorer:
             top_n: How many results a row keeps; None keeps all.
             threads: How many cores the model may use, so that actors do not fight over them.
         """
-        if isinstance(cross_encoder, OnnxCrossEncoder) and cross_encoder.num_threads is None:
-            cross_encoder = cross_encoder.model_copy(update={"num_threads": threads})
         self._cross_encoder = cross_encoder
         self._columns = columns
         self._top_n = top_n
@@ -106,10 +104,8 @@ class BlockScorer:
     def _prepare(self) -> None:
         if self._ready:
             return
+        self._cross_encoder = keep_to_cores(self._cross_encoder, self._threads)
         if isinstance(self._cross_encoder, LocalCrossEncoder):
-            import torch
-
-            torch.set_num_threads(self._threads)
             self._cross_encoder.load()
         self._ready = True
 

@@ -1,21 +1,14 @@
-"""A Ray to run on: the one that is connected, the user's cluster, or one of our own."""
+"""What actors take of a Ray, and how it is kept quiet."""
 
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_rerank.cross_encoders.onnx_encoder import available_cores
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-# Blocks travel as paths, so Ray's own store of objects may stay at about its least.
-_OBJECT_STORE_BYTES = 128 * 2**20
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +42,6 @@ class Share:
             _whole(cpus / self.workers) if self.cpus is None else self.cpus,
             min(1.0, _whole(gpus / self.workers)) if self.gpus is None else self.gpus,
         )
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """Connect to Ray for a while; one that was connected before is used and left alone."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update({name: value for name, value in _QUIET.items() if before[name] is None})
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                # Never one that happens to run on this machine for something else.
-                address="local",
-                num_cpus=available_cores(),
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        yield
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 @contextmanager

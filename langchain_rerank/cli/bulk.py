@@ -9,10 +9,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langchain_rerank.cli.console import console, one_line_errors
+from langchain_rerank.cli.serve import build_cross_encoder
 
 if TYPE_CHECKING:
-    from langchain_core.cross_encoders import BaseCrossEncoder
-
     from langchain_rerank.bulk import BulkProgress
 
 
@@ -69,7 +68,7 @@ def bulk(  # noqa: PLR0913  # one parameter an option
             result = rerank_files(
                 inputs,
                 output,
-                model=_cross_encoder(model, backend),
+                model=build_cross_encoder(model, backend),
                 top_n=top_n,
                 workers=workers,
                 block_rows=block_rows,
@@ -90,18 +89,3 @@ def bulk(  # noqa: PLR0913  # one parameter an option
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[rate]}"))
-
-
-def _cross_encoder(model: str | None, backend: str) -> BaseCrossEncoder:
-    from langchain_rerank.cross_encoders.flag_embedding import (
-        DEFAULT_MODEL,
-        FlagEmbeddingCrossEncoder,
-    )
-    from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
-
-    if model == "offline":
-        from langchain_rerank.offline import offline_reranker
-
-        model = offline_reranker()
-    kind = OnnxCrossEncoder if backend == "onnx" else FlagEmbeddingCrossEncoder
-    return kind(model=model or DEFAULT_MODEL)

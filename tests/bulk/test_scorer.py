@@ -14,6 +14,7 @@ from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, OnnxCros
 from langchain_rerank.bulk.blocks import plan
 from langchain_rerank.bulk.rows import Columns
 from langchain_rerank.bulk.scorer import BlockScorer
+from langchain_rerank.cores import keep_to_cores
 from tests.bulk.conftest import SENTENCES, make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -219,16 +220,18 @@ def test_a_part_that_is_there_is_left_alone(tmp_path):
     assert part.stat().st_mtime_ns == before
 
 
-def test_threads_are_the_actors_share(tiny_checkpoint, tmp_path):
+def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint, tmp_path):
     file = write_lines(tmp_path / "in.jsonl", make_rows(1))
-    shared = BlockScorer(OnnxCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
-    assert shared._cross_encoder.num_threads == 3
-    own = OnnxCrossEncoder(model=tiny_checkpoint, num_threads=1)
-    assert BlockScorer(own, Columns(), None, 3)._cross_encoder.num_threads == 1
     before = torch.get_num_threads()
     scorer = BlockScorer(FlagEmbeddingCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
     try:
         scorer.run(**asdict(plan([file], 5)[0]), part=str(tmp_path / "part.jsonl"))
         assert torch.get_num_threads() == 3
+        onnx = OnnxCrossEncoder(model=tiny_checkpoint)
+        assert keep_to_cores(onnx, 3).num_threads == 3
+        own = OnnxCrossEncoder(model=tiny_checkpoint, num_threads=1)
+        assert keep_to_cores(own, 3).num_threads == 1
+        fake = WordOverlapCrossEncoder()
+        assert keep_to_cores(fake, 3) is fake
     finally:
         torch.set_num_threads(before)

@@ -182,7 +182,9 @@ def test_one_deadline_ends_all(server):
         RemoteCrossEncoder(url=server.url, timeout=0.3, read_timeout=0.1).score(PAIRS)
 
 
-@pytest.mark.parametrize("limits", [{"timeout": 0.4}, {"read_timeout": 0.2, "connect_timeout": 0.2}])
+@pytest.mark.parametrize(
+    "limits", [{"timeout": 0.4}, {"read_timeout": 0.2, "connect_timeout": 0.2}]
+)
 def test_a_server_that_dribbles_does_not_hold_on_for_ever(server, limits):
     end = threading.Event()
 
