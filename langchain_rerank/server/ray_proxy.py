@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # The variable by which a node's proxy finds `middlewares`; Ray reads it when the proxy starts.
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 IMPORT_PATH = "langchain_rerank.server.ray_proxy.middlewares"
+_ERRORS = 400
 
 
 def middlewares() -> list[Middleware]:
@@ -64,4 +65,4 @@ class ProxyErrors:
 def _is_own_error(start: Message) -> bool:
     """Tell the proxy's errors, which are plain text, from those of the service."""
     kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
-    return start["status"] >= 400 and not any(b"json" in kind for kind in kinds)
+    return start["status"] >= _ERRORS and not any(b"json" in kind for kind in kinds)

@@ -203,7 +203,9 @@ def deployed(application: Application, *, host: str, port: int) -> Iterator[None
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
-            msg = f"Ray Serve could not start the replicas: {error}"
+            deployments = serve.status().applications[APPLICATION].deployments.values()
+            why = " ".join(one.message for one in deployments) or str(error)
+            msg = f"Ray Serve could not start the replicas: {why}"
             raise ModelLoadError(msg) from error
         yield
     finally:
