@@ -59,7 +59,8 @@ def describe(cross_encoder: BaseCrossEncoder) -> dict[str, Any]:
     if hasattr(cross_encoder, "model_dump"):
         # How many threads or tokens at once, and the progress bar, are free to change.
         excluded = {"batch_tokens", "num_threads", "show_progress"}
-        return described | cross_encoder.model_dump(mode="json", exclude=excluded)
+        described.update(cross_encoder.model_dump(mode="json", exclude=excluded))
+        return described
     for name in ("model", "model_name"):
         if isinstance(value := getattr(cross_encoder, name, None), str):
             described[name] = value

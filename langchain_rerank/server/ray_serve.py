@@ -84,22 +84,26 @@ class RerankReplica:
             raise ModelLoadError(str(error)) from error
 
 
-def build_app(arguments: ServeArguments) -> Application:
+def build_app(arguments: dict[str, Any]) -> Application:
     """Build the application that `serve_config.yaml` names; its file sets the deployment.
 
     API keys come from the variable `LANGCHAIN_RERANK_SERVER_API_KEYS`, between commas.
 
     Args:
-        arguments: The file's `args`.
+        arguments: The file's `args`: what `ServeArguments` takes.
+
+    Raises:
+        ValueError: One is unknown or wrong.
     """
-    kind = OnnxCrossEncoder if arguments.backend == "onnx" else FlagEmbeddingCrossEncoder
+    given = ServeArguments.model_validate(arguments)
+    kind = OnnxCrossEncoder if given.backend == "onnx" else FlagEmbeddingCrossEncoder
     keys = [key.strip() for key in os.environ.get(API_KEYS_VARIABLE, "").split(",")]
     return _deployment().bind(
-        kind(model=arguments.model),
-        arguments.cores,
+        kind(model=given.model),
+        given.cores,
         {
-            "served_name": arguments.served_name,
-            "limits": Limits(documents=arguments.max_documents, waiting=arguments.max_waiting),
+            "served_name": given.served_name,
+            "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
             "api_keys": [key for key in keys if key],
         },
     )
@@ -148,13 +152,16 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
         )
         cores = max(1, available_cores() // (max_replicas or replicas))
         application = deployment.bind(cross_encoder, cores, settings)
-        with deployed(application, host=host, port=port):
-            logger.info("serving on http://%s:%d by %d replicas", host, port, replicas)
-            _wait_for_signal()
-        if own:
-            from ray import serve
+        try:
+            # Inside `connected`, as Ray sets handlers of its own.
+            with _until_signal(), deployed(application, host=host, port=port):
+                logger.info("serving on http://%s:%d by %d replicas", host, port, replicas)
+                threading.Event().wait()
+        finally:
+            if own:
+                from ray import serve
 
-            serve.shutdown()
+                serve.shutdown()  # type: ignore[no-untyped-call]  # Ray left it so
 
 
 def scaled(
@@ -213,13 +220,25 @@ def deployed(application: Application, *, host: str, port: int) -> Iterator[None
         serve.delete(APPLICATION)
 
 
-def _wait_for_signal() -> None:
-    """Return at SIGTERM or Ctrl-C."""
-    came = threading.Event()
+class _EndedError(BaseException):
+    """A signal came; no `Exception`, so that nothing on the way takes it for a failure."""
+
+
+@contextmanager
+def _until_signal() -> Iterator[None]:
+    """End a block at SIGTERM or Ctrl-C, whatever it waits for; a second one ends the process."""
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(one, lambda *_: came.set()) for one in signals]
+
+    def end(*_: object) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_DFL)
+        raise _EndedError
+
+    before = [signal.signal(one, end) for one in signals]
     try:
-        came.wait()
+        yield
+    except _EndedError:
+        logger.info("finishing what was taken")
     finally:
         for one, handler in zip(signals, before, strict=True):
             signal.signal(one, handler)

@@ -22,7 +22,7 @@ import yaml
 from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, RemoteCrossEncoder
 from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
-from langchain_rerank.server.ray_serve import DEPLOYMENT, deployed, scaled, serve_on_ray
+from langchain_rerank.server.ray_serve import DEPLOYMENT, build_app, deployed, scaled, serve_on_ray
 from tests.cross_encoders.conftest import save_bert
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -274,6 +274,13 @@ def until_ready(url, process, log):
             return False
 
     wait_until(ready, "the service")
+
+
+def test_arguments_of_the_file_are_checked():
+    with pytest.raises(ValueError, match="backend"):
+        build_app({"backend": "tensorflow"})
+    with pytest.raises(ValueError, match="modell"):
+        build_app({"modell": "m"})
 
 
 def test_config_file_runs_on_a_ray_that_is_there(port, tiny_checkpoint, tmp_path):
