@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from langchain_rerank.cli.bench import bench
+from langchain_rerank.cli.bulk import bulk
 from langchain_rerank.cli.demo import demo
 from langchain_rerank.cli.evaluate import evaluate
 from langchain_rerank.cli.serve import serve
@@ -24,4 +25,5 @@ def main() -> None:
 app.command()(demo)
 app.command("eval")(evaluate)
 app.command()(bench)
+app.command()(bulk)
 app.command()(serve)

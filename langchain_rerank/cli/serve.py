@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import os
 from pathlib import Path  # noqa: TC003  # typer reads it
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,18 @@ def serve(  # noqa: PLR0913  # one parameter an option
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish requests after SIGTERM.")
     ] = 30,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run replicas on Ray Serve, here or where RAY_ADDRESS is.")
+    ] = False,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="With --ray: processes, each with a model of its own.")
+    ] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: up to how many while requests wait.")
+    ] = None,
+    gpus_per_replica: Annotated[
+        float, typer.Option(min=0, help="With --ray: GPUs of a replica, as in 0.5.")
+    ] = 0,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help=f"File with an API key a line; else the variable {API_KEYS_VARIABLE}."),
@@ -66,14 +78,31 @@ def serve(  # noqa: PLR0913  # one parameter an option
             logger.warning(
                 "anyone who reaches %s may ask: no API key is set (%s)", host, API_KEYS_VARIABLE
             )
-        app = create_app(
-            build_cross_encoder(model, backend),
-            served_name=served_name,
-            limits=Limits(documents=max_documents, waiting=max_waiting),
-            api_keys=api_keys,
-            joint_scoring=joint_scoring,
-        )
-        run(app, host=host, port=port, grace_seconds=grace)
+        cross_encoder = build_cross_encoder(model, backend)
+        settings: dict[str, Any] = {
+            "served_name": served_name,
+            "limits": Limits(documents=max_documents, waiting=max_waiting),
+            "api_keys": api_keys,
+            "joint_scoring": joint_scoring,
+        }
+        if ray:
+            from langchain_rerank.server.ray_serve import serve_on_ray
+
+            serve_on_ray(
+                cross_encoder,
+                host=host,
+                port=port,
+                replicas=replicas,
+                max_replicas=max_replicas,
+                gpus_per_replica=gpus_per_replica,
+                grace_seconds=grace,
+                **settings,
+            )
+        elif replicas > 1 or max_replicas or gpus_per_replica:
+            msg = "--replicas, --max-replicas and --gpus-per-replica need --ray"
+            raise ValueError(msg)
+        else:
+            run(create_app(cross_encoder, **settings), host=host, port=port, grace_seconds=grace)
 
 
 def build_cross_encoder(

@@ -1,0 +1,262 @@
+"""The rerank service on Ray Serve: the same app in each of several replicas."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from langchain_rerank.cores import available_cores, keep_to_cores
+from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+from langchain_rerank.errors import ModelLoadError, require
+from langchain_rerank.ray_session import connected
+from langchain_rerank.server import ray_proxy
+from langchain_rerank.server.app import create_app
+from langchain_rerank.server.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+    from langchain_core.cross_encoders import BaseCrossEncoder
+    from ray.serve import Application, Deployment
+
+logger = logging.getLogger(__name__)
+
+API_KEYS_VARIABLE = "LANGCHAIN_RERANK_SERVER_API_KEYS"
+APPLICATION = "rerank"
+DEPLOYMENT = "RerankReplica"
+_DEFAULT_LIMITS = Limits()
+
+
+class ServeArguments(BaseModel):
+    """The `args` of a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = DEFAULT_MODEL
+    """Name on the Hugging Face hub, or path of a folder that every node has."""
+    backend: Literal["torch", "onnx"] = "torch"
+    """"onnx" runs encoder-only models in int8 on the CPU."""
+    served_name: str | None = None
+    """What replies call the model."""
+    cores: int = Field(default=1, ge=1)
+    """Cores that a replica computes on: its `num_cpus`."""
+    max_documents: int = Field(default=_DEFAULT_LIMITS.documents, ge=1)
+    """Documents of a request."""
+    max_waiting: int = Field(default=_DEFAULT_LIMITS.waiting, ge=1)
+    """Requests that wait in a replica."""
+
+
+class RerankReplica:
+    """One process with a model of its own; Ray Serve makes the replicas and watches them."""
+
+    def __init__(
+        self, cross_encoder: BaseCrossEncoder, cores: int, settings: dict[str, Any]
+    ) -> None:
+        """Load the model, so that Ray sends no request before.
+
+        Args:
+            cross_encoder: What scores; each replica has a copy.
+            cores: Cores that this replica computes on.
+            settings: Keywords of `create_app`.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._app = create_app(keep_to_cores(cross_encoder, cores), **settings)
+        self._app.state.service.model.load()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve asks for it by this name
+        return self._app
+
+    async def check_health(self) -> None:
+        """Tell Ray Serve whether this replica answers; it is replaced if not.
+
+        Raises:
+            ModelLoadError: The model could not be loaded.
+        """
+        if error := self._app.state.service.load_error:
+            raise ModelLoadError(str(error)) from error
+
+
+def build_app(arguments: dict[str, Any]) -> Application:
+    """Build the application that `serve_config.yaml` names; its file sets the deployment.
+
+    API keys come from the variable `LANGCHAIN_RERANK_SERVER_API_KEYS`, between commas.
+
+    Args:
+        arguments: The file's `args`: what `ServeArguments` takes.
+
+    Raises:
+        ValueError: One is unknown or wrong.
+    """
+    given = ServeArguments.model_validate(arguments)
+    kind = OnnxCrossEncoder if given.backend == "onnx" else FlagEmbeddingCrossEncoder
+    keys = [key.strip() for key in os.environ.get(API_KEYS_VARIABLE, "").split(",")]
+    return _deployment().bind(
+        kind(model=given.model),
+        given.cores,
+        {
+            "served_name": given.served_name,
+            "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
+            "api_keys": [key for key in keys if key],
+        },
+    )
+
+
+def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
+    cross_encoder: BaseCrossEncoder,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    replicas: int = 1,
+    max_replicas: int | None = None,
+    gpus_per_replica: float = 0,
+    grace_seconds: float = 30,
+    **settings: Any,
+) -> None:
+    """Serve on Ray until SIGTERM or Ctrl-C, then finish what was taken and refuse the rest.
+
+    Ray is started for it on this machine, unless it is already connected or `RAY_ADDRESS` names a
+    cluster. For a cluster that goes on after this process, use `serve deploy` and
+    `serve_config.yaml`.
+
+    Args:
+        cross_encoder: Can be pickled; each replica has a copy.
+        host: Address to listen on.
+        port: Must be free.
+        replicas: How many processes score, each with a model of its own; with `max_replicas` the
+            least.
+        max_replicas: Up to how many more are started while requests wait; None keeps `replicas`.
+        gpus_per_replica: May be a fraction.
+        grace_seconds: How long requests that were taken may still run after a signal.
+        **settings: Keywords of `create_app`.
+
+    Raises:
+        MissingDependencyError: The extra `ray` is not installed.
+        ValueError: A number is out of range.
+        ModelLoadError: The replicas could not be started; the message has their error.
+    """
+    if not 1 <= replicas <= (max_replicas or replicas):
+        msg = f"expected 1 ≤ replicas ≤ max_replicas, got {replicas} and {max_replicas}"
+        raise ValueError(msg)
+    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+    with connected({ray_proxy.VARIABLE: ray_proxy.IMPORT_PATH}) as own:
+        deployment = scaled(
+            replicas, max_replicas, gpus=gpus_per_replica, grace_seconds=grace_seconds
+        )
+        cores = max(1, available_cores() // (max_replicas or replicas))
+        application = deployment.bind(cross_encoder, cores, settings)
+        try:
+            # Inside `connected`, as Ray sets handlers of its own.
+            with _until_signal(), deployed(application, host=host, port=port):
+                logger.info("serving on http://%s:%d by %d replicas", host, port, replicas)
+                threading.Event().wait()
+        finally:
+            if own:
+                from ray import serve
+
+                serve.shutdown()  # type: ignore[no-untyped-call]  # Ray left it so
+
+
+def scaled(
+    replicas: int, max_replicas: int | None, *, gpus: float = 0, grace_seconds: float = 30
+) -> Deployment:
+    """Set the deployment up for a number of replicas on this machine.
+
+    A replica takes less of Ray's CPUs than its share, so that one more fits in beside them while
+    a new version takes over.
+    """
+    most = max_replicas or replicas
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": min(1, available_cores() / (most + 1)), "num_gpus": gpus},
+        "graceful_shutdown_timeout_s": grace_seconds,
+    }
+    if max_replicas is None:
+        options["num_replicas"] = replicas
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing_requests": 8,
+            "upscale_delay_s": 3,
+            "look_back_period_s": 5,
+            "downscale_delay_s": 120,
+        }
+    return _deployment().options(**options)
+
+
+@contextmanager
+def deployed(application: Application, *, host: str, port: int) -> Iterator[None]:
+    """Run an application on the connected Ray for a while.
+
+    Args:
+        application: Made by a deployment's `bind`.
+        host: Address of the proxy; where Serve runs already, its own stays.
+        port: Of the proxy.
+
+    Raises:
+        ModelLoadError: No replica could be started; the message has Ray's account of it.
+    """
+    from ray import serve
+
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    try:
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            deployments = serve.status().applications[APPLICATION].deployments.values()
+            why = " ".join(one.message for one in deployments) or str(error)
+            msg = f"Ray Serve could not start the replicas: {why}"
+            raise ModelLoadError(msg) from error
+        yield
+    finally:
+        # Replicas finish what they have; the proxy refuses the rest.
+        serve.delete(APPLICATION)
+
+
+class _EndedError(BaseException):
+    """A signal came; no `Exception`, so that nothing on the way takes it for a failure."""
+
+
+@contextmanager
+def _until_signal() -> Iterator[None]:
+    """End a block at SIGTERM or Ctrl-C, whatever it waits for; a second one ends the process."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def end(*_: object) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_DFL)
+        raise _EndedError
+
+    before = [signal.signal(one, end) for one in signals]
+    try:
+        yield
+    except _EndedError:
+        logger.info("finishing what was taken")
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
+
+
+def _deployment() -> Deployment:
+    """The deployment with what does not depend on the machine."""
+    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+    from ray import serve
+
+    return serve.deployment(
+        name=DEPLOYMENT,
+        # The replica's own queue scores what waits together, so much may wait there; what is over
+        # both numbers is answered by 503.
+        max_ongoing_requests=64,
+        max_queued_requests=256,
+        backpressure_config={"retry_after_s": 1},
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=1,
+    )(serve.ingress()(RerankReplica))

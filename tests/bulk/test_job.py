@@ -1,0 +1,120 @@
+"""Whose an output folder is."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from langchain_rerank import FlagEmbeddingCrossEncoder, OnnxCrossEncoder
+from langchain_rerank.bulk.job import Job, claimed, write_json
+from langchain_rerank.bulk.rows import Columns
+from tests.bulk.conftest import make_rows, write_lines
+from tests.fakes import WordOverlapCrossEncoder
+
+
+@pytest.fixture
+def job(tmp_path):
+    file = write_lines(tmp_path / "in.jsonl", make_rows(3))
+    return Job([file], 2, Columns(), 5, FlagEmbeddingCrossEncoder(model="m"))
+
+
+@pytest.fixture
+def output(tmp_path, job):
+    """A folder that the job has begun."""
+    with claimed(tmp_path / "a" / "b", job):
+        pass
+    return tmp_path / "a" / "b"
+
+
+def test_the_same_job_goes_on(job, output):
+    before = (output / "_job.json").stat().st_mtime_ns
+    faster = FlagEmbeddingCrossEncoder(model="m", batch_tokens=99, show_progress=True)
+    with claimed(output, replace(job, cross_encoder=faster)):
+        assert (output / "_job.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_rows": 3}, "block_rows was 2, is now 3"),
+        ({"top_n": None}, "top_n was 5, is now None"),
+        ({"columns": Columns(query="q")}, "columns query was 'query', is now 'q'"),
+        (
+            {"cross_encoder": FlagEmbeddingCrossEncoder(model="n", max_length=99)},
+            "model model was 'm', is now 'n'; model max_length was 512, is now 99",
+        ),
+        (
+            {"cross_encoder": OnnxCrossEncoder(model="m")},
+            "model class was 'FlagEmbeddingCrossEncoder', is now 'OnnxCrossEncoder'",
+        ),
+        (
+            {"cross_encoder": WordOverlapCrossEncoder()},
+            "model class was 'FlagEmbeddingCrossEncoder', is now 'WordOverlapCrossEncoder'",
+        ),
+    ],
+)
+def test_another_job_is_refused_by_what_differs(job, output, change, message):
+    before = sorted(output.iterdir())
+    with (
+        pytest.raises(ValueError, match=f"holds another job: .*{message}") as caught,
+        claimed(output, replace(job, **change)),
+    ):
+        pass
+    assert "choose another output folder, or delete this one" in str(caught.value)
+    assert sorted(output.iterdir()) == before
+
+
+def test_inputs_that_have_changed_are_refused(tmp_path, job, output):
+    (file,) = job.files
+    stat = file.stat()
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(ValueError, match=r"its input .*in\.jsonl has changed since"):
+        claimed(output, job).__enter__()
+    more = write_lines(tmp_path / "more.jsonl", make_rows(1))
+    with pytest.raises(ValueError, match=r"its inputs are without .*more\.jsonl"):
+        claimed(output, replace(job, files=[more])).__enter__()
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with claimed(output, job):
+        pass
+
+
+def test_one_run_at_a_time(job, output):
+    with (
+        claimed(output, job),
+        pytest.raises(ValueError, match="another run is at work in"),
+        claimed(output, job),
+    ):
+        pass
+    with claimed(output, job):
+        pass
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, job):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match=r"holds other files, such as in\.jsonl"):
+        claimed(tmp_path, job).__enter__()
+    assert not (tmp_path / "_job.json").exists()
+
+
+def test_a_damaged_manifest_is_refused(job, output):
+    (output / "_job.json").write_text("{")
+    with pytest.raises(ValueError, match=r"_job\.json is no manifest of a bulk job"):
+        claimed(output, job).__enter__()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(job, output):
+    (output / ".unfinished-part-00000000.jsonl-0").write_text("{")
+    with claimed(output, job):
+        assert sorted(file.name for file in output.iterdir()) == [".lock", "_job.json"]
+
+
+def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, object())
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
