@@ -13,13 +13,24 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import FlagEmbeddingCrossEncoder
 from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
+from tests.checkpoints import save_bert
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("default-without-deadline", deadline=None)
+hypothesis.settings.load_profile("default-without-deadline")
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +49,20 @@ def cross_encoder(checkpoint: str) -> FlagEmbeddingCrossEncoder:
 def embeddings() -> Embeddings:
     """The real offline embeddings."""
     return OfflineEmbeddings()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random reranker that loads in milliseconds, for what does not depend on the scores."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What was traced; a provider of the test's own, as the global one can be set only once."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block, format_of
-from langchain_rerank.bulk.files import remove_unfinished, replacing
+from langchain_rerank.bulk.leftovers import remove_unfinished
+from langchain_rerank.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +128,7 @@ def write_summary(output: Path, result: BulkResult) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    with replacing(path) as file:
+    with replacing(path, binary=True) as file:
         file.write(json.dumps(content, indent=2).encode("utf-8") + b"\n")
 
 

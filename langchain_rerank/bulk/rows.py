@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block, format_of
-from langchain_rerank.bulk.files import replacing
+from langchain_rerank.files import replacing
 from langchain_rerank.ranking import check_query
 from langchain_rerank.text import well_formed
 
@@ -73,7 +73,7 @@ def write_rows(path: Path, rows: Rows, results: Sequence[Results], column: str) 
             f"{line[: line.rindex('}')]}, {json.dumps(column)}: {json.dumps(_finite(found))}}}\n"
             for line, found in zip(rows.source, results, strict=True)
         )
-        with replacing(path) as file:
+        with replacing(path, binary=True) as file:
             file.write("".join(lines).encode("utf-8"))
         return
     import pyarrow as pa
@@ -81,7 +81,7 @@ def write_rows(path: Path, rows: Rows, results: Sequence[Results], column: str) 
 
     pair = pa.struct([("index", pa.int64()), ("relevance_score", pa.float64())])
     added = pa.array(list(results), pa.list_(pair))
-    with replacing(path) as file:
+    with replacing(path, binary=True) as file:
         parquet.write_table(rows.source.append_column(column, added), file)
 
 

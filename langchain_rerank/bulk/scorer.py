@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block
-from langchain_rerank.bulk.files import counted_try
+from langchain_rerank.bulk.leftovers import counted_try
 from langchain_rerank.bulk.rows import Columns, Results, read_rows, write_rows
 from langchain_rerank.cores import keep_to_cores
 from langchain_rerank.cross_encoders.local import LocalCrossEncoder

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from langchain_rerank.cli.console import console
 from langchain_rerank.evaluation import rendering
-from langchain_rerank.evaluation.files import replacing
 from langchain_rerank.evaluation.runs import write_run
+from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:

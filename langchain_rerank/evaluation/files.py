@@ -1,10 +1,8 @@
-"""Text files in and out: lines with their numbers, errors that name them, no half-written file."""
+"""Lines of text files with their numbers, and errors that name them."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,19 +30,3 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def line_error(path: Path, number: int, problem: str) -> ValueError:
     """Return the error for a bad line of a data file; the caller raises it."""
     return ValueError(f"{path}, line {number}: {problem}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Open a text file to write, which takes its place only once it is whole.
-
-    Args:
-        path: Overwritten where it exists. After an error it is as it was before.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.files import line_error, numbered_lines, replacing
+from langchain_rerank.evaluation.files import line_error, numbered_lines
+from langchain_rerank.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

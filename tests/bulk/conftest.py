@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from langchain_rerank import FlagEmbeddingCrossEncoder
-from tests.cross_encoders.conftest import save_bert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,13 +58,6 @@ def read_output(folder: Path) -> Rows:
         return [row for part in parts for row in parquet.read_table(part).to_pylist()]
     texts = [part.read_text(encoding="utf-8") for part in parts]
     return [json.loads(line) for text in texts for line in text.splitlines()]
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random reranker that loads in milliseconds."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,13 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.cross_encoders import BaseCrossEncoder
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
 
 
 @pytest.fixture(scope="session")
@@ -80,32 +71,6 @@ def tokenizer(cross_encoder: FlagEmbeddingCrossEncoder) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(cross_encoder.model)
-
-
-def save_bert(folder: Path, tokenizer_from: str, class_name: str, **config: Any) -> str:
-    """Save a tiny randomly initialised BERT with the real tokenizer."""
-    import torch
-    import transformers
-
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = getattr(transformers, class_name)(
-            transformers.BertConfig(
-                **{**small, "num_attention_heads": 2, "initializer_range": 0.3, **config}
-            )
-        )
-    model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
-        shutil.copy(Path(tokenizer_from) / name, folder / name)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random reranker that loads in milliseconds, for what does not depend on the scores."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch
 
 from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError
 from langchain_rerank.cross_encoders import flag_loading, flag_patches
-from tests.cross_encoders.conftest import TOKENIZER_FILES, save_bert
+from tests.checkpoints import TOKENIZER_FILES, save_bert
 
 PAIRS = [("q", "p"), ("who", "somebody")]
 

@@ -21,7 +21,7 @@ import pytest
 
 from langchain_rerank import MissingDependencyError, ModelLoadError, OnnxCrossEncoder
 from langchain_rerank.cross_encoders import onnx_export, onnx_files
-from tests.cross_encoders.conftest import TOKENIZER_FILES, save_bert
+from tests.checkpoints import TOKENIZER_FILES, save_bert
 
 BERLIN = "How many people live in Berlin?"
 PAIRS = [

@@ -14,9 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
 from langchain_rerank.cross_encoders.remote import background, exchange
@@ -198,15 +195,6 @@ def test_a_forked_child_and_its_parent_both_score_on(server):
     assert cross_encoder.score(PAIRS) == SCORES
     assert len(server.requests) == 3
     assert background.background_loop().is_running()
-
-
-@pytest.fixture
-def spans(monkeypatch) -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    return exporter
 
 
 async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):

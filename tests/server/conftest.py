@@ -5,10 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import FlagEmbeddingCrossEncoder
 from tests.server.serving import client_of
@@ -32,11 +28,7 @@ def client(checkpoint: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What was traced; a provider of the test's own, as the global one can be set only once."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    return exporter
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: str) -> FlagEmbeddingCrossEncoder:
+    """A random reranker, for what does not depend on the scores."""
+    return FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu")

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from langchain_core.documents import Document
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, RemoteCrossEncoder, RemoteError, Reranker
-from tests.cross_encoders.conftest import save_bert
+from langchain_rerank import RemoteCrossEncoder, RemoteError, Reranker
 from tests.server.load import server_process
 
 pytestmark = pytest.mark.integration
@@ -19,13 +18,6 @@ PAIRS = [
     [(f"question {i} on fish", f"passage {i * n} on fish and people {n}") for n in range(5)]
     for i in range(20)
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny(checkpoint, tmp_path_factory) -> FlagEmbeddingCrossEncoder:
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
-    return FlagEmbeddingCrossEncoder(model=str(folder), device="cpu")
 
 
 def test_no_answer_is_lost_when_one_of_two_servers_is_killed_under_load(tiny):

@@ -5,19 +5,10 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
-from tests.cross_encoders.conftest import save_bert
 from tests.server.load import joint_ratio, make_questions, run_load
 from tests.server.serving import client_of
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def tiny(checkpoint, tmp_path_factory) -> FlagEmbeddingCrossEncoder:
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
-    return FlagEmbeddingCrossEncoder(model=str(folder), device="cpu")
 
 
 def test_64_clients_get_every_score_right(tiny):

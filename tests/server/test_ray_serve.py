@@ -23,7 +23,6 @@ from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, RemoteCr
 from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
 from langchain_rerank.server.ray_serve import DEPLOYMENT, build_app, deployed, scaled, serve_on_ray
-from tests.cross_encoders.conftest import save_bert
 from tests.fakes import WordOverlapCrossEncoder
 
 pytestmark = [
@@ -52,12 +51,6 @@ class SlowCrossEncoder(WordOverlapCrossEncoder):
     def score(self, text_pairs):
         time.sleep(0.2)
         return super().score(text_pairs)
-
-
-@pytest.fixture(scope="module")
-def tiny_checkpoint(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
 
 
 def free_port() -> int:

@@ -1,32 +1,16 @@
-"""Files that appear whole or not at all."""
+"""What killed writers leave behind: counted, and cleared away."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
-from uuid import uuid4
+from typing import TYPE_CHECKING
+
+from langchain_rerank.files import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_TEMPORARY = ".unfinished-"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write, which takes its place only once it is whole and on the disk."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -38,7 +22,7 @@ def counted_try(path: Path) -> Iterator[int]:
     """
     marks: list[Path] = []
     for number in itertools.count(1):
-        marks.append(path.with_name(f"{_TEMPORARY}{path.name}-try-{number}"))
+        marks.append(path.with_name(f"{UNFINISHED}{path.name}-try-{number}"))
         try:
             marks[-1].touch(exist_ok=False)
         except FileExistsError:
@@ -53,5 +37,5 @@ def counted_try(path: Path) -> Iterator[int]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed writer has left in a folder."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in folder.glob(f"{UNFINISHED}*"):
         path.unlink(missing_ok=True)
