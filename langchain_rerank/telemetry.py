@@ -37,7 +37,7 @@ def span(
     attributes: Mapping[str, str | int | float] | None = None,
     carrier: Mapping[str, str] | None = None,
 ) -> Iterator[Span]:
-    """Run a block as a span under the caller's, and note the error that ends it.
+    """Run a block as a span under the caller's, and note the kind of error that ends it.
 
     Args:
         name: Of the span.
@@ -52,9 +52,20 @@ def span(
 
     context = propagate.extract(carrier) if carrier is not None else None
     with trace.get_tracer(_NAME).start_as_current_span(
-        name, context, trace.SpanKind[kind.upper()], attributes
+        name,
+        context,
+        trace.SpanKind[kind.upper()],
+        attributes,
+        # Both would hold the error's message, which may quote a text or a server.
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
-        yield current
+        try:
+            yield current
+        except BaseException as error:
+            current.set_attribute("error.type", type(error).__name__)
+            current.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def inject(headers: dict[str, str]) -> None:

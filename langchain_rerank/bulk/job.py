@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 MANIFEST = "_job.json"
 SUMMARY = "_summary.json"
 _LOCK = ".lock"
+# Settings that decide how scores are got, not what they are: another run may have others.
+_FREE_TO_CHANGE = {
+    *("batch_tokens", "num_threads", "show_progress"),
+    *("api_key", "headers", "max_concurrency", "max_documents", "max_reply_bytes", "max_retries"),
+    *("timeout", "connect_timeout", "read_timeout"),
+}
 # Raise it with every change of what the manifest holds or of how blocks are cut.
 _VERSION = 1
 
@@ -58,8 +64,7 @@ def describe(cross_encoder: BaseCrossEncoder) -> dict[str, Any]:
     """Name a cross encoder and, where it is a pydantic model, the settings that decide scores."""
     described: dict[str, Any] = {"class": type(cross_encoder).__name__}
     if hasattr(cross_encoder, "model_dump"):
-        # How many threads or tokens at once, and the progress bar, are free to change.
-        excluded = {"batch_tokens", "num_threads", "show_progress"}
+        excluded = _FREE_TO_CHANGE
         described.update(cross_encoder.model_dump(mode="json", exclude=excluded))
         return described
     for name in ("model", "model_name"):

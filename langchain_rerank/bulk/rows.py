@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+# Read in pieces: else a whole column of a row group would be in memory at once.
+_READ_BYTES = 2**20
+
 Results = list[dict[str, Any]]
 
 
@@ -125,7 +128,7 @@ def _read_parquet(block: Block, columns: Columns, path: Path) -> Rows:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, buffer_size=_READ_BYTES) as file:
             _check_names(file.schema_arrow.names, columns, str(path))
             table = _slice(file, block)
             wanted = table.select([columns.query, columns.documents]).to_pydict()

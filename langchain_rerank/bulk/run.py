@@ -57,7 +57,9 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
             `BaseCrossEncoder` that can be pickled.
         top_n: How many results a row keeps; None keeps all.
         workers: How many actors score at once, each with a model of its own.
-        block_rows: Rows of a block: what a kill can cost, and what one actor holds in memory.
+        block_rows: Rows of a block: what a kill can cost, and what one actor holds in memory. A
+            block of a Parquet file decodes its row group up to its own rows, so that row groups of
+            at most some ten thousand rows are read fastest.
         columns: Names of the columns.
         cpus_per_worker: Cores of an actor; None shares this machine's cores, and takes 1 each on
             a cluster.
@@ -90,11 +92,14 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
             if not part.exists()
         ]
         tally = _Tally(len(blocks), len(blocks) - len(tasks), progress)
+        summary = output / jobs.SUMMARY
         if tasks:
+            # It says that the job is finished.
+            summary.unlink(missing_ok=True)
             share = session.Share(min(workers, len(tasks)), cpus_per_worker, gpus_per_worker)
             _run(tasks, job, share, tally.add)
         result = tally.result(output)
-        if tasks:
+        if not summary.exists():
             jobs.write_summary(output, result)
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,5 +63,5 @@ def quiet_data() -> Iterator[None]:
 
 
 def _whole(number: float) -> float:
-    """Cut to a whole number, which is all that Ray takes above 1."""
-    return float(int(number)) if number > 1 else number
+    """Cut to what Ray takes: whole numbers above 1, else four decimals."""
+    return float(int(number)) if number > 1 else math.floor(number * 10_000) / 10_000

@@ -54,8 +54,9 @@ def serve(  # noqa: PLR0913  # one parameter an option
         int | None, typer.Option(min=1, help="With --ray: up to how many while requests wait.")
     ] = None,
     gpus_per_replica: Annotated[
-        float, typer.Option(min=0, help="With --ray: GPUs of a replica, as in 0.5.")
-    ] = 0,
+        float | None,
+        typer.Option(min=0, help="With --ray: GPUs of a replica, as in 0.5; else an equal share."),
+    ] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(help=f"File with an API key a line; else the variable {API_KEYS_VARIABLE}."),
@@ -85,6 +86,9 @@ def serve(  # noqa: PLR0913  # one parameter an option
             "api_keys": api_keys,
             "joint_scoring": joint_scoring,
         }
+        if ray and port == 0:
+            msg = "--ray needs a port of its own, got --port 0"
+            raise ValueError(msg)
         if ray:
             from langchain_rerank.server.ray_serve import serve_on_ray
 

@@ -65,4 +65,4 @@ class ProxyErrors:
 def _is_own_error(start: Message) -> bool:
     """Tell the proxy's errors, which are plain text, from those of the service."""
     kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
-    return start["status"] >= _ERRORS and not any(b"json" in kind for kind in kinds)
+    return start["status"] >= _ERRORS and any(kind.startswith(b"text/plain") for kind in kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -116,7 +117,7 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
     port: int = 8000,
     replicas: int = 1,
     max_replicas: int | None = None,
-    gpus_per_replica: float = 0,
+    gpus_per_replica: float | None = None,
     grace_seconds: float = 30,
     **settings: Any,
 ) -> None:
@@ -133,13 +134,15 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
         replicas: How many processes score, each with a model of its own; with `max_replicas` the
             least.
         max_replicas: Up to how many more are started while requests wait; None keeps `replicas`.
-        gpus_per_replica: May be a fraction.
+        gpus_per_replica: May be a fraction; None shares this machine's GPUs, and takes none on a
+            cluster.
         grace_seconds: How long requests that were taken may still run after a signal.
         **settings: Keywords of `create_app`.
 
     Raises:
         MissingDependencyError: The extra `ray` is not installed.
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, this machine has fewer GPUs than they take, or the
+            Ray already serves an application of this name.
         ModelLoadError: The replicas could not be started; the message has their error.
     """
     if not 1 <= replicas <= (max_replicas or replicas):
@@ -147,10 +150,10 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
         raise ValueError(msg)
     require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
     with connected({ray_proxy.VARIABLE: ray_proxy.IMPORT_PATH}) as own:
-        deployment = scaled(
-            replicas, max_replicas, gpus=gpus_per_replica, grace_seconds=grace_seconds
-        )
-        cores = max(1, available_cores() // (max_replicas or replicas))
+        most = max_replicas or replicas
+        gpus = _gpus(most, gpus_per_replica) if own else gpus_per_replica or 0
+        deployment = scaled(replicas, max_replicas, gpus=gpus, grace_seconds=grace_seconds)
+        cores = max(1, available_cores() // most)
         application = deployment.bind(cross_encoder, cores, settings)
         try:
             # Inside `connected`, as Ray sets handlers of its own.
@@ -206,6 +209,12 @@ def deployed(application: Application, *, host: str, port: int) -> Iterator[None
     from ray import serve
 
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    if APPLICATION in serve.status().applications:
+        msg = (
+            f"this Ray already serves an application {APPLICATION!r}: delete it, or change it by "
+            "`serve deploy`"
+        )
+        raise ValueError(msg)
     try:
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
@@ -218,6 +227,23 @@ def deployed(application: Application, *, host: str, port: int) -> Iterator[None
     finally:
         # Replicas finish what they have; the proxy refuses the rest.
         serve.delete(APPLICATION)
+
+
+def _gpus(replicas: int, wanted: float | None) -> float:
+    """Settle the GPUs of a replica on this machine's Ray, which would wait for missing ones."""
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]  # Ray left it so
+    if wanted is None:
+        share = there / replicas
+        return 1.0 if share >= 1 else math.floor(share * 10_000) / 10_000
+    if wanted * replicas > there:
+        msg = (
+            f"{replicas} replicas of {wanted:g} GPUs need {wanted * replicas:g}, this machine has "
+            f"{there:g}: take fewer replicas or less for each"
+        )
+        raise ValueError(msg)
+    return wanted
 
 
 class _EndedError(BaseException):

@@ -165,7 +165,10 @@ class ScoringQueue:
             tokens = self._score(requests)
             seconds = time.perf_counter() - started
             self._measure(seconds / pairs)
-            self._on_pass(Pass(len(requests), pairs, tokens, seconds, waited))
+            try:
+                self._on_pass(Pass(len(requests), pairs, tokens, seconds, waited))
+            except Exception:  # the thread must live on
+                logger.exception("a pass could not be counted")
 
     def _next_pass(self) -> list[WaitingRequest]:
         """Wait for requests and take a part of each; none when stopped."""

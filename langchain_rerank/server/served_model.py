@@ -40,7 +40,7 @@ class ServedModel:
             model = FlagEmbeddingCrossEncoder(model=model)
         self.has_logits = isinstance(model, LocalCrossEncoder)
         self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
-        if isinstance(model, LocalCrossEncoder) and model.normalize:
+        if isinstance(model, LocalCrossEncoder):
             model = model.model_copy(update={"normalize": False})
         self._cross_encoder = model
         own_name = getattr(model, "model", None)
@@ -72,11 +72,13 @@ class ServedModel:
         Raises:
             RerankError: The cross encoder failed or broke its contract.
         """
-        before = getattr(self._cross_encoder, "tokens_scored", None)
-        scores = score_pairs(self._cross_encoder, pairs)
-        if before is None:
-            return scores, None
-        return scores, self._cross_encoder.tokens_scored - before  # type: ignore[attr-defined]  # it had it before
+        model = self._cross_encoder
+        if not isinstance(model, LocalCrossEncoder):
+            return score_pairs(model, pairs), None
+        before = model.tokens_scored
+        scores = score_pairs(model, pairs)
+        # None for the decoder families, whose tokens are not counted.
+        return scores, model.tokens_scored - before or None
 
     def relevance_scores(self, raw: Sequence[float]) -> list[float]:
         """Give the scores that the cross encoder, as it was set, gives in process.

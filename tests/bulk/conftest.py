@@ -73,7 +73,7 @@ def write(request: pytest.FixtureRequest) -> Callable[[Path, Rows], Path]:
     return lambda folder, rows: write_parquet(folder / "input.parquet", rows, row_group_size=5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_of_the_user() -> Iterator[Any]:
     """A Ray that was connected before, as in a user's own program."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

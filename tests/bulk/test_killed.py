@@ -18,7 +18,8 @@ from langchain_rerank import Reranker
 from tests.bulk.conftest import make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
 
-pytestmark = pytest.mark.integration
+# One worker runs all that starts a Ray, one after another.
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("ray")]
 
 BLOCKS = 16
 DEADLINE_S = 120

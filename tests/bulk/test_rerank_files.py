@@ -17,6 +17,7 @@ from tests.fakes import WordOverlapCrossEncoder
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.xdist_group("ray"),
     pytest.mark.usefixtures("ray_of_the_user"),
     # Ray sets options of its own that it has deprecated.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -95,6 +96,16 @@ def test_a_finished_job_is_not_run_again(tmp_path):
     assert (result.blocks, result.skipped, result.rows, result.pairs_per_s) == (3, 3, 0, 0)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert after == before
+
+
+def test_the_summary_says_that_a_job_is_finished(tmp_path):
+    file = write_lines(tmp_path / "in.jsonl", make_rows(6))
+    job = {"model": WordOverlapCrossEncoder(), "block_rows": 2}
+    rerank_files(file, tmp_path / "out", **job)
+    summary = tmp_path / "out" / "_summary.json"
+    summary.unlink()  # as a kill after the last block would have it
+    rerank_files(file, tmp_path / "out", **job)
+    assert json.loads(summary.read_text())["blocks"] == 3
 
 
 def test_after_a_bad_row_the_job_goes_on_where_it_stopped(tmp_path):

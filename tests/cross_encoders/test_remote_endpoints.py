@@ -52,7 +52,7 @@ def test_one_that_failed_is_left_out_for_twice_as_long_each_time():
             assert endpoints.choose(now + out - 0.01) is good
             now += out
             assert endpoints.choose(now) is bad
-    endpoints.answered(bad)
+    endpoints.answered(bad, started=now)
     fail(endpoints, bad, now)
     assert not bad.is_available(now + 0.99)
     assert bad.is_available(now + 1)
@@ -66,7 +66,7 @@ def test_one_that_comes_back_gets_one_request_at_first():
         assert endpoints.choose(2.0) is back
         with endpoints.use(back):
             assert endpoints.choose(2.0) is busy
-            endpoints.answered(back)
+            endpoints.answered(back, started=2.0)
             assert endpoints.choose(2.0) is back
 
 

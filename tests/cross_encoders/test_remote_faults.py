@@ -153,6 +153,22 @@ def test_retry_after_is_waited_for(server):
     assert times[1] - times[0] >= 1.0
 
 
+def test_a_server_that_asked_to_wait_is_not_asked_by_another_call_before(server):
+    server.faults = [status(429, retry_after="600")]
+    cross_encoder = RemoteCrossEncoder(url=server.url, timeout=10)
+    with pytest.raises(RemoteError, match="it asks to wait"):
+        cross_encoder.score(PAIRS)
+    with pytest.raises(RemoteError, match="asked to be left alone for another 6"):
+        cross_encoder.score(PAIRS)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("after", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "soon"])
+def test_a_retry_after_that_means_nothing_is_as_none(server, after):
+    server.faults = [status(503, retry_after=after)]
+    assert RemoteCrossEncoder(url=server.url).score(PAIRS) == SCORES
+
+
 @pytest.mark.parametrize("after", ["30", "Fri, 01 Jan 2100 00:00:00 GMT", "9" * 400])
 def test_a_retry_after_beyond_the_deadline_is_an_error_at_once(server, after):
     server.always = status(429, retry_after=after)
@@ -260,6 +276,33 @@ def test_a_server_left_out_is_tried_again_and_taken_back(server, other):
         assert cross_encoder.score(PAIRS) == SCORES
         assert time.monotonic() < deadline
     assert server.faults == []
+
+
+def test_a_server_that_hangs_until_the_deadline_is_left_out(server, other, monkeypatch):
+    monkeypatch.setattr(endpoints, "_FIRST_OUT", 60.0)
+    server.always = hang
+    cross_encoder = RemoteCrossEncoder(url=(server.url, other.url), timeout=1)
+    with pytest.raises(RemoteError, match="within timeout=1 s"):
+        cross_encoder.score(PAIRS)
+    assert [cross_encoder.score(PAIRS) for _ in range(3)] == [SCORES] * 3
+    assert (len(server.requests), len(other.requests)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"headers": {"Authorization": "Bearer sk-12345678"}}, "sk-12345678"),
+        ({"user": "user:passw0rd"}, "dXNlcjpwYXNzdzByZA=="),
+        ({"user": "token-as-a-user"}, "token-as-a-user"),
+    ],
+)
+def test_a_server_that_quotes_a_credential_is_not_quoted(server, settings, said):
+    server.always = lambda request: as_json({"message": f"wrong key {said}"}, 401)
+    user = settings.pop("user", None)
+    url = server.url.replace("://", f"://{user}@") if user else server.url
+    with pytest.raises(RemoteError, match="wrong key") as raised:
+        RemoteCrossEncoder(url=url, **settings).score(PAIRS)
+    assert said not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_failure_for_good_cancels_the_requests_beside_it(server):

@@ -215,6 +215,7 @@ async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypat
         "langchain_rerank.documents": 2,
         "langchain_rerank.attempt": 1,
         "http.response.status_code": 503,
+        "error.type": "AttemptError",
     }
     assert first.status.status_code is trace.StatusCode.ERROR
     assert second.attributes["langchain_rerank.attempt"] == 2
@@ -234,3 +235,5 @@ def test_a_wrong_reply_ends_its_span_with_an_error(server, spans):
     (span,) = spans.get_finished_spans()
     assert span.attributes["http.response.status_code"] == 200
     assert span.status.status_code is trace.StatusCode.ERROR
+    # What a server says, and what httpx quotes of a request, stays out.
+    assert (span.events, span.status.description) == ((), span.attributes["error.type"])

@@ -274,7 +274,7 @@ def test_headers_that_drip_are_given_up(sent, after_another):
 
 def test_headers_without_end_are_refused(small):
     with raw_connection(small) as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * 100_000)
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * 20_000)
         assert read_all(sock).startswith(b"HTTP/1.1 400 ")
 
 

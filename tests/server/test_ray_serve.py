@@ -27,6 +27,7 @@ from tests.fakes import WordOverlapCrossEncoder
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.xdist_group("ray"),
     # Ray sets options of its own that it has deprecated.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -64,13 +65,14 @@ def port():
     from ray import serve
 
     number = free_port()
+    before = set(psutil.Process().children(recursive=True))
     with connected({ray_proxy.VARIABLE: ray_proxy.IMPORT_PATH}) as own:
         assert own
-        started = psutil.Process().children(recursive=True)
+        started = set(psutil.Process().children(recursive=True))
         yield number
-        started += psutil.Process().children(recursive=True)
+        started |= set(psutil.Process().children(recursive=True))
         serve.shutdown()
-    _, alive = psutil.wait_procs(set(started), timeout=30)
+    _, alive = psutil.wait_procs(started - before, timeout=30)
     for one in alive:
         one.kill()
     assert alive == []

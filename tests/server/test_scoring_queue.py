@@ -240,3 +240,15 @@ def test_a_model_that_gives_too_few_scores_is_never_misaligned():
         failed = post(client, ["a", "b"])
         assert failed.status_code == 500
         assert "gave 1 scores for 2 pairs" in failed.json()["message"]
+
+
+def test_a_pass_that_can_not_be_counted_does_not_end_the_scoring():
+    with client_of(GatedCrossEncoder(is_open=True)) as client:
+        client.app.state.service._queue._on_pass = _fails
+        assert scores_of(post(client, ["one"])) == {0: 3}
+        assert scores_of(post(client, ["three"])) == {0: 5}
+
+
+def _fails(_: object) -> None:
+    msg = "no place for another number"
+    raise ValueError(msg)

@@ -205,7 +205,7 @@ def retry_after(header: str | None) -> float | None:
         return float(given)
     try:
         date = email.utils.parsedate_to_datetime(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

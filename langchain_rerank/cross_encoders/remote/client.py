@@ -42,7 +42,7 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
 
     | server | url |
     |---|---|
-    | `langchain-rerank serve` | `http://host:8000` |
+    | `langchain-rerank serve` | `http://host:8000/v2/rerank` |
     | vLLM (`vllm serve MODEL`) | `http://host:8000/rerank` |
     | infinity (`infinity_emb v2 --model-id MODEL`) | `http://host:7997/rerank` |
     | text-embeddings-inference, `dialect="tei"` | `http://host:8080/rerank` |
@@ -84,7 +84,8 @@ class RemoteCrossEncoder(Settings, BaseCrossEncoder):
     """More fields of each body, such as vLLM's `truncate_prompt_tokens`, Cohere's
     `max_tokens_per_doc` or TEI's `raw_scores`."""
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Seconds for one whole `score`, retries and waiting included."""
+    """Seconds for one whole `score`, retries and waiting included; to reach another server after
+    one that hangs, well above `read_timeout`."""
     connect_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """Seconds to connect to a server."""
     read_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)

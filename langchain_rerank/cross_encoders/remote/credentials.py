@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import string
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # RFC 9110, section 5.6.2: what the name of a header is made of.
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 _VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
+_SHORTEST_SECRET = 6
 
 
 def from_environment(*names: str) -> SecretStr | None:
@@ -84,8 +86,16 @@ def secrets(
 ) -> list[str]:
     """Give all that must be blotted out of what servers say, longest first."""
     found = {value.get_secret_value() for value in (*headers.values(), *([key] if key else []))}
+    # A server that quotes "Bearer KEY" may quote the key alone.
+    found |= {value.rpartition(" ")[2] for value in found}
     for url in map(httpx.URL, urls):
-        _, _, password = url.userinfo.decode("ascii").partition(":")
-        found |= {password, unquote(password)}
-        found |= {value for _, value in parse_qsl(url.query.decode("ascii"))}
+        user, _, password = url.userinfo.decode("ascii").partition(":")
+        secret = password or user
+        found |= {secret, unquote(secret)}
+        if user:
+            basic = f"{unquote(user)}:{unquote(password)}".encode()
+            found.add(base64.b64encode(basic).decode("ascii"))
+        # A short value, such as a version, is no secret, and would blot out half of a message.
+        values = (value for _, value in parse_qsl(url.query.decode("ascii")))
+        found |= {value for value in values if len(value) >= _SHORTEST_SECRET}
     return sorted(filter(None, found), key=len, reverse=True)

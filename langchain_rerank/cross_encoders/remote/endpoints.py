@@ -78,9 +78,16 @@ class Endpoints:
         finally:
             endpoint.in_flight -= 1
 
-    def answered(self, endpoint: Endpoint) -> None:
-        """Take a server back in."""
-        endpoint.failures = 0
+    def answered(self, endpoint: Endpoint, started: float) -> None:
+        """Take a server back in, unless it has failed since the request was sent.
+
+        Args:
+            endpoint: The server.
+            started: When the request that it answered was sent.
+        """
+        if not endpoint.failures or started >= endpoint.failed_at:
+            endpoint.failures = 0
+            endpoint.out_until = endpoint.retry_at = 0.0
 
     def failed(
         self, endpoint: Endpoint, started: float, now: float, retry_after: float | None = None

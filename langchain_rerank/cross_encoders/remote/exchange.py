@@ -111,10 +111,11 @@ class Exchange:
     async def _try(self, part: Part, tries: _Tries, deadline: float) -> list[float]:
         """Try until it is answered, elsewhere without waiting where that is possible."""
         endpoint = self.endpoints.choose(self.loop.time())
+        await self._leave_alone(endpoint, tries, deadline)
         while True:
             tries.endpoints.append(endpoint)
             try:
-                return await self._attempt(part, endpoint, len(tries.endpoints))
+                return await self._attempt(part, endpoint, len(tries.endpoints), deadline)
             except AttemptError as failure:
                 tries.last = failure
                 following = self._following(tries, failure)
@@ -124,8 +125,25 @@ class Exchange:
             endpoint = following
             await asyncio.sleep(pause)
 
-    async def _attempt(self, part: Part, endpoint: Endpoint, number: int) -> list[float]:
+    async def _leave_alone(self, endpoint: Endpoint, tries: _Tries, deadline: float) -> None:
+        """Wait for as long as a server has asked for, all others being out.
+
+        Raises:
+            RemoteError: That is longer than there is time.
+        """
+        left = endpoint.retry_at - self.loop.time()
+        if endpoint.is_available(self.loop.time()) or left <= 0:
+            return
+        if endpoint.retry_at > deadline:
+            asked = f"asked to be left alone for another {left:.3g} s, timeout={self.timeout:g} s"
+            raise self._error(asked, tries)
+        await asyncio.sleep(left)
+
+    async def _attempt(
+        self, part: Part, endpoint: Endpoint, number: int, deadline: float
+    ) -> list[float]:
         """Send a request once, and note how its server did."""
+        started = math.inf
         try:
             # Its server counts the request also while it waits for a place, for an even spread.
             with self.endpoints.use(endpoint):
@@ -134,12 +152,17 @@ class Exchange:
                     scores = await self._send(part, endpoint, number)
         except AttemptError as failure:
             if failure.retry == "never":
-                self.endpoints.answered(endpoint)
+                self.endpoints.answered(endpoint, started)
             else:
                 now = self.loop.time()
                 self.endpoints.failed(endpoint, started, now, failure.retry_after)
             raise
-        self.endpoints.answered(endpoint)
+        except asyncio.CancelledError:
+            # By the deadline, not by the caller: a server that hangs has failed as well.
+            if started < deadline <= self.loop.time():
+                self.endpoints.failed(endpoint, started, self.loop.time())
+            raise
+        self.endpoints.answered(endpoint, started)
         return scores
 
     async def _send(self, part: Part, endpoint: Endpoint, number: int) -> list[float]:
@@ -182,7 +205,11 @@ class Exchange:
             return 0.0
         asked, left = endpoint.retry_at - now, deadline - now
         backoff = min(_FIRST_BACKOFF * 2.0 ** min(len(tries.endpoints) - 1, 10), _LONGEST_BACKOFF)
-        pause = max(asked, backoff * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        # Those whom a server sent away together do not return together either.
+        spread = backoff * random.uniform(0.0, 0.5)  # noqa: S311  # no secret
+        pause = asked + spread if asked > 0 else backoff - spread
+        if 0 < asked <= left:
+            return min(pause, left)
         if pause <= left:
             return pause
         why = f"it asks to wait {asked:.3g} s" if asked > left else "no time for another attempt"
