@@ -184,6 +184,17 @@ def test_what_is_too_much_is_answered_by_503(port):
         assert httpx.post(url, json=BODY, timeout=DEADLINE_S).status_code == 200
 
 
+def test_an_application_that_is_there_is_left_alone(port):
+    application = scaled(1, None).bind(WordOverlapCrossEncoder(), 1, {})
+    with deployed(application, host="127.0.0.1", port=port):
+        with (
+            pytest.raises(ValueError, match="already serves an application 'rerank'"),
+            deployed(application, host="127.0.0.1", port=port),
+        ):
+            pass
+        assert httpx.post(f"http://127.0.0.1:{port}/v2/rerank", json=BODY).status_code == 200
+
+
 def test_a_new_version_takes_over_without_a_lost_answer(port):
     url = f"http://127.0.0.1:{port}/v2/rerank"
     names: list[Any] = []
