@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
     from langchain_rerank.cross_encoders.remote.client import RemoteCrossEncoder
+    from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
         ModelLoadError,
@@ -40,6 +41,7 @@ __all__ = [
     "RerankRetriever",
     "Reranker",
     "ScoringError",
+    "TorchCrossEncoder",
     "create_rag_chain",
     "create_rerank_retriever",
     "index_documents",
@@ -58,6 +60,7 @@ _HOMES = {
     "RerankRetriever": "retriever",
     "Reranker": "compressor",
     "ScoringError": "errors",
+    "TorchCrossEncoder": "cross_encoders.torch",
     "create_rag_chain": "chain",
     "create_rerank_retriever": "retriever",
     "index_documents": "chroma",

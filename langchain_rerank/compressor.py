@@ -14,7 +14,8 @@ from langchain_core.runnables.config import get_config_list, merge_configs
 from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import TypedDict
 
-from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
 from langchain_rerank.scoring import ascore_pairs, score_pairs
 
@@ -65,7 +66,7 @@ class Reranker(BaseDocumentCompressor):
     )
 
     model: str | BaseCrossEncoder = DEFAULT_MODEL
-    """A model's name or path, from which a `FlagEmbeddingCrossEncoder` is built, or any
+    """A model's name or path, from which a `TorchCrossEncoder` is built, or any
     `BaseCrossEncoder`."""
     top_n: int | None = Field(default=5, gt=0)
     """How many documents to keep; None keeps all."""
@@ -87,7 +88,7 @@ class Reranker(BaseDocumentCompressor):
     @field_validator("model")
     @classmethod
     def _build_cross_encoder(cls, model: str | BaseCrossEncoder) -> BaseCrossEncoder:
-        return FlagEmbeddingCrossEncoder(model=model) if isinstance(model, str) else model
+        return TorchCrossEncoder(model=model) if isinstance(model, str) else model
 
     @property
     def cross_encoder(self) -> BaseCrossEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 from langchain_rerank.cross_encoders.onnx_encoder import available_cores
 

@@ -45,9 +45,9 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
 
     Example:
         >>> from langchain_core.documents import Document
-        >>> from langchain_rerank import ExtractiveReader, FlagEmbeddingCrossEncoder
+        >>> from langchain_rerank import ExtractiveReader, TorchCrossEncoder
         >>> from langchain_rerank.offline import offline_reranker
-        >>> reader = ExtractiveReader(FlagEmbeddingCrossEncoder(model=offline_reranker()))
+        >>> reader = ExtractiveReader(TorchCrossEncoder(model=offline_reranker()))
         >>> passage = Document("Berlin has museums. It has a population of 3,520,031.")
         >>> question = "How many people live in Berlin?"
         >>> [quote] = reader.invoke({"question": question, "context": [passage]})

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
 from tests.checkpoints import save_bert
 
@@ -40,9 +40,9 @@ def checkpoint() -> str:
 
 
 @pytest.fixture(scope="session")
-def cross_encoder(checkpoint: str) -> FlagEmbeddingCrossEncoder:
+def cross_encoder(checkpoint: str) -> TorchCrossEncoder:
     """The real offline reranker, giving logits; loaded once a session."""
-    return FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False)
+    return TorchCrossEncoder(model=checkpoint, normalize=False)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, Reranker, ScoringError
+from langchain_rerank import ModelLoadError, Reranker, ScoringError, TorchCrossEncoder
 from langchain_rerank.fusion import fused_scores
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -631,7 +631,7 @@ def test_failure_shows_as_an_errored_run() -> None:
 # The real model
 
 
-def test_real_model_puts_the_answer_first(cross_encoder: FlagEmbeddingCrossEncoder) -> None:
+def test_real_model_puts_the_answer_first(cross_encoder: TorchCrossEncoder) -> None:
     documents = [Document(MUSEUMS, id="m"), Document(""), Document(POPULATION, id="p")]
     ranked = Reranker(model=cross_encoder, top_n=2).compress_documents(documents, QUESTION)
     assert ranked[0].id == "p"
@@ -642,7 +642,7 @@ def test_real_model_puts_the_answer_first(cross_encoder: FlagEmbeddingCrossEncod
 @pytest.mark.parametrize(
     "text", ["lone \ud800 surrogate", "NUL \0", "👩‍👩‍👧 emoji", "כמה אנשים", "word " * 200_000]
 )
-def test_odd_texts_are_ranked(cross_encoder: FlagEmbeddingCrossEncoder, text: str) -> None:
+def test_odd_texts_are_ranked(cross_encoder: TorchCrossEncoder, text: str) -> None:
     reranker = Reranker(model=cross_encoder)
     ranked = reranker.compress_documents([Document(text), Document(POPULATION)], QUESTION)
     assert texts(ranked) == [POPULATION, text]
@@ -651,7 +651,7 @@ def test_odd_texts_are_ranked(cross_encoder: FlagEmbeddingCrossEncoder, text: st
 
 def test_name_becomes_a_flag_embedding_model_and_survives_pickling(checkpoint: str) -> None:
     reranker = pickle.loads(pickle.dumps(Reranker(model=checkpoint, top_n=1)))  # noqa: S301
-    assert isinstance(reranker.cross_encoder, FlagEmbeddingCrossEncoder)
+    assert isinstance(reranker.cross_encoder, TorchCrossEncoder)
     ranked = reranker.compress_documents([Document(MUSEUMS), Document(POPULATION)], QUESTION)
     assert texts(ranked) == [POPULATION]
     assert scores(ranked)[0] == pytest.approx(0.9999, abs=1e-3)

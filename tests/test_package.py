@@ -55,6 +55,7 @@ def test_public_names_are_the_documented_ones():
         "RerankRetriever",
         "Reranker",
         "ScoringError",
+        "TorchCrossEncoder",
         "create_rag_chain",
         "create_rerank_retriever",
         "index_documents",

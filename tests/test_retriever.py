@@ -20,10 +20,10 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_rerank import (
-    FlagEmbeddingCrossEncoder,
     Reranker,
     RerankRetriever,
     ScoringError,
+    TorchCrossEncoder,
     create_rerank_retriever,
     index_documents,
 )
@@ -440,9 +440,7 @@ async def test_other_compressors_are_not_asked_about_no_documents() -> None:
     assert await retriever.ainvoke("even") == []
 
 
-def test_real_model_puts_the_answer_first(
-    store: Chroma, cross_encoder: FlagEmbeddingCrossEncoder
-) -> None:
+def test_real_model_puts_the_answer_first(store: Chroma, cross_encoder: TorchCrossEncoder) -> None:
     answer = Document("Berlin had a population of 3,520,031 registered inhabitants.", id="answer")
     store.add_documents([answer, Document("Berlin is well known for its museums.", id="museums")])
     retriever = create_rerank_retriever(store, reranker=cross_encoder, k=1, fetch_k=32)

@@ -9,9 +9,9 @@ from langchain_core.documents import Document
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from langchain_rerank import (
-    FlagEmbeddingCrossEncoder,
     Reranker,
     RerankRetriever,
+    TorchCrossEncoder,
     index_documents,
 )
 
@@ -31,7 +31,7 @@ FACTS = [
 
 class TestRerankRetriever(RetrieversIntegrationTests):
     @pytest.fixture(autouse=True)
-    def stages(self, embeddings: Embeddings, cross_encoder: FlagEmbeddingCrossEncoder) -> None:
+    def stages(self, embeddings: Embeddings, cross_encoder: TorchCrossEncoder) -> None:
         documents = [Document(fact) for fact in FACTS]
         self.store = index_documents(documents, embeddings, collection_name="standard-tests")
         self.cross_encoder = cross_encoder

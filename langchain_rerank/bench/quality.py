@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from langchain_rerank.compressor import Reranker
-from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.evaluation.evaluator import evaluate
 from langchain_rerank.evaluation.systems import RerankedRun
 
@@ -39,7 +39,7 @@ def ndcg_at_10(
     dataset, run = judged
     checkpoint = task.models.checkpoint
     cross_encoders = {
-        "torch": FlagEmbeddingCrossEncoder(model=checkpoint, device=task.models.device),
+        "torch": TorchCrossEncoder(model=checkpoint, device=task.models.device),
         "onnx": OnnxCrossEncoder(model=checkpoint),
     }
     systems: dict[str, System] = {FIRST_STAGE: run}

@@ -81,10 +81,10 @@ def _ours_onnx(model: str) -> Score:
 
 def _torch(dtype: str) -> Callable[[Models], Score]:
     def build(models: Models) -> Score:
-        from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+        from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 
         settings: dict[str, Any] = {"device": models.device, "dtype": dtype}
-        return _score_of(FlagEmbeddingCrossEncoder(model=models.checkpoint, **settings))
+        return _score_of(TorchCrossEncoder(model=models.checkpoint, **settings))
 
     return build
 

@@ -14,7 +14,8 @@ from langchain_rerank.bulk.blocks import input_files, plan
 from langchain_rerank.bulk.records import BulkProgress, BulkResult
 from langchain_rerank.bulk.rows import Columns
 from langchain_rerank.bulk.scorer import ERRORS, BlockScorer
-from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import ScoringError, require
 from langchain_rerank.ray_session import connected
 
@@ -53,7 +54,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     Args:
         inputs: A file, a folder of files, or several of both; all of one format.
         output: Folder of the parts; made where it is not there. Readable as one data set.
-        model: A model's name or path, from which a `FlagEmbeddingCrossEncoder` is built, or any
+        model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
             `BaseCrossEncoder` that can be pickled.
         top_n: How many results a row keeps; None keeps all.
         workers: How many actors score at once, each with a model of its own.
@@ -80,7 +81,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         if value is not None and value < 1:
             msg = f"{name} must be at least 1, got {value}"
             raise ValueError(msg)
-    cross_encoder = FlagEmbeddingCrossEncoder(model=model) if isinstance(model, str) else model
+    cross_encoder = TorchCrossEncoder(model=model) if isinstance(model, str) else model
     job = jobs.Job(input_files(inputs), block_rows, columns or Columns(), top_n, cross_encoder)
     output = Path(output).resolve()
     blocks = plan(job.files, block_rows)

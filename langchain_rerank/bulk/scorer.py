@@ -10,7 +10,7 @@ from langchain_rerank.bulk.blocks import Block
 from langchain_rerank.bulk.leftovers import counted_try
 from langchain_rerank.bulk.rows import Columns, Results, read_rows, write_rows
 from langchain_rerank.cores import keep_to_cores
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.errors import ModelLoadError, ScoringError
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs

@@ -107,11 +107,11 @@ def _chain(
     store: Chroma, chat_model: BaseChatModel | None, choices: _Choices
 ) -> Runnable[str | dict[str, Any], RagOutput]:
     from langchain_rerank.chain import create_rag_chain
-    from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+    from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
     from langchain_rerank.offline import offline_reranker
     from langchain_rerank.retriever import create_rerank_retriever
 
-    cross_encoder = FlagEmbeddingCrossEncoder(model=choices.model or offline_reranker())
+    cross_encoder = TorchCrossEncoder(model=choices.model or offline_reranker())
     cross_encoder.load()
     retriever = create_rerank_retriever(
         store, reranker=cross_encoder, k=choices.k, fetch_k=choices.fetch_k

@@ -120,7 +120,7 @@ def build_cross_encoder(
     """
     from langchain_rerank.cross_encoders.flag_embedding import (
         DEFAULT_MODEL,
-        FlagEmbeddingCrossEncoder,
+        TorchCrossEncoder,
     )
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 
@@ -128,7 +128,7 @@ def build_cross_encoder(
         from langchain_rerank.offline import offline_reranker
 
         model = offline_reranker()
-    kind = OnnxCrossEncoder if backend == "onnx" else FlagEmbeddingCrossEncoder
+    kind = OnnxCrossEncoder if backend == "onnx" else TorchCrossEncoder
     return kind(model=model or DEFAULT_MODEL)
 
 

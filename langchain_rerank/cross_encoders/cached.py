@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.errors import ScoringError
 from langchain_rerank.text import well_formed
@@ -31,10 +31,10 @@ class CachedCrossEncoder(BaseCrossEncoder):
 
     Example:
         >>> from langchain_core.stores import InMemoryByteStore
-        >>> from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder
+        >>> from langchain_rerank import CachedCrossEncoder, TorchCrossEncoder
         >>> from langchain_rerank.offline import offline_reranker
         >>> store = InMemoryByteStore()
-        >>> cached = CachedCrossEncoder(FlagEmbeddingCrossEncoder(model=offline_reranker()), store)
+        >>> cached = CachedCrossEncoder(TorchCrossEncoder(model=offline_reranker()), store)
         >>> pair = ("How many people live in Berlin?", "Berlin has 3,520,031 people.")
         >>> cached.score([pair]) == cached.score([pair])
         True

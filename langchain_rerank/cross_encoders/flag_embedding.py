@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_rerank.cross_encoders import batching, flag_loading, flag_patches, tokenization
+from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
 from langchain_rerank.cross_encoders.flag_loading import ModelClass  # noqa: TC001  # pydantic reads it
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
 from langchain_rerank.cross_encoders.torch_encoder import TorchEncoder, default_batch_tokens
 from langchain_rerank.errors import ScoringError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-
-DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
 
 class FlagEmbeddingCrossEncoder(LocalCrossEncoder):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PrivateAttr
 
 from langchain_rerank.cross_encoders import batching, onnx_export, onnx_files
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.onnx_encoder import OnnxEncoder
 from langchain_rerank.errors import ModelLoadError, RerankError, require
 

@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.cache import cache_dir, check_folder, is_complete, make_folder
-from langchain_rerank.cross_encoders import flag_loading, onnx_files
+from langchain_rerank.cross_encoders import onnx_files
 from langchain_rerank.cross_encoders.onnx_encoder import load_tokenizer
 from langchain_rerank.errors import ModelLoadError, RerankError
 
@@ -114,7 +114,7 @@ def _fill(
             except Exception as error:
                 msg = (
                     f"could not turn '{folder}' into an int8 ONNX graph: {name} failed with "
-                    f"{type(error).__name__}: {error}\nUse FlagEmbeddingCrossEncoder for this "
+                    f"{type(error).__name__}: {error}\nUse TorchCrossEncoder for this "
                     "model, or a repository that holds an int8 ONNX graph."
                 )
                 raise ModelLoadError(msg) from error
@@ -129,23 +129,16 @@ def _export(folder: Path, graph: Path, partial: Path, max_length: int) -> None:
     """Trace the checkpoint in float32; its tokenizer goes into `partial`."""
     import torch
 
-    reranker = flag_loading.load_reranker(
-        str(folder),
-        "encoder-only-base",
-        "cpu",
-        "float32",
-        max_length=max_length,
-        query_max_length=None,
-        trust_remote_code=False,
-        show_progress=False,
-    )
-    reranker.tokenizer.save_pretrained(partial)
-    model = reranker.model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(partial)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     if hasattr(model, "set_attn_implementation"):
         # The pattern that ONNX Runtime fuses.
         model.set_attn_implementation("eager")
     model.config.return_dict = False
-    encoded = reranker.tokenizer(["a query"] * 2, ["a passage of words"] * 2, return_tensors="pt")
+    encoded = tokenizer(["a query"] * 2, ["a passage of words"] * 2, return_tensors="pt")
     # In the order of the signature, as the tracer sorts them so before it names them.
     accepted = inspect.signature(model.forward).parameters
     features = {name: encoded[name] for name in accepted if name in encoded}

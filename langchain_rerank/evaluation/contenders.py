@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.compressor import Reranker
-from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 
 if TYPE_CHECKING:
-    from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+    from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 
 Backend = Literal["torch", "onnx"]
 Models = Sequence[str] | Mapping[str, str | BaseCrossEncoder | Reranker]
@@ -45,7 +45,7 @@ def build_cross_encoder(model: str, backend: str) -> LocalCrossEncoder:
     if backend not in get_args(Backend):
         msg = f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}"
         raise ValueError(msg)
-    built = FlagEmbeddingCrossEncoder if backend == "torch" else OnnxCrossEncoder
+    built = TorchCrossEncoder if backend == "torch" else OnnxCrossEncoder
     return built(model=model)
 
 

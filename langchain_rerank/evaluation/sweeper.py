@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL
+from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.errors import EvaluationError
 from langchain_rerank.evaluation.contenders import contenders
 from langchain_rerank.evaluation.grid import Grid

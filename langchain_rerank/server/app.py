@@ -41,7 +41,7 @@ def create_app(
     `/ready` is 503 and requests wait. `app.state.service` is the `Service` behind it.
 
     Args:
-        model: A model's name or path, from which a `FlagEmbeddingCrossEncoder` is built, or any
+        model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
             `BaseCrossEncoder`. One of this package's is copied and loads weights of its own.
         served_name: What replies call the model; None takes its own name. Requests may name any.
         limits: What a request, and all that wait, may take.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from langchain_rerank.cores import available_cores, keep_to_cores
-from langchain_rerank.cross_encoders.flag_embedding import DEFAULT_MODEL, FlagEmbeddingCrossEncoder
+from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import ModelLoadError, require
 from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
@@ -97,7 +98,7 @@ def build_app(arguments: dict[str, Any]) -> Application:
         ValueError: One is unknown or wrong.
     """
     given = ServeArguments.model_validate(arguments)
-    kind = OnnxCrossEncoder if given.backend == "onnx" else FlagEmbeddingCrossEncoder
+    kind = OnnxCrossEncoder if given.backend == "onnx" else TorchCrossEncoder
     keys = [key.strip() for key in os.environ.get(API_KEYS_VARIABLE, "").split(",")]
     return _deployment().bind(
         kind(model=given.model),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.batching import sigmoid
-from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
-from langchain_rerank.cross_encoders.local import LocalCrossEncoder
+from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
 from langchain_rerank.errors import ScoringError
 from langchain_rerank.scoring import score_pairs
 
@@ -33,11 +33,11 @@ class ServedModel:
         """Store the settings; `load` loads.
 
         Args:
-            model: A model's name or path, for a `FlagEmbeddingCrossEncoder`, or a cross encoder.
+            model: A model's name or path, for a `TorchCrossEncoder`, or a cross encoder.
             name: What replies call it; None takes the model's own name, of a folder the last part.
         """
         if isinstance(model, str):
-            model = FlagEmbeddingCrossEncoder(model=model)
+            model = TorchCrossEncoder(model=model)
         self.has_logits = isinstance(model, LocalCrossEncoder)
         self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
         if isinstance(model, LocalCrossEncoder):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from transformers import AutoTokenizer
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.bench.inputs import BenchQuery, python_queries, with_candidates, with_words
 from langchain_rerank.bench.synthetic import synthetic_checkpoint, synthetic_queries
 from langchain_rerank.bench.systems import Models
@@ -100,7 +100,7 @@ def test_synthetic_pairs_have_the_tokens_asked_and_can_be_scored():
         tokens = tokenizer(*pair)["input_ids"]
         assert len(tokens) == 64
         assert tokenizer.unk_token_id not in tokens
-    scores = FlagEmbeddingCrossEncoder(model=folder, device="cpu").score(query.pairs)
+    scores = TorchCrossEncoder(model=folder, device="cpu").score(query.pairs)
     assert len(set(scores)) == 5
     with pytest.raises(ValueError, match="expected one of the shapes v2-m3, tiny"):
         synthetic_checkpoint("huge")

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.bench.hardware import pair_flops
 from langchain_rerank.bench.measure import Timing, measure, paired_ratio, top_overlap
 from langchain_rerank.bench.synthetic import synthetic_checkpoint, synthetic_queries
@@ -59,7 +59,7 @@ def test_arithmetic_is_what_pytorch_counts():
 def test_a_worker_scores_as_the_cross_encoder_does():
     models = Models(synthetic_checkpoint("tiny"))
     pairs = synthetic_queries("tiny", 1, 6, 32)[0].pairs
-    expected = FlagEmbeddingCrossEncoder(model=models.checkpoint, device="cpu").score(pairs)
+    expected = TorchCrossEncoder(model=models.checkpoint, device="cpu").score(pairs)
     with Worker(BY_KEY["torch"], models, pairs[:1]) as worker:
         seconds, scores = worker.score(pairs)
         assert scores == pytest.approx(expected, abs=1e-5)

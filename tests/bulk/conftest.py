@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +61,8 @@ def read_output(folder: Path) -> Rows:
 
 
 @pytest.fixture
-def tiny(tiny_checkpoint: str) -> FlagEmbeddingCrossEncoder:
-    return FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu")
+def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
+    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture(params=["jsonl", "parquet"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, OnnxCrossEncoder
+from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
 from langchain_rerank.bulk.job import Job, claimed, write_json
 from langchain_rerank.bulk.rows import Columns
 from tests.bulk.conftest import make_rows, write_lines
@@ -18,7 +18,7 @@ from tests.fakes import WordOverlapCrossEncoder
 @pytest.fixture
 def job(tmp_path):
     file = write_lines(tmp_path / "in.jsonl", make_rows(3))
-    return Job([file], 2, Columns(), 5, FlagEmbeddingCrossEncoder(model="m"))
+    return Job([file], 2, Columns(), 5, TorchCrossEncoder(model="m"))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def output(tmp_path, job):
 
 def test_the_same_job_goes_on(job, output):
     before = (output / "_job.json").stat().st_mtime_ns
-    faster = FlagEmbeddingCrossEncoder(model="m", batch_tokens=99, show_progress=True)
+    faster = TorchCrossEncoder(model="m", batch_tokens=99, show_progress=True)
     with claimed(output, replace(job, cross_encoder=faster)):
         assert (output / "_job.json").stat().st_mtime_ns == before
 
@@ -43,16 +43,16 @@ def test_the_same_job_goes_on(job, output):
         ({"top_n": None}, "top_n was 5, is now None"),
         ({"columns": Columns(query="q")}, "columns query was 'query', is now 'q'"),
         (
-            {"cross_encoder": FlagEmbeddingCrossEncoder(model="n", max_length=99)},
+            {"cross_encoder": TorchCrossEncoder(model="n", max_length=99)},
             "model model was 'm', is now 'n'; model max_length was 512, is now 99",
         ),
         (
             {"cross_encoder": OnnxCrossEncoder(model="m")},
-            "model class was 'FlagEmbeddingCrossEncoder', is now 'OnnxCrossEncoder'",
+            "model class was 'TorchCrossEncoder', is now 'OnnxCrossEncoder'",
         ),
         (
             {"cross_encoder": WordOverlapCrossEncoder()},
-            "model class was 'FlagEmbeddingCrossEncoder', is now 'WordOverlapCrossEncoder'",
+            "model class was 'TorchCrossEncoder', is now 'WordOverlapCrossEncoder'",
         ),
     ],
 )

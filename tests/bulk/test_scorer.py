@@ -10,7 +10,7 @@ import torch
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, OnnxCrossEncoder, Reranker
+from langchain_rerank import ModelLoadError, OnnxCrossEncoder, Reranker, TorchCrossEncoder
 from langchain_rerank.bulk.blocks import plan
 from langchain_rerank.bulk.rows import Columns
 from langchain_rerank.bulk.scorer import BlockScorer
@@ -223,7 +223,7 @@ def test_a_part_that_is_there_is_left_alone(tmp_path):
 def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint, tmp_path):
     file = write_lines(tmp_path / "in.jsonl", make_rows(1))
     before = torch.get_num_threads()
-    scorer = BlockScorer(FlagEmbeddingCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
+    scorer = BlockScorer(TorchCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
     try:
         scorer.run(**asdict(plan([file], 5)[0]), part=str(tmp_path / "part.jsonl"))
         assert torch.get_num_threads() == 3

@@ -9,9 +9,9 @@ from langchain_core.stores import InMemoryByteStore
 
 from langchain_rerank import (
     CachedCrossEncoder,
-    FlagEmbeddingCrossEncoder,
     OnnxCrossEncoder,
     RemoteCrossEncoder,
+    TorchCrossEncoder,
 )
 from tests.fakes import WordOverlapCrossEncoder
 from tests.stand_ins import StandIn
@@ -28,7 +28,7 @@ def fake() -> WordOverlapCrossEncoder:
 
 
 @pytest.fixture
-def cached(cross_encoder: FlagEmbeddingCrossEncoder) -> CachedCrossEncoder:
+def cached(cross_encoder: TorchCrossEncoder) -> CachedCrossEncoder:
     return CachedCrossEncoder(cross_encoder, InMemoryByteStore())
 
 
@@ -39,7 +39,7 @@ def onnx_cross_encoder(checkpoint: str) -> OnnxCrossEncoder:
 
 
 @pytest.fixture(scope="session")
-def remote(cross_encoder: FlagEmbeddingCrossEncoder) -> Iterator[RemoteCrossEncoder]:
+def remote(cross_encoder: TorchCrossEncoder) -> Iterator[RemoteCrossEncoder]:
     """The real offline reranker behind a server of Cohere's shape, two documents a request."""
     with StandIn("cohere", cross_encoder) as server:
         yield RemoteCrossEncoder(url=server.url, max_documents=2)
@@ -66,7 +66,7 @@ def our_cross_encoder(request: pytest.FixtureRequest) -> BaseCrossEncoder:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(cross_encoder: FlagEmbeddingCrossEncoder) -> Any:
+def tokenizer(cross_encoder: TorchCrossEncoder) -> Any:
     """The real offline tokenizer, an object of its own."""
     from transformers import AutoTokenizer
 
@@ -84,6 +84,6 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny(tiny_checkpoint: str) -> FlagEmbeddingCrossEncoder:
+def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
     """A tiny cross encoder of the test's own, free to be hooked and changed."""
-    return FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu", normalize=False)
+    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu", normalize=False)

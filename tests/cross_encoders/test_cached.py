@@ -9,7 +9,7 @@ import pytest
 from langchain_classic.storage import LocalFileStore
 from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import CachedCrossEncoder, FlagEmbeddingCrossEncoder, Reranker, ScoringError
+from langchain_rerank import CachedCrossEncoder, Reranker, ScoringError, TorchCrossEncoder
 from tests.fakes import WordOverlapCrossEncoder
 
 PAIRS = [("a b", "a"), ("a b", "a b"), ("a b", "c"), ("a b", "a")]
@@ -70,9 +70,9 @@ def test_scores_survive_the_process_in_files(tmp_path):
 
 def test_a_cached_call_loads_no_model(store, checkpoint):
     settings = {"model": checkpoint, "normalize": False}
-    first = CachedCrossEncoder(FlagEmbeddingCrossEncoder(**settings), store)
+    first = CachedCrossEncoder(TorchCrossEncoder(**settings), store)
     scores = first.score(PAIRS)
-    again = FlagEmbeddingCrossEncoder(**settings, batch_tokens=64, show_progress=True)
+    again = TorchCrossEncoder(**settings, batch_tokens=64, show_progress=True)
     assert CachedCrossEncoder(again, store).score(PAIRS) == scores
     assert again._encoder is None
 
@@ -82,8 +82,8 @@ def test_a_cached_call_loads_no_model(store, checkpoint):
 )
 def test_other_settings_are_other_scores(store, checkpoint, change):
     settings = {"model": checkpoint, "normalize": False}
-    CachedCrossEncoder(FlagEmbeddingCrossEncoder(**settings), store).score(PAIRS)
-    CachedCrossEncoder(FlagEmbeddingCrossEncoder(**{**settings, **change}), store).score(PAIRS)
+    CachedCrossEncoder(TorchCrossEncoder(**settings), store).score(PAIRS)
+    CachedCrossEncoder(TorchCrossEncoder(**{**settings, **change}), store).score(PAIRS)
     assert len(list(store.yield_keys())) == 6
 
 

@@ -11,7 +11,7 @@ from threading import Barrier
 import psutil
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.cross_encoders import flag_loading
 
 # Threads that each start torch's own threads only wait for one another on a small machine.
@@ -60,7 +60,7 @@ def test_threads_score_as_one_after_another(tiny):
 
 @pytest.mark.parametrize("long_documents", ["first", "max"])
 async def test_coroutines_score_as_one_after_another(tiny_checkpoint, long_documents):
-    model = FlagEmbeddingCrossEncoder(
+    model = TorchCrossEncoder(
         model=tiny_checkpoint, normalize=False, max_length=24, long_documents=long_documents
     )
     expected = [model.score(batch) for batch in BATCHES]
@@ -82,7 +82,7 @@ def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, monkeyp
         return load(*args, **kwargs)
 
     monkeypatch.setattr(flag_loading, "load_reranker", counting)
-    model = FlagEmbeddingCrossEncoder(model=tiny_checkpoint)
+    model = TorchCrossEncoder(model=tiny_checkpoint)
     start = Barrier(THREADS)
 
     def work(worker: int) -> list[float]:

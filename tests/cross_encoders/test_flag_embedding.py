@@ -15,7 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, ScoringError
+from langchain_rerank import ScoringError, TorchCrossEncoder
 from langchain_rerank.cross_encoders.tokenization import encode_windows
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ def test_scores_are_those_of_flagembedding(cross_encoder, flag_scores):
 
 @pytest.mark.parametrize("batch_tokens", [64, 512, 8192])
 def test_the_token_budget_does_not_change_the_scores(checkpoint, flag_scores, batch_tokens):
-    model = FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False, batch_tokens=batch_tokens)
+    model = TorchCrossEncoder(model=checkpoint, normalize=False, batch_tokens=batch_tokens)
     assert largest_difference(model.score(PAIRS), flag_scores) < 1e-4
 
 
 def test_normalized_scores_are_those_of_flagembedding(checkpoint, flag_reranker):
-    model = FlagEmbeddingCrossEncoder(model=checkpoint)
+    model = TorchCrossEncoder(model=checkpoint)
     theirs = flag_reranker.compute_score(SHORT, normalize=True)
     assert largest_difference(model.score(SHORT), theirs) < 1e-5
 
@@ -101,7 +101,7 @@ def test_normalized_scores_are_those_of_flagembedding(checkpoint, flag_reranker)
 def test_instructions_are_those_of_flagembedding(checkpoint, cross_encoder):
     from FlagEmbedding import FlagReranker
 
-    model = FlagEmbeddingCrossEncoder(
+    model = TorchCrossEncoder(
         model=checkpoint,
         normalize=False,
         query_instruction="Find the reference text for: ",
@@ -123,13 +123,13 @@ def test_length_limits_are_those_of_flagembedding(checkpoint):
     from FlagEmbedding import FlagReranker
 
     limits = {"max_length": 96, "query_max_length": 20}
-    model = FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False, **limits)
+    model = TorchCrossEncoder(model=checkpoint, normalize=False, **limits)
     flag = FlagReranker(checkpoint, devices="cpu", **limits)
     assert largest_difference(model.score(PAIRS[SOME]), flag.compute_score(PAIRS[SOME])) < 1e-4
 
 
 def test_bfloat16_ranks_as_float32(checkpoint, cross_encoder):
-    model = FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False, dtype="bfloat16")
+    model = TorchCrossEncoder(model=checkpoint, normalize=False, dtype="bfloat16")
     pairs = [(BERLIN, POPULATION), (BERLIN, MUSEUMS), (BERLIN, "Fish swim.")]
     scores = model.score(pairs)
     assert np.argsort(scores).tolist() == np.argsort(cross_encoder.score(pairs)).tolist()
@@ -148,14 +148,14 @@ def test_maxp_finds_an_answer_at_the_end_of_a_long_document(checkpoint, cross_en
     long, weak = cross_encoder.score(pairs)
     assert long < weak
 
-    maxp = FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False, long_documents="max")
+    maxp = TorchCrossEncoder(model=checkpoint, normalize=False, long_documents="max")
     long, weak_by_windows = maxp.score(pairs)
     assert long > weak_by_windows
     assert weak_by_windows == pytest.approx(weak, abs=1e-5)
 
 
 @pytest.fixture
-def by_mode(tiny: FlagEmbeddingCrossEncoder) -> dict[str, FlagEmbeddingCrossEncoder]:
+def by_mode(tiny: TorchCrossEncoder) -> dict[str, TorchCrossEncoder]:
     return {
         mode: tiny.model_copy(update={"long_documents": mode, "max_length": 64})
         for mode in ("first", "max", "mean")
@@ -239,7 +239,7 @@ def test_the_smallest_max_length_leaves_room_for_the_passage(tiny, mode):
 # Memory and failure.
 
 
-def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]) -> list[tuple]:
+def hook(model: TorchCrossEncoder, check: Callable[[torch.Tensor], None]) -> list[tuple]:
     """Call `check` on the input ids of each forward pass; the list collects their shapes."""
     shapes: list[tuple] = []
 
@@ -323,7 +323,7 @@ def test_batches_are_cut_by_tokens_longest_first(tiny):
 
 
 def test_constructing_loads_nothing():
-    model = FlagEmbeddingCrossEncoder(model="nobody/there-is-no-such-model")
+    model = TorchCrossEncoder(model="nobody/there-is-no-such-model")
     assert model.score([]) == []
     model.close()
 
@@ -345,7 +345,7 @@ def test_constructing_loads_nothing():
 )
 def test_wrong_arguments_say_what_is_expected_and_what_came(fields, named):
     with pytest.raises(ValidationError) as raised:
-        FlagEmbeddingCrossEncoder(**fields)
+        TorchCrossEncoder(**fields)
     for part in named:
         assert part in str(raised.value)
 
@@ -375,7 +375,7 @@ COPIERS = {
 @pytest.mark.parametrize("name", COPIERS)
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_copy_has_the_settings_and_weights_of_its_own(tiny_checkpoint, name, loaded):
-    model = FlagEmbeddingCrossEncoder(
+    model = TorchCrossEncoder(
         model=tiny_checkpoint, max_length=128, compute_score_kwargs={"cutoff_layers": [3]}
     )
     if loaded:

@@ -200,12 +200,12 @@ def save_xlm_roberta(folder: Path, checkpoint: str) -> str:
 def test_xlm_roberta_takes_no_token_types(checkpoint, cache, tmp_path):
     import onnx
 
-    from langchain_rerank import FlagEmbeddingCrossEncoder
+    from langchain_rerank import TorchCrossEncoder
 
     folder = save_xlm_roberta(tmp_path / "xlm-roberta", checkpoint)
     pairs = [(BERLIN, "many people " * length) for length in range(1, 20)]
     int8 = OnnxCrossEncoder(model=folder, normalize=False).score(pairs)
-    float32 = FlagEmbeddingCrossEncoder(model=folder, normalize=False, device="cpu").score(pairs)
+    float32 = TorchCrossEncoder(model=folder, normalize=False, device="cpu").score(pairs)
     assert np.corrcoef(int8, float32)[0, 1] > 0.9
     (graph,) = cache.glob("*/model.onnx")
     loaded = onnx.load(graph).graph

@@ -15,9 +15,9 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_rerank import (
-    FlagEmbeddingCrossEncoder,
     OnnxCrossEncoder,
     Reranker,
+    TorchCrossEncoder,
     create_rerank_retriever,
 )
 from langchain_rerank.errors import EvaluationError
@@ -359,7 +359,7 @@ def test_models_by_name_run_on_each_backend():
         ("mine", None),
     ]
     torch, onnx, own, mine = (one.reranker for one in listed)
-    assert torch.cross_encoder == FlagEmbeddingCrossEncoder(model="BAAI/bge-reranker-base")
+    assert torch.cross_encoder == TorchCrossEncoder(model="BAAI/bge-reranker-base")
     assert onnx.cross_encoder == OnnxCrossEncoder(model="BAAI/bge-reranker-base")
     assert own.cross_encoder is cross_encoder
     assert mine is reranker

@@ -12,7 +12,7 @@ from langchain_community.vectorstores import Chroma
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, create_rerank_retriever
+from langchain_rerank import TorchCrossEncoder, create_rerank_retriever
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,7 @@ def store() -> Chroma:
 @pytest.mark.parametrize("hybrid", [False, True])
 async def test_community_chroma_as_source(
     store: Chroma,
-    cross_encoder: FlagEmbeddingCrossEncoder,
+    cross_encoder: TorchCrossEncoder,
     hybrid: bool,  # noqa: FBT001
 ) -> None:
     retriever = create_rerank_retriever(
@@ -54,7 +54,7 @@ async def test_community_chroma_as_source(
     assert texts(await retriever.ainvoke(QUESTION, filter=only)) == [ANSWER, TEXTS[0]]
 
 
-async def test_bm25_as_source(cross_encoder: FlagEmbeddingCrossEncoder) -> None:
+async def test_bm25_as_source(cross_encoder: TorchCrossEncoder) -> None:
     bm25 = BM25Retriever.from_documents(DOCUMENTS)
     retriever = create_rerank_retriever(bm25, reranker=cross_encoder, k=1, fetch_k=33)
     assert texts(retriever.invoke(QUESTION)) == [ANSWER]
@@ -66,7 +66,7 @@ async def test_bm25_as_source(cross_encoder: FlagEmbeddingCrossEncoder) -> None:
 
 
 async def test_our_cross_encoder_in_langchains_reranker(
-    store: Chroma, cross_encoder: FlagEmbeddingCrossEncoder
+    store: Chroma, cross_encoder: TorchCrossEncoder
 ) -> None:
     retriever = ContextualCompressionRetriever(
         base_retriever=store.as_retriever(search_kwargs={"k": 33}),

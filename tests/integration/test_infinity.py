@@ -15,7 +15,7 @@ from contextlib import closing
 import httpx
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, RemoteCrossEncoder
+from langchain_rerank import RemoteCrossEncoder, TorchCrossEncoder
 
 EXECUTABLE = os.environ.get("INFINITY_EMB")
 START_S = 120
@@ -73,13 +73,13 @@ def _answers(url: str) -> bool:
 
 def test_infinity_scores_as_in_process(infinity, checkpoint):
     pairs = [(QUERY, passage) for passage in PASSAGES]
-    local = FlagEmbeddingCrossEncoder(model=checkpoint)
+    local = TorchCrossEncoder(model=checkpoint)
     remote = RemoteCrossEncoder(url=infinity, model=checkpoint.rsplit("/", 1)[-1])
     assert remote.score(pairs) == pytest.approx(local.score(pairs), abs=1e-5)
 
 
 async def test_infinity_scores_many_at_a_time(infinity, checkpoint):
     pairs = [(f"{QUERY} {i % 7}", PASSAGES[i % 4]) for i in range(200)]
-    local = FlagEmbeddingCrossEncoder(model=checkpoint)
+    local = TorchCrossEncoder(model=checkpoint)
     remote = RemoteCrossEncoder(url=infinity, model="any", max_documents=5)
     assert await remote.ascore(pairs) == pytest.approx(local.score(pairs), abs=1e-5)

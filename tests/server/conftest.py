@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from tests.server.serving import client_of
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def in_process(checkpoint: str) -> FlagEmbeddingCrossEncoder:
+def in_process(checkpoint: str) -> TorchCrossEncoder:
     """What the server's scores must equal."""
-    return FlagEmbeddingCrossEncoder(model=checkpoint)
+    return TorchCrossEncoder(model=checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +29,6 @@ def client(checkpoint: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_checkpoint: str) -> FlagEmbeddingCrossEncoder:
+def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
     """A random reranker, for what does not depend on the scores."""
-    return FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu")
+    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")

@@ -11,7 +11,7 @@ import pytest
 from langchain_cohere import CohereRerank
 from langchain_core.documents import Document
 
-from langchain_rerank import FlagEmbeddingCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.server.schemas import CohereV2Reply, RerankReply, TeiResult
 from tests.fakes import WordOverlapCrossEncoder
 from tests.server.serving import client_of
@@ -134,7 +134,7 @@ def test_tei_raw_scores_are_the_logits_and_return_text_the_texts(client, cross_e
 
 def test_a_model_set_to_logits_gives_them_in_every_dialect_but_tei(checkpoint, cross_encoder):
     logits = cross_encoder.score([(QUERY, passage) for passage in PASSAGES])
-    with client_of(FlagEmbeddingCrossEncoder(model=checkpoint, normalize=False)) as client:
+    with client_of(TorchCrossEncoder(model=checkpoint, normalize=False)) as client:
         cohere_reply = client.post("/v2/rerank", json={"query": QUERY, "documents": PASSAGES})
         tei_reply = client.post("/rerank", json={"query": QUERY, "texts": PASSAGES})
     for result in cohere_reply.json()["results"]:

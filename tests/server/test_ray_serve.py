@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, RemoteCrossEncoder
+from langchain_rerank import ModelLoadError, RemoteCrossEncoder, TorchCrossEncoder
 from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
 from langchain_rerank.server.ray_serve import DEPLOYMENT, build_app, deployed, scaled, serve_on_ray
@@ -98,7 +98,7 @@ def replica_processes() -> list[psutil.Process]:
 
 
 def test_scores_are_those_in_process(port, tiny_checkpoint):
-    model = FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu")
+    model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
     application = scaled(1, None).bind(model, 1, {"served_name": "tiny", "api_keys": ["secret"]})
     with deployed(application, host="127.0.0.1", port=port):
         url = f"http://127.0.0.1:{port}"
@@ -224,7 +224,7 @@ def test_a_new_version_takes_over_without_a_lost_answer(port):
 
 def test_a_model_that_can_not_load_is_told(port):
     application = scaled(1, None).options(max_constructor_retry_count=1)
-    model = FlagEmbeddingCrossEncoder(model="/nowhere/at/all")
+    model = TorchCrossEncoder(model="/nowhere/at/all")
     with (
         pytest.raises(ModelLoadError, match="/nowhere/at/all"),
         deployed(application.bind(model, 1, {}), host="127.0.0.1", port=port),
@@ -302,7 +302,7 @@ def test_config_file_runs_on_a_ray_that_is_there(port, tiny_checkpoint, tmp_path
     command = ["ray.serve.scripts", "run", str(file)]
     with running(command, log, RAY_ADDRESS=address) as (process, _):
         until_ready(url, process, log)
-        model = FlagEmbeddingCrossEncoder(model=tiny_checkpoint, device="cpu")
+        model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
         found = RemoteCrossEncoder(url=f"{url}/v2/rerank").score(PAIRS)
         assert found == pytest.approx(model.score(PAIRS), abs=1e-6)
         process.send_signal(signal.SIGINT)

@@ -17,11 +17,11 @@ from pydantic import (
     field_validator,
 )
 
+from langchain_rerank.cross_encoders.base import FrozenSettings
 from langchain_rerank.cross_encoders.remote import addresses, background, credentials, dialects
 from langchain_rerank.cross_encoders.remote.attempt import open_sender
 from langchain_rerank.cross_encoders.remote.endpoints import Endpoints
 from langchain_rerank.cross_encoders.remote.exchange import Exchange
-from langchain_rerank.cross_encoders.settings import Settings
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.text import well_formed
 
@@ -34,7 +34,7 @@ COHERE_URL = "https://api.cohere.com/v2/rerank"
 JINA_URL = "https://api.jina.ai/v1/rerank"
 
 
-class RemoteCrossEncoder(Settings, BaseCrossEncoder):
+class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """A rerank server, as a LangChain cross encoder.
 
     The "cohere" dialect is spoken by Cohere, Jina, vLLM, infinity and `langchain-rerank serve`,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.cross_encoders import BaseCrossEncoder
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from langchain_rerank.cross_encoders import batching, tokenization
-from langchain_rerank.cross_encoders.settings import Settings
 from langchain_rerank.errors import RerankError, ScoringError
 from langchain_rerank.text import well_formed
 
@@ -23,11 +23,39 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
+
 # "[CLS] query [SEP] passage [SEP]" and its kin leave at least this much to the passage.
 _MIN_PASSAGE_TOKENS = 8
 
 
-class LocalCrossEncoder(Settings, BaseCrossEncoder):
+class FrozenSettings(BaseModel):
+    """Frozen settings beside state that belongs to one object.
+
+    Objects of equal settings are equal. A copy made by `pickle`, `copy`, `deepcopy` or
+    `model_copy` has the settings and makes state of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self.model_dump()), ()
+
+    def __copy__(self) -> Self:
+        # `model_copy(update={"model": …})` copies by this: it must not go on with the old state.
+        return type(self)(**self.model_dump())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return type(self)(**self.model_dump())
+
+
+class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """Base of the cross encoders that hold a model in this process.
 
     The constructor stores and checks. Weights load at the first `score`, or at `load`. One
