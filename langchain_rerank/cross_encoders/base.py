@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from langchain_rerank.cross_encoders import batching, tokenization
+from langchain_rerank.cross_encoders.processes import PerProcess
 from langchain_rerank.errors import RerankError, ScoringError
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
+
+    from langchain_rerank.cross_encoders.frames import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +69,15 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """
 
     model: str = Field(min_length=1)
-    """Name on the Hugging Face hub, or path of a folder."""
-    max_length: int = Field(default=512, ge=16)
-    """Most tokens of a pair, query and special tokens included, that the model reads at once."""
+    """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
+    max_length: int | None = Field(default=None, ge=16)
+    """Most tokens of a pair, query and prompt included, that the model reads at once. None takes
+    what the checkpoint was made for, at most 1,024; more than it can read is an error at load."""
     query_max_length: int | None = Field(default=None, ge=1)
     """Most tokens of a query; None takes three quarters of `max_length`, as FlagEmbedding does."""
+    instruction: str | None = None
+    """What to look for, for models that take an instruction (Qwen3-Reranker, mxbai v2, checkpoints
+    whose chat template shows a system message); None takes the checkpoint's own."""
     long_documents: batching.LongDocuments = "first"
     """Passages over `max_length`: "first" cuts them off, as FlagEmbedding does; "max" and "mean"
     score overlapping windows and take the highest or the average logit (MaxP and AvgP of Dai and
@@ -80,24 +89,40 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     passage_instruction: str | None = None
     """Put before every passage."""
     normalize: bool = True
-    """Map logits to 0–1 by the sigmoid; False gives the raw, unbounded logits."""
+    """Map logits to 0–1 by the sigmoid; False gives the raw, unbounded logits. 0–1 is no promise of
+    a probability: see `activation`."""
     show_progress: bool = False
     """Show a progress bar over the batches."""
 
-    _lock: threading.RLock = PrivateAttr(default_factory=threading.RLock)
+    _lock: PerProcess[threading.RLock] = PrivateAttr(
+        default_factory=lambda: PerProcess(threading.RLock)
+    )
     _warned: set[str] = PrivateAttr(default_factory=set)
     _tokens_scored: int = PrivateAttr(default=0)
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _path_as_text(cls, model: object) -> object:
+        """Take a `Path` for its text; "~" is the home folder, though no hub name."""
+        text = os.fspath(model) if isinstance(model, os.PathLike) else model
+        if isinstance(text, str) and text.startswith("~"):
+            return str(Path(text).expanduser())
+        return text
+
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        limit = self.max_length - _MIN_PASSAGE_TOKENS
+        if self.max_length is not None and self.query_max_length is not None:
+            self._check_query_length(self.max_length)
+        return self
+
+    def _check_query_length(self, max_length: int) -> None:
+        limit = max_length - _MIN_PASSAGE_TOKENS
         if self.query_max_length is not None and self.query_max_length > limit:
             msg = (
                 f"query_max_length must leave room for the passage: at most {limit} with "
-                f"max_length={self.max_length}, got {self.query_max_length}"
+                f"max_length={max_length}, got {self.query_max_length}"
             )
             raise ValueError(msg)
-        return self
 
     @abstractmethod
     def load(self) -> None:
@@ -133,10 +158,10 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         if not text_pairs:
             return []
         pairs = [(well_formed(query), well_formed(passage)) for query, passage in text_pairs]
-        with self._lock:
+        with self._lock.get():
             self.load()
             try:
-                logits = self._logits(pairs)
+                groups = [self._logits(group) for group in batching.groups_by_size(pairs)]
             except RerankError:
                 raise
             except Exception as error:
@@ -144,6 +169,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
                     f"'{self.model}' failed on {len(pairs)} pairs: {type(error).__name__}: {error}"
                 )
                 raise ScoringError(msg) from error
+        logits = np.concatenate(groups)
         scores: list[float] = (batching.sigmoid(logits) if self.normalize else logits).tolist()
         return scores
 
@@ -155,9 +181,21 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         """
         return self._tokens_scored
 
-    @property
-    def _query_limit(self) -> int:
-        three_quarters = min(self.max_length * 3 // 4, self.max_length - _MIN_PASSAGE_TOKENS)
+    def with_instruction(self, instruction: str) -> Self:
+        """Copy this with another `instruction`; the copy shares the loaded weights.
+
+        Raises:
+            ValueError: The model takes no instruction.
+            ModelLoadError: The model could not be loaded.
+        """
+        copy = self.model_copy(update={"instruction": instruction})
+        with self._lock.get():
+            self.load()
+            copy.load()
+        return copy
+
+    def _query_limit(self, max_length: int) -> int:
+        three_quarters = min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
         return self.query_max_length or three_quarters
 
     def _instructed(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -166,24 +204,32 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         return [(before_query + query, before_passage + passage) for query, passage in pairs]
 
     def _short_queries(
-        self, tokenizer: Any, pairs: Sequence[tuple[str, str]]
+        self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
     ) -> list[tuple[str, str]]:
         """Truncate long queries, with one warning in the life of this object."""
         before = [query for query, _ in pairs]
-        queries = tokenization.truncate_queries(tokenizer, before, self._query_limit)
+        limit = self._query_limit(max_length)
+        queries = tokenization.truncate_queries(tokenizer, before, limit)
         if queries != before:
-            self._warn_once(
-                "a query is longer than query_max_length=%d tokens and was cut", self._query_limit
-            )
+            self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
         return list(zip(queries, (passage for _, passage in pairs), strict=True))
 
-    def _windows(self, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
-        """Encode pairs as `long_documents` says."""
-        pairs = self._short_queries(tokenizer, self._instructed(pairs))
-        if self.long_documents == "first":
-            windows = tokenization.encode_first(tokenizer, pairs, self.max_length)
+    def _windows(
+        self,
+        tokenizer: Any,
+        pairs: Sequence[tuple[str, str]],
+        max_length: int,
+        frame: Frame | None = None,
+    ) -> tokenization.Windows:
+        """Encode pairs as `long_documents` says, in a language model's prompt if there is one."""
+        pairs = self._short_queries(tokenizer, self._instructed(pairs), max_length)
+        whole = self.long_documents != "first"
+        if frame is not None:
+            windows = tokenization.encode_framed(tokenizer, frame, pairs, max_length, whole=whole)
+        elif whole:
+            windows = tokenization.encode_windows(tokenizer, pairs, max_length)
         else:
-            windows = tokenization.encode_windows(tokenizer, pairs, self.max_length)
+            windows = tokenization.encode_first(tokenizer, pairs, max_length)
         self._tokens_scored += sum(map(len, windows.features["input_ids"]))
         if windows.truncated:
             self._warn_once(
@@ -191,7 +237,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
                 'long_documents="max" scores them whole',
                 windows.truncated,
                 len(pairs),
-                self.max_length,
+                max_length,
             )
         return windows
 

@@ -15,6 +15,22 @@ LongDocuments = Literal["first", "max", "mean"]
 Output = TypeVar("Output")
 
 
+# Texts of one group are tokenized at once; more would only take memory.
+_CHARACTERS_A_GROUP = 4_000_000
+
+
+def groups_by_size(pairs: Sequence[tuple[str, str]]) -> list[Sequence[tuple[str, str]]]:
+    """Cut very large inputs into consecutive groups whose texts fit into memory side by side."""
+    groups: list[Sequence[tuple[str, str]]] = []
+    start = size = 0
+    for position, (query, passage) in enumerate(pairs):
+        size += len(query) + len(passage)
+        if size > _CHARACTERS_A_GROUP and position > start:
+            groups.append(pairs[start:position])
+            start, size = position, len(query) + len(passage)
+    return [*groups, pairs[start:]]
+
+
 def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Cut inputs into batches of similar length.
 

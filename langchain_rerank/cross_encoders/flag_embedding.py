@@ -11,7 +11,6 @@ from pydantic import Field, PrivateAttr, field_validator
 from langchain_rerank.cross_encoders import batching, flag_loading, flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
 from langchain_rerank.cross_encoders.flag_loading import ModelClass  # noqa: TC001  # pydantic reads it
-from langchain_rerank.cross_encoders.torch_encoder import TorchEncoder, default_batch_tokens
 from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             ModelLoadError: The model is missing, damaged or not a reranker; its message says what
                 was looked for and what to do, and the library's own error is the cause.
         """
-        with self._lock:
+        with self._lock.get():
             if self._encoder is not None or self._decoder is not None:
                 return
             device = self.device or flag_loading.best_device()
@@ -105,7 +104,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
 
     def close(self) -> None:
         """Free the weights; the next `score` loads them again."""
-        with self._lock:
+        with self._lock.get():
             if self._encoder is None and self._decoder is None:
                 return
             self._encoder = self._decoder = None

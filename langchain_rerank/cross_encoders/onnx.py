@@ -66,7 +66,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
             ModelLoadError: The model is missing, damaged or not a reranker, or can't be exported;
                 its message says what was looked for and what to do.
         """
-        with self._lock:
+        with self._lock.get():
             if self._encoder is not None:
                 return
             require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
@@ -82,19 +82,19 @@ class OnnxCrossEncoder(LocalCrossEncoder):
 
     def close(self) -> None:
         """Free the graph; the next `score` loads it again."""
-        with self._lock:
+        with self._lock.get():
             self._encoder = None
 
     def _open(self, folder: Path) -> OnnxEncoder:
         graph = onnx_files.graph_in(folder)
         if graph is None or not onnx_export.is_quantized(graph):
             folder = onnx_export.quantized_folder(
-                folder, graph, max_length=self.max_length, show_progress=self.show_progress
+                folder, graph, max_length=self.max_length or 512, show_progress=self.show_progress
             )
             graph = folder / onnx_export.GRAPH
         encoder = OnnxEncoder(graph, folder, self.num_threads, self.batch_tokens)
         limit = encoder.tokenizer.model_max_length
-        if self.max_length > limit:
+        if (self.max_length or 0) > limit:
             msg = f"max_length={self.max_length} is over the {limit} tokens that it reads."
             raise ValueError(msg)
         return encoder
@@ -103,6 +103,6 @@ class OnnxCrossEncoder(LocalCrossEncoder):
         if self._encoder is None:
             msg = "_logits is called loaded"
             raise AssertionError(msg)
-        windows = self._windows(self._encoder.tokenizer, pairs)
+        windows = self._windows(self._encoder.tokenizer, pairs, self.max_length or 512)
         logits = self._encoder.logits(windows, show_progress=self.show_progress)
         return batching.merge_windows(logits, windows.owners, self.long_documents)

@@ -128,7 +128,6 @@ def _copy_tokenizer(folder: Path, partial: Path) -> None:
 def _export(folder: Path, graph: Path, partial: Path, max_length: int) -> None:
     """Trace the checkpoint in float32; its tokenizer goes into `partial`."""
     import torch
-
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

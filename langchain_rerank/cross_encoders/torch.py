@@ -1,15 +1,19 @@
-"""Rerankers in PyTorch, loaded by transformers alone."""
+"""Rerankers in PyTorch: any checkpoint, in our own loop, loaded by transformers alone."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
 from langchain_rerank.cross_encoders import batching
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.torch_encoder import TorchEncoder
+from langchain_rerank.cross_encoders.checkpoint import (
+    find_folder,
+    read_checkpoint,
+    weights_wanted,
+)
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -18,57 +22,153 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from langchain_rerank.cross_encoders.torch_model import TorchModel
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
 
 class TorchCrossEncoder(LocalCrossEncoder):
-    """Any reranker checkpoint, as a LangChain cross encoder."""
+    """Any reranker checkpoint, as a LangChain cross encoder.
+
+    It reads what the checkpoint says of itself and obeys: classifiers with one logit (BERT,
+    XLM-RoBERTa, DeBERTa, ModernBERT, Qwen3, Llama, …), sentence-transformers' modules (LogitScore;
+    Pooling, Dense, LayerNorm), language models that answer yes or no (BGE-Gemma, Qwen3-Reranker,
+    mxbai v2, zerank), chat template, prompts, length limit. What it can't read it refuses by name
+    before anything is scored.
+
+    Cross encoders of equal weights share one copy of them. Any number of threads may score, and
+    so may a forked child.
+
+    Source of the default model: Chen et al., "BGE M3-Embedding", and its card at
+    huggingface.co/BAAI/bge-reranker-v2-m3.
+
+    Example:
+        >>> from langchain_rerank import TorchCrossEncoder
+        >>> from langchain_rerank.offline import offline_reranker
+        >>> cross_encoder = TorchCrossEncoder(model=offline_reranker())
+        >>> question = "How many people live in Berlin?"
+        >>> scores = cross_encoder.score(
+        ...     [
+        ...         (question, "Berlin had a population of 3,520,031 registered inhabitants."),
+        ...         (question, "Berlin is well known for its museums."),
+        ...     ]
+        ... )
+        >>> [round(score, 2) for score in scores]
+        [1.0, 0.02]
+    """
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
-    """Name on the Hugging Face hub, or path of a folder."""
+    """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
     """Precision of the weights. "auto" is float32 on a CPU, elsewhere bfloat16 where the device
     has it and float16 where not."""
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint, as the Jina and GTE rerankers need."""
 
-    _encoder: TorchEncoder | None = PrivateAttr(default=None)
+    _loaded: TorchModel | None = PrivateAttr(default=None)
 
     def load(self) -> None:
-        """Load the weights now instead of at the first `score`; does nothing once loaded."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        """Load the weights now instead of at the first `score`; does nothing once loaded.
 
-        from langchain_rerank.cross_encoders import flag_loading
-
-        with self._lock:
-            if self._encoder is not None:
+        Raises:
+            ModelLoadError: The model is missing, damaged, not a reranker, or asks for something
+                that is not done; the message says what was looked for and what to do.
+            ValueError: `instruction` is given, and the model takes none.
+        """
+        with self._lock.get():
+            if self._loaded is not None:
                 return
-            device = self.device or flag_loading.best_device()
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(self.model)
-                model, report = AutoModelForSequenceClassification.from_pretrained(
-                    self.model, trust_remote_code=self.trust_remote_code, output_loading_info=True
+            folder = find_folder(self.model, weights_wanted)
+            checkpoint = read_checkpoint(
+                self.model, folder, trust_remote_code=self.trust_remote_code
+            )
+            max_length = self.max_length or checkpoint.default_max_length
+            if checkpoint.token_limit is not None and max_length > checkpoint.token_limit:
+                msg = (
+                    f"could not load '{self.model}': max_length={max_length} is over the "
+                    f"{checkpoint.token_limit} tokens that it reads; give at most that, or none "
+                    'and long_documents="max".'
                 )
-                if report["missing_keys"]:
-                    msg = f"the checkpoint lacks weights of a reranker: {report['missing_keys']}"
-                    raise ValueError(msg)
-                wanted = flag_loading._torch_dtype(self.dtype, device)  # noqa: SLF001  # interim
-                model.to(device=device, dtype=wanted).eval()
-            except Exception as error:
-                msg = f"could not load '{self.model}' on {device}: {error}"
-                raise ModelLoadError(msg) from error
-            self._encoder = TorchEncoder(model, tokenizer, device, self.batch_tokens)
+                raise ModelLoadError(msg)
+            self._check_query_length(max_length)
+            # Imported late: it imports torch.
+            from langchain_rerank.cross_encoders.torch_model import shared_model
+
+            loaded = shared_model(self, checkpoint)
+            loaded.frame(self.instruction)
+            self._loaded = loaded
 
     def close(self) -> None:
-        """Free the weights; the next `score` loads them again."""
-        with self._lock:
-            self._encoder = None
+        """Let go of the weights, which are freed with the last that shares them.
+
+        The next `score` loads them again.
+        """
+        with self._lock.get():
+            if self._loaded is None:
+                return
+            self._loaded = None
+        import torch
+
+        # A model is full of reference cycles: without this its memory would stay taken.
         gc.collect()
+        torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+    @property
+    def activation(self) -> str:
+        """What the checkpoint's author makes of a logit: "sigmoid" or "identity".
+
+        With "identity" the sigmoid of `normalize` still gives 0–1, in the same order, but nobody
+        fitted it: a wrong passage may stand at .95. Find a `score_threshold` on data of your own
+        (`langchain_rerank.evaluation.suggest_threshold`).
+
+        Raises:
+            ModelLoadError: The model could not be loaded.
+        """
+        self.load()
+        return self._model.checkpoint.activation
+
+    @property
+    def _model(self) -> TorchModel:
+        if self._loaded is None:
+            msg = "the model is used before it is loaded"
+            raise AssertionError(msg)
+        return self._loaded
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        if self._encoder is None:
-            msg = "_logits is called loaded"
-            raise AssertionError(msg)
-        windows = self._windows(self._encoder.tokenizer, pairs)
-        logits = self._encoder.logits(windows, show_progress=self.show_progress)
-        return batching.merge_windows(logits, windows.owners, self.long_documents)
+        model = self._model
+        max_length = self.max_length or model.checkpoint.default_max_length
+        with model.lock.get():
+            windows = self._windows(
+                model.tokenizer.get(), pairs, max_length, model.frame(self.instruction)
+            )
+            logits = model.logits(
+                windows, batch_tokens=self.batch_tokens, show_progress=self.show_progress
+            )
+        merged = batching.merge_windows(logits, windows.owners, self.long_documents)
+        return merged / model.checkpoint.divisor
+
+
+def best_device() -> str:
+    """Pick "cuda", "mps" or "cpu", the first that there is."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def torch_dtype(name: str, device: str) -> Any:
+    """Translate a `DType` for a device."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device == "cpu":
+        return torch.float32
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float16
