@@ -231,14 +231,9 @@ def save_settings(folder: Path | str, name: str = "config.json", **settings: Any
 
 def save_modules(folder: Path, *types: str) -> str:
     """Write a modules.json of the Transformer at the top and others in folders of their own."""
-    modules = [
-        {
-            "idx": number,
-            "name": str(number),
-            "path": f"{number}_{type_}" * (number > 0),
-            "type": type_,
-        }
-        for number, type_ in enumerate(types)
-    ]
+    modules = []
+    for number, type_ in enumerate(types):
+        path = f"{number}_{type_.rpartition('.')[2]}" if number else ""
+        modules.append({"idx": number, "name": str(number), "path": path, "type": type_})
     (folder / "modules.json").write_text(json.dumps(modules))
     return str(folder)
