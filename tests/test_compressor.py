@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank import ModelLoadError, Reranker, ScoringError, TorchCrossEncoder
-from langchain_rerank.fusion import fused_scores
+from langchain_rerank.ranking import fused_scores
 from tests.fakes import WordOverlapCrossEncoder
 
 QUESTION = "How many people live in Berlin?"
