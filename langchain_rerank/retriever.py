@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
@@ -17,18 +16,15 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_rerank.compressor import Reranker
-from langchain_rerank.first_stage import as_first_stage, runnables_in, with_fetch_k
+from langchain_rerank.compressor import Reranker, default_k, keeping, rerankers_in
+from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.ranking import candidates, check_query
+from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import check_instruction
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
-
-# Fields by which LangChain's document compressors say how many documents they keep at most.
-_LIMITS = ("top_n", "top_k", "k")
-_DEFAULT_K = 5
 
 
 class RerankRetriever(ContextualCompressionRetriever):
@@ -58,7 +54,7 @@ class RerankRetriever(ContextualCompressionRetriever):
 
     fetch_k: int = Field(default=100, gt=0)
     """How many candidates to take from the first stage."""
-    k: int = Field(default_factory=lambda fields: _default_k(fields), gt=0)
+    k: int = Field(default_factory=default_k, gt=0)
     """How many documents to return; takes the place of the compressor's `top_n`, which it is unless
     given."""
 
@@ -140,14 +136,14 @@ class RerankRetriever(ContextualCompressionRetriever):
         k = self.k if k is None else k
         fetch_k = self.fetch_k if fetch_k is None else fetch_k
         check_depths(k, fetch_k)
-        rerankers = _rerankers(self.base_compressor)
+        rerankers = rerankers_in(self.base_compressor)
         if instruction is not None and not rerankers:
             kind = type(self.base_compressor).__name__
             msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
             raise ValueError(msg)
         for one in rerankers:
             check_instruction(one.model, instruction)
-        return k, fetch_k, _keeping(self.base_compressor, k, instruction)
+        return k, fetch_k, keeping(self.base_compressor, k, instruction)
 
 
 def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
@@ -205,7 +201,7 @@ def cross_encoder_of(stage: Runnable[Any, Any]) -> BaseCrossEncoder | None:
     for one in runnables_in(stage):
         function = vars(one).get("func")
         compressor = getattr(one, "base_compressor", None) or getattr(function, "__self__", None)
-        for reranker in _rerankers(compressor):
+        for reranker in rerankers_in(compressor):
             return reranker.model
     return None
 
@@ -226,64 +222,16 @@ def _as_compressor(
     raise TypeError(msg)
 
 
-def _rerankers(compressor: object) -> list[Reranker]:
-    if isinstance(compressor, DocumentCompressorPipeline):
-        return [one for step in compressor.transformers for one in _rerankers(step)]
-    return [compressor] if isinstance(compressor, Reranker) else []
-
-
 def _distinct(
     found: list[Document], query: str, compressor: BaseDocumentCompressor
 ) -> list[Document]:
-    """Drop repeated documents before the cut to `fetch_k`, by the rule of the (first) `Reranker`."""
-    fields, deduplicate = (), True
-    for reranker in _rerankers(compressor)[:1]:
+    """Drop repeated documents before the cut to `fetch_k`, by the first `Reranker`'s rule."""
+    fields: tuple[str, ...] = ()
+    deduplicate = True
+    for reranker in rerankers_in(compressor)[:1]:
         fields, deduplicate = reranker.rank_fields, reranker.deduplicate
     chosen = candidates(found, query, rank_fields=fields, deduplicate=deduplicate)
     return [one.document for one in chosen]
-
-
-def _limiting(step: object) -> tuple[BaseDocumentCompressor, str] | None:
-    """Find the compressor that says last how many documents are kept, and its field."""
-    if isinstance(step, DocumentCompressorPipeline):
-        found = (_limiting(one) for one in reversed(step.transformers))
-        return next((one for one in found if one), None)
-    if not isinstance(step, BaseDocumentCompressor):
-        return None
-    fields = (name for name in _LIMITS if name in type(step).model_fields)
-    return next(((step, name) for name in fields), None)
-
-
-def _default_k(fields: dict[str, Any]) -> int:
-    fetch_k: int = fields["fetch_k"]
-    limiting = _limiting(fields["base_compressor"])
-    if limiting is None:
-        return min(_DEFAULT_K, fetch_k)
-    compressor, name = limiting
-    own: int = getattr(compressor, name) or fetch_k
-    return own if name in compressor.model_fields_set else min(own, fetch_k)
-
-
-def _keeping(step: Any, k: int, instruction: str | None, *, at_least: bool = False) -> Any:
-    """Copy a compressor so that it keeps `k` documents, a pipeline so that its last step does.
-
-    Earlier steps keep what they kept, if that is enough for the last one.
-    """
-    if isinstance(step, DocumentCompressorPipeline):
-        steps = []
-        for one in reversed(step.transformers):
-            steps.insert(0, _keeping(one, k, instruction, at_least=at_least))
-            at_least = at_least or _limiting(one) is not None
-        return step.model_copy(update={"transformers": steps})
-    limiting = _limiting(step)
-    if limiting is None:
-        return step
-    _, name = limiting
-    own = getattr(step, name)
-    update: dict[str, Any] = {name: k if not at_least else own and max(own, k)}
-    if isinstance(step, Reranker) and instruction is not None:
-        update["instruction"] = instruction
-    return step.model_copy(update=update)
 
 
 def _checked(query: str) -> str:

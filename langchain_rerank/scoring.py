@@ -65,7 +65,7 @@ async def ascore_pairs(
     if instruction is not None:
         cross_encoder = await in_thread(_instructed, cross_encoder, instruction)
     with _errors_of(cross_encoder, pairs):
-        scores = _floats(await cross_encoder.ascore(pairs))  # type: ignore[attr-defined]  # an instructed copy has it too
+        scores = _floats(await cross_encoder.ascore(pairs))
     return _one_a_pair(cross_encoder, scores, pairs)
 
 
