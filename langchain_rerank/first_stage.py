@@ -28,9 +28,16 @@ from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
-from langchain_rerank.bound import BoundRetriever
 from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever
-from langchain_rerank.runnables import functions_of, holds_retriever, mapped, members, with_members
+from langchain_rerank.runnables import (
+    BoundRetriever,
+    functions_of,
+    holds_retriever,
+    mapped,
+    members,
+    used_by,
+    with_members,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +178,7 @@ def _(stage: RunnableLambda[Any, Any], call: _Call) -> Any:
         parameters = _parameters(function)
         if call.keywords.keys() - parameters.keys():
             # Its **kwargs go to what it calls.
-            for one in filter(holds_retriever, stage.deps):
+            for one in filter(holds_retriever, used_by(stage)):
                 _placed(one, call)
         bound = _bound(stage, call, parameters)
     return bound

@@ -16,8 +16,9 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import patch_config
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_rerank.compressor import Reranker, default_k, keeping, rerankers_in
+from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.pipeline import default_k, keeping, rerankers_in
 from langchain_rerank.ranking import candidates, check_query
 from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import check_instruction
