@@ -201,8 +201,8 @@ DROPPING: dict[str, Any] = {
     "sequence": rewrite() | Everything().with_retry(),
     "function": RunnableLambda(lambda _: DOCUMENTS),
     "function at the end": rewrite() | RunnableLambda(lambda query: plain().invoke(query)),
-    "function that calls": RunnableLambda(lambda query: BOUND.invoke(query)),
-    "function that passes on": RunnableLambda(lambda query, **kw: EVERYTHING.invoke(query, **kw)),
+    "function that calls": RunnableLambda(lambda query: [*BOUND.invoke(query)]),
+    "function that passes on": RunnableLambda(lambda text, **kw: [*EVERYTHING.invoke(text, **kw)]),
     "method": RunnableLambda(Everything().invoke),
     "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
     | RunnableLambda(merge),
@@ -292,7 +292,7 @@ def test_the_cross_encoder_is_found_through_whatever_wraps_the_retriever() -> No
         retriever.configurable_fields(k=ConfigurableField(id="k")),
         rewrite() | retriever.bind(k=3),
         RunnableBranch((lambda query: "?" in query, plain()), retriever),
-        RunnableLambda(lambda query: retriever.invoke(query)),
+        RunnableLambda(lambda query: [*retriever.invoke(query)]),
         RunnableLambda(retriever.invoke),
         EnsembleRetriever(retrievers=[plain(), retriever]),
         {"query": RunnablePassthrough(), "documents": plain()}
