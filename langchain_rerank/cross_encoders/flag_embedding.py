@@ -314,9 +314,9 @@ def _checked_max_length(settings: FlagEmbeddingCrossEncoder, folder: Path) -> in
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
         if kind != "gemma":
             msg = (
-                f"{config} says model_type {kind!r}, and FlagEmbedding would score it by the prompt "
-                "of BGE-Gemma; use TorchCrossEncoder, or give the prompt that it was trained on in "
-                "compute_score_kwargs."
+                f"{config} says model_type {kind!r}, and FlagEmbedding would ask it BGE-Gemma's "
+                "question. Use TorchCrossEncoder, or give in compute_score_kwargs the prompt that "
+                "it was trained on."
             )
             raise ValueError(msg)
     max_length = settings.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
