@@ -50,6 +50,7 @@ _IMPORT_BROKEN_SINCE = (5, 24)
 # FlagEmbedding's own default.
 _MAX_LENGTH = 512
 
+_PROCESS = os.getpid()
 _loading = threading.Lock()
 
 
@@ -117,7 +118,6 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
 
     _reranker: Any = PrivateAttr(default=None)
-    _process: int = PrivateAttr(default=0)
 
     @field_validator("compute_score_kwargs")
     @classmethod
@@ -136,6 +136,11 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             ValueError: An `instruction` was given.
         """
         with self._lock.get():
+            if os.getpid() != _PROCESS:
+                import torch
+
+                # Threads that share an operation don't come along to a forked child: it would hang.
+                torch.set_num_threads(1)
             if self._reranker is not None:
                 return
             if self.instruction is not None:
@@ -145,7 +150,6 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                 )
                 raise ValueError(msg)
             self._reranker = self._load()
-            self._process = os.getpid()
 
     def close(self) -> None:
         """Free the weights; the next `score` loads them again."""
@@ -231,12 +235,6 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
         reranker = self._reranker
-        if self._process != os.getpid():
-            import torch
-
-            # The parent's threads for one operation don't come along: without this it hangs.
-            torch.set_num_threads(1)
-            self._process = os.getpid()
         pairs = self._short_queries(reranker.tokenizer, pairs, reranker.max_length)
         owners = list(range(len(pairs)))
         if self.long_documents != "first":
