@@ -225,7 +225,7 @@ def test_lone_surrogates_reach_the_model_as_valid_text(retrieval):
         ("List [1, 3].", [1, 3]),
         ("Range [1-3] and [2\N{EN DASH}3].", [1, 2, 3]),
         ("Unknown [4] and [0] and [99999999999].", []),
-        ("Huge range [2-999999].", [2, 3]),
+        ("Huge range [2-999999].", []),
         ("Not numbers [a] [1a] [].", []),
         ("Backwards [3-1], endless [" + "9" * 5000 + "].", []),
     ],
