@@ -18,7 +18,7 @@ from langchain_core.runnables import (
 from typing_extensions import TypedDict
 
 from langchain_rerank.answers import AnswerParser, cited_numbers, mark_footnotes, without_thoughts
-from langchain_rerank.ranking import check_query
+from langchain_rerank.ranking import check_question
 from langchain_rerank.reader import ExtractiveReader, Quote, reader_of
 from langchain_rerank.text import well_formed
 
@@ -224,7 +224,7 @@ def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
     if "question" not in state:
         msg = f"expected a question or a dict with the key 'question', got the keys {sorted(state)}"
         raise ValueError(msg)
-    check_query(state["question"])
+    check_question(state["question"])
     history: Any = state.get("chat_history") or []
     if isinstance(history, str):
         msg = "chat_history must be a list of messages, got a str"

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, model_validator
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.merged_batch import Steps, adrive, batch_steps, drive, results_or_error
-from langchain_rerank.ranking import check_query
+from langchain_rerank.ranking import check_question
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         fetch_k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        check_query(query)
+        check_question(query)
         query = well_formed(query)
         call = self._call(k, fetch_k, kwargs)
         found = call.first_stage.invoke(query, {"callbacks": run_manager.get_child()})
@@ -93,7 +93,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         fetch_k: int | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        check_query(query)
+        check_question(query)
         query = well_formed(query)
         call = self._call(k, fetch_k, kwargs)
         found = await call.first_stage.ainvoke(query, {"callbacks": run_manager.get_child()})
