@@ -109,9 +109,9 @@ class ThoughtFilter:
         elif len(mark["run"]) >= 3:  # noqa: PLR2004  # a fence, by CommonMark
             self._fence = mark["run"]
             self._pass(mark.end(), said)
-        elif span := _CODE_SPAN.match(self._held, mark.start(), end):
+        elif (span := _CODE_SPAN.match(self._held, mark.start())) and span.end() <= end:
             self._pass(span.end(), said)
-        elif last or _BLANK_LINE.search(self._held, mark.end()):
+        elif span is None and (last or _BLANK_LINE.search(self._held, mark.end())):
             self._pass(mark.end(), said)
         else:
             self._pass(mark.start(), said)
