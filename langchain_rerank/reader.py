@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 # A further sentence joins the best one when its odds of being relevant are at least about a third
 # of the best one's: one logit below it.
 _MARGIN = 1.0
-# Where bindings, fallbacks, configurable fields, compressors and compressing retrievers hold what
-# they wrap; and sequences, pipelines and ensembles.
-_PARTS = ("bound", "runnable", "default", "base_compressor", "model", "base_retriever")
+# Where LangChain's bindings and retries, retrievers and compressors hold what they wrap, as do
+# sequences, pipelines and ensembles. Fallbacks and configurable fields hand attributes on.
+_PARTS = ("bound", "base_compressor", "model", "base_retriever")
 _LISTS_OF_PARTS = ("steps", "transformers", "retrievers")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
-from langchain_classic.retrievers import EnsembleRetriever
+from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
 from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
@@ -395,6 +395,9 @@ def test_a_reader_searches_by_the_last_question_and_the_new_one(retrieval):
         "many": lambda retriever: retriever.with_retry().with_config(tags=["a"]).with_retry(),
         "sequence": lambda retriever: RunnableLambda(str.strip) | retriever.with_retry(),
         "ensemble": lambda retriever: EnsembleRetriever(retrievers=[retriever], weights=[1]),
+        "cascade": lambda retriever: ContextualCompressionRetriever(
+            base_retriever=retriever, base_compressor=DocumentCompressorPipeline(transformers=[])
+        ),
         "pipeline": lambda retriever: retriever.model_copy(
             update={
                 "base_compressor": DocumentCompressorPipeline(
