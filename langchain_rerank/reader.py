@@ -7,28 +7,25 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import sentencex
-from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from typing_extensions import TypedDict
 
 from langchain_rerank.answers import strip_footnotes
-from langchain_rerank.fusion import as_logits
-from langchain_rerank.ranking import best_first
+from langchain_rerank.pipeline import rerankers_in
+from langchain_rerank.ranking import as_logits, best_first
+from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import score_pairs
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import Document
 
 # A further sentence joins the best one when its odds of being relevant are at least about a third
 # of the best one's: one logit below it.
 _MARGIN = 1.0
-# Where LangChain's bindings and retries, retrievers and compressors hold what they wrap, as do
-# sequences, pipelines and ensembles. Fallbacks and configurable fields hand attributes on.
-_PARTS = ("bound", "base_compressor", "model", "base_retriever")
-_LISTS_OF_PARTS = ("steps", "transformers", "retrievers")
 
 
 class Quote(TypedDict):
@@ -156,24 +153,13 @@ def close_to_best(scores: Sequence[float], limit: int) -> list[int]:
 
 
 def reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
-    """Make a reader of the cross encoder that ranks a retriever's documents.
+    """Make a reader of the cross encoder that ranks a retriever's documents, whatever wraps it.
 
     Raises:
         ValueError: There is none.
     """
-    cross_encoder = _cross_encoder_of(retriever)
-    if cross_encoder is None:
-        msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"
-        raise ValueError(msg)
-    return ExtractiveReader(cross_encoder)
-
-
-def _cross_encoder_of(part: Any) -> BaseCrossEncoder | None:
-    """Find what ranks the documents, through all that LangChain wraps around a retriever."""
-    if isinstance(part, BaseCrossEncoder):
-        return part
-    inner = [getattr(part, name, None) for name in _PARTS]
-    lists = (getattr(part, name, None) or () for name in _LISTS_OF_PARTS)
-    parts = [*inner, *(one for several in lists for one in several)]
-    found = (_cross_encoder_of(one) for one in parts if one is not None)
-    return next((one for one in found if one is not None), None)
+    for part in runnables_in(retriever):
+        if rerankers := rerankers_in(getattr(part, "base_compressor", None)):
+            return ExtractiveReader(rerankers[-1].cross_encoder)
+    msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"
+    raise ValueError(msg)

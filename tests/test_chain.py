@@ -284,7 +284,7 @@ def test_graph_and_schemas_of_both_chains_can_be_drawn(retrieval):
         output = chain.get_output_jsonschema()["$defs"]["RagOutput"]
         assert set(output["properties"]) == {"question", "context", "answer", "citations"}
     schema = Reranker(model=WordOverlapCrossEncoder()).as_runnable().get_input_jsonschema()
-    assert set(schema["$defs"]["RerankInput"]["properties"]) == {"query", "documents"}
+    assert set(schema["$defs"]["RerankInput"]["properties"]) >= {"query", "documents"}
 
 
 def test_injected_closing_tag_and_orders_stay_inside_the_document():
