@@ -202,14 +202,14 @@ def cited_numbers(answer: str, count: int) -> list[int]:
     return list(dict.fromkeys(n for mark in _citations(said) for n in _numbers(mark, count)))
 
 
-def mark_footnotes(passage: str, count: int) -> str:
-    """Write "[2]" as "[note 2]" where a model that copies it would seem to cite one of `count`.
+def mark_footnotes(passage: str) -> str:
+    """Write "[2]" as "[note 2]", as a model that copies it would seem to cite document 2.
 
     Code keeps its subscripts: where it is marked as code, on lines that look like it, and after
     names that no prose has.
     """
     parts, place = [], 0
-    for mark in _footnotes(passage, count):
+    for mark in _footnotes(passage):
         parts += [passage[place : mark.end("open")], "note "]
         place = mark.end("open")
     return "".join([*parts, passage[place:]])
@@ -218,7 +218,7 @@ def mark_footnotes(passage: str, count: int) -> str:
 def strip_footnotes(passage: str) -> str:
     """Leave footnote marks out, with the space before them."""
     parts, place = [], 0
-    for mark in _footnotes(passage, _LARGEST_FOOTNOTE):
+    for mark in _footnotes(passage):
         parts.append(passage[place : mark.start()].rstrip(" \t"))
         place = mark.end()
     return "".join([*parts, passage[place:]])
@@ -262,10 +262,10 @@ def _citations(text: str) -> Iterator[re.Match[str]]:
             yield mark
 
 
-def _footnotes(passage: str, count: int) -> Iterator[re.Match[str]]:
+def _footnotes(passage: str) -> Iterator[re.Match[str]]:
     """Find in prose what would be citations in an answer."""
     prose = _CODE_LINE.sub(_blank, passage)
-    return (mark for mark in _citations(prose) if _numbers(mark, count))
+    return (mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE))
 
 
 def _numbers(citation: re.Match[str], count: int) -> list[int]:

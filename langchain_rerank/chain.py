@@ -196,7 +196,7 @@ def format_documents(documents: Sequence[Document], source_field: str = "source"
     for index, document in enumerate(documents, start=1):
         source = document.metadata.get(source_field)
         attribute = "" if source is None else f" source={quoteattr(well_formed(str(source)))}"
-        text = escape(mark_footnotes(well_formed(document.page_content), len(documents)))
+        text = escape(mark_footnotes(well_formed(document.page_content)))
         parts.append(f'<document index="{index}"{attribute}>\n{text}\n</document>')
     return "\n".join(parts)
 

@@ -131,11 +131,11 @@ def test_citations(answer, numbers):
          "capital and city of"),
         ("首都【2】。", "首都【note 2】。", "首都。"),
         ("In [2024].", "In [2024].", "In [2024]."),
-        ("As [7] says.", "As [7] says.", "As says."),
+        ("As [7] says.", "As [note 7] says.", "As says."),
     ],
 )  # fmt: skip
 def test_footnotes_of_prose_can_not_be_copied_as_citations(passage, marked, stripped):
-    assert mark_footnotes(passage, 3) == marked
+    assert mark_footnotes(passage) == marked
     assert cited_numbers(marked, 3) == []
     assert strip_footnotes(passage) == stripped
 
@@ -155,4 +155,4 @@ def test_footnotes_of_prose_can_not_be_copied_as_citations(passage, marked, stri
     ],
 )
 def test_code_of_passages_stays_as_it_is(code):
-    assert mark_footnotes(code, 3) == strip_footnotes(code) == code
+    assert mark_footnotes(code) == strip_footnotes(code) == code
