@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, model_validator
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.pipeline import default_k, keeping, rerankers_in
-from langchain_rerank.ranking import candidates, check_query
+from langchain_rerank.ranking import candidates, check_question
 from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import check_instruction
 from langchain_rerank.text import well_formed
@@ -236,7 +236,7 @@ def _distinct(
 
 
 def _checked(query: str) -> str:
-    check_query(query)
+    check_question(query)
     return well_formed(query)
 
 

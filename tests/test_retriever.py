@@ -432,7 +432,8 @@ async def test_one_bad_query_leaves_the_others_their_answers(model) -> None:
         await retriever.abatch(queries, return_exceptions=True),
     ):
         assert [ids(outcomes[0]), ids(outcomes[3])] == [["3"], ["7"]]
-        assert [type(one) for one in outcomes[1:3]] == [ValueError, ConnectionError]
+        assert isinstance(outcomes[1], ValueError)
+        assert isinstance(outcomes[2], ConnectionError)
     with pytest.raises(ValueError, match="query must hold text"):
         retriever.batch(queries)
     with pytest.raises(ConnectionError, match="the index is gone"):
