@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from langchain_core.documents import Document
 
+from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import check_document
 from langchain_rerank.text import well_formed
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
     from chromadb.api import ClientAPI
     from chromadb.api.collection_configuration import CreateHNSWConfiguration
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 # or worse candidates. Chroma's default is 100; this serves fetch_k up to 200 with room to spare.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 400, "ef_construction": 200}
 _BATCH = 256
+_LOCK = ".langchain-rerank.lock"
 # The same text's vectors by one model differ in rounding, and by int8 or batch noise, at most.
 _SAME_MODEL_COSINE = 0.98
 
@@ -41,11 +48,16 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
 ) -> Chroma:
     """Put documents into a Chroma collection in cosine space, each of them once.
 
-    A document keeps its id; one without gets an id made from its `source` metadata and its text.
-    What the collection already holds in the same form is neither embedded nor written again, so
-    running a notebook cell twice adds nothing and an interrupted run goes on where it stopped.
-    (One document is embedded each time, to see that the embeddings are still the same.) Documents
-    that are in the collection and not in `documents` stay.
+    A document keeps its id; one without gets an id made of its text and its metadata, so the same
+    text of two pages or files is kept twice. What the collection already holds in the same form is
+    neither embedded nor written again: running a notebook cell twice adds nothing, and an
+    interrupted run goes on where it stopped. (One document is embedded each time, to see that the
+    embeddings are still the same.) A known id with another text or other metadata is updated;
+    documents that are in the collection and not in `documents` stay.
+
+    A folder is locked while one process indexes into it; another one waits. Chroma may still write
+    one process's vectors over those of another that has the folder open. Vectors lost so, now or
+    earlier, are embedded and written again, and a warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -65,6 +77,7 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         ValueError: `client` comes with `persist_directory`, one id names two different documents,
             metadata hold what Chroma can't store, or the collection is of another space or was
             made with other embeddings. Nothing has been written then.
+        RerankError: Vectors are lost and can't be written again.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -77,47 +90,69 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     """
     from langchain_chroma import Chroma
 
-    prepared = _prepare(documents)
-    client = _client(client, persist_directory)
-    collection = client.get_or_create_collection(
-        collection_name,
-        configuration={"hnsw": _HNSW},
-        embedding_function=None,
-    )
-    space = (collection.configuration_json.get("hnsw") or {}).get("space")
-    if space != _HNSW["space"]:
-        msg = (
-            f"collection '{collection_name}' exists in {space} space, expected cosine: choose "
-            "another collection_name, or delete it and index again"
-        )
+    if client is not None and persist_directory is not None:
+        msg = f"expected client or persist_directory, got both ({persist_directory})"
         raise ValueError(msg)
-    _check_embeddings(collection, embeddings)
-    store = Chroma(collection_name, embeddings, client=client)
-    _add(store, _missing(collection, prepared), show_progress=show_progress)
+    prepared = _prepare(documents)
+    with _only_writer(local_folder(client) if client else persist_directory):
+        client = client or _client(persist_directory)
+        collection = client.get_or_create_collection(
+            collection_name, configuration={"hnsw": _HNSW}, embedding_function=None
+        )
+        _check_space(collection)
+        _check_embeddings(collection, embeddings)
+        store = Chroma(collection_name, embeddings, client=client)
+        _add(store, _missing(collection, prepared), show_progress=show_progress)
+        _restore_vectors(store, collection, show_progress=show_progress)
     return store
 
 
-def _client(client: ClientAPI | None, persist_directory: str | Path | None) -> ClientAPI:
-    import chromadb
-
-    if client is None:
-        # Settings stay Chroma's own: a second client of one process must have the same ones as
-        # the first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
-        if persist_directory is None:
-            return chromadb.EphemeralClient()
-        return chromadb.PersistentClient(str(persist_directory))
-    if persist_directory is not None:
-        msg = f"expected client or persist_directory, got both ({persist_directory})"
-        raise ValueError(msg)
-    return client
-
-
 def document_id(document: Document) -> str:
-    """Return the document's id, or the one it gets from its source and text."""
+    """Return the document's id, or the one it gets from its text and metadata."""
     if document.id:
         return well_formed(document.id)
-    parts = (str(document.metadata.get("source", "")), document.page_content)
-    return hashlib.sha256("\0".join(map(well_formed, parts)).encode()).hexdigest()
+    metadata = {name: value for name, value in document.metadata.items() if value is not None}
+    content = json.dumps([document.page_content, metadata], sort_keys=True, default=repr)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def local_folder(client: ClientAPI) -> Path | None:
+    """Return where a client keeps its collections; None if in memory or on a server."""
+    settings = client.get_settings()
+    if settings.is_persistent and not settings.chroma_server_host:
+        return Path(settings.persist_directory)
+    return None
+
+
+@contextmanager
+def _only_writer(folder: str | Path | None) -> Iterator[None]:
+    """Keep other processes and threads from indexing into a folder; None locks nothing."""
+    if folder is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder, _LOCK))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s is being indexed into elsewhere: waiting for the end of it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _client(persist_directory: str | Path | None) -> ClientAPI:
+    import chromadb
+
+    # Settings stay Chroma's own: a second client of one process must have the same ones as the
+    # first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
+    if persist_directory is None:
+        return chromadb.EphemeralClient()
+    return chromadb.PersistentClient(str(persist_directory))
 
 
 def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
@@ -125,10 +160,10 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
     prepared: dict[str, Document] = {}
     for position, document in enumerate(documents):
         check_document(document, position)
-        key = document_id(document)
         metadata = _stored_metadata(document.metadata, position)
+        key = document_id(document)
         stored = Document(well_formed(document.page_content), metadata=metadata, id=key)
-        if prepared.setdefault(key, stored) != stored and document.id:
+        if prepared.setdefault(key, stored) != stored:
             msg = f"document {position} has the id '{key}' of an earlier, different document"
             raise ValueError(msg)
     return prepared
@@ -138,6 +173,9 @@ def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
     """Metadata as Chroma gives them back: without the fields that are None."""
     stored: dict[str, Any] = {}
     for name, value in metadata.items():
+        if not isinstance(name, str):
+            msg = f"metadata field {name!r} of document {position} must be named by a str"
+            raise TypeError(msg)
         if value is None:
             continue
         if not name or name[0] in "#$" or name == "chroma:document":
@@ -165,26 +203,98 @@ def _storable(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _check_space(collection: Collection) -> None:
+    space = (collection.configuration_json.get("hnsw") or {}).get("space")
+    if space != _HNSW["space"]:
+        msg = (
+            f"collection '{collection.name}' exists in {space} space, expected cosine: choose "
+            "another collection_name, or delete it and index again"
+        )
+        raise ValueError(msg)
+
+
 def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
     """Embed one known document again: another model's vectors must not join those that are there.
 
     Two models may share a vector size; the mixture would search wrongly and say nothing.
     """
-    known = collection.get(limit=1, include=["documents", "embeddings"])
-    if not known["ids"] or not known["documents"] or known["embeddings"] is None:
+    key, then = _any_vector(collection)
+    if key is None or then is None:
         return
-    [now] = embeddings.embed_documents([known["documents"][0] or ""])
-    then = np.asarray(known["embeddings"][0], float)
+    texts = collection.get(ids=[key], include=["documents"])["documents"] or [""]
+    [now] = embeddings.embed_documents([texts[0] or ""])
     if len(now) == len(then):
         cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
         if cosine >= _SAME_MODEL_COSINE:
             return
     msg = (
-        f"collection '{collection.name}' was made with other embeddings: its document "
-        f"'{known['ids'][0]}' now gets another vector. Use the same model, or another "
-        "collection_name"
+        f"collection '{collection.name}' was made with other embeddings: its document '{key}' "
+        "now gets another vector. Use the same model, or another collection_name"
     )
     raise ValueError(msg)
+
+
+def _any_vector(collection: Collection) -> tuple[str | None, np.ndarray | None]:
+    """Return the first id that has a vector, and it."""
+    for key in collection.get(include=[])["ids"]:
+        if (vector := _vector(collection, key)) is not None:
+            return key, vector
+    return None, None
+
+
+def _vector(collection: Collection, key: str) -> np.ndarray | None:
+    """Return a document's vector; None if Chroma has lost it."""
+    from chromadb.errors import InternalError
+
+    try:
+        found = collection.get(ids=[key], include=["embeddings"])["embeddings"]
+    except InternalError as error:
+        if "Error finding id" not in str(error):
+            raise
+        return None
+    return None if found is None or len(found) == 0 else np.asarray(found[0], float)
+
+
+def _restore_vectors(store: Chroma, collection: Collection, *, show_progress: bool) -> None:
+    """Embed and write the documents anew whose vectors are lost."""
+    lost = _lost(collection)
+    if not lost:
+        return
+    found = collection.get(ids=lost, include=["documents", "metadatas"])
+    rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
+    documents = [
+        Document(text, metadata=dict(metadata or {}), id=key)
+        for key, text, metadata in rows
+        if text is not None
+    ]
+    _add(store, documents, show_progress=show_progress)
+    if still := _lost(collection):
+        msg = (
+            f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
+            f"'{still[0]}', and they can't be written again: delete these documents, or the "
+            "collection, and index again"
+        )
+        raise RerankError(msg)
+    logger.warning(
+        "collection '%s' had lost the vectors of %d documents, as happens where two processes "
+        "have a folder open; they have been written again",
+        collection.name,
+        len(lost),
+    )
+
+
+def _lost(collection: Collection) -> list[str]:
+    """Ids of documents without a vector.
+
+    A search for all documents lists those that have one: 50 ms for 20,000. The graph that it walks
+    need not reach each, so what it leaves out is asked for by id.
+    """
+    ids = collection.get(include=[])["ids"]
+    _, vector = _any_vector(collection)
+    if vector is None:
+        return ids
+    found = collection.query(query_embeddings=[vector], n_results=len(ids), include=[])["ids"][0]
+    return [key for key in set(ids).difference(found) if _vector(collection, key) is None]
 
 
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:
