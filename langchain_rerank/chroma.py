@@ -6,8 +6,6 @@ import hashlib
 import json
 import logging
 import math
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +13,21 @@ from langchain_core.documents import Document
 
 from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import check_document
+from langchain_rerank.shared_folder import (
+    any_vector,
+    is_open,
+    local_folder,
+    lost_vectors,
+    only_writer,
+    take_over,
+)
 from langchain_rerank.text import well_formed
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from chromadb.api import ClientAPI
     from chromadb.api.collection_configuration import CreateHNSWConfiguration
@@ -32,7 +39,6 @@ if TYPE_CHECKING:
 # or worse candidates. Chroma's default is 100; this serves fetch_k up to 200 with room to spare.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 400, "ef_construction": 200}
 _BATCH = 256
-_LOCK = ".langchain-rerank.lock"
 # The same text's vectors by one model differ in rounding, and by int8 or batch noise, at most.
 _SAME_MODEL_COSINE = 0.98
 
@@ -94,16 +100,20 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         msg = f"expected client or persist_directory, got both ({persist_directory})"
         raise ValueError(msg)
     prepared = _prepare(documents)
-    with _only_writer(local_folder(client) if client else persist_directory):
+    folder = persist_directory if client is None else local_folder(client)
+    with only_writer(folder) as others_wrote:
+        was_open = client is not None or is_open(persist_directory)
         client = client or _client(persist_directory)
         collection = client.get_or_create_collection(
             collection_name, configuration={"hnsw": _HNSW}, embedding_function=None
         )
         _check_space(collection)
+        if others_wrote and was_open:
+            take_over(client, collection)
         _check_embeddings(collection, embeddings)
         store = Chroma(collection_name, embeddings, client=client)
         _add(store, _missing(collection, prepared), show_progress=show_progress)
-        _restore_vectors(store, collection, show_progress=show_progress)
+        _restore(store, collection)
     return store
 
 
@@ -114,35 +124,6 @@ def document_id(document: Document) -> str:
     metadata = {name: value for name, value in document.metadata.items() if value is not None}
     content = json.dumps([document.page_content, metadata], sort_keys=True, default=repr)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def local_folder(client: ClientAPI) -> Path | None:
-    """Return where a client keeps its collections; None if in memory or on a server."""
-    settings = client.get_settings()
-    if settings.is_persistent and not settings.chroma_server_host:
-        return Path(settings.persist_directory)
-    return None
-
-
-@contextmanager
-def _only_writer(folder: str | Path | None) -> Iterator[None]:
-    """Keep other processes and threads from indexing into a folder; None locks nothing."""
-    if folder is None:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder, _LOCK))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("%s is being indexed into elsewhere: waiting for the end of it", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _client(persist_directory: str | Path | None) -> ClientAPI:
@@ -218,9 +199,10 @@ def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
 
     Two models may share a vector size; the mixture would search wrongly and say nothing.
     """
-    key, then = _any_vector(collection)
-    if key is None or then is None:
+    known = any_vector(collection)
+    if known is None:
         return
+    key, then = known
     texts = collection.get(ids=[key], include=["documents"])["documents"] or [""]
     [now] = embeddings.embed_documents([texts[0] or ""])
     if len(now) == len(then):
@@ -234,67 +216,33 @@ def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
     raise ValueError(msg)
 
 
-def _any_vector(collection: Collection) -> tuple[str | None, np.ndarray | None]:
-    """Return the first id that has a vector, and it."""
-    for key in collection.get(include=[])["ids"]:
-        if (vector := _vector(collection, key)) is not None:
-            return key, vector
-    return None, None
-
-
-def _vector(collection: Collection, key: str) -> np.ndarray | None:
-    """Return a document's vector; None if Chroma has lost it."""
-    from chromadb.errors import InternalError
-
-    try:
-        found = collection.get(ids=[key], include=["embeddings"])["embeddings"]
-    except InternalError as error:
-        if "Error finding id" not in str(error):
-            raise
-        return None
-    return None if found is None or len(found) == 0 else np.asarray(found[0], float)
-
-
-def _restore_vectors(store: Chroma, collection: Collection, *, show_progress: bool) -> None:
-    """Embed and write the documents anew whose vectors are lost."""
-    lost = _lost(collection)
-    if not lost:
-        return
-    found = collection.get(ids=lost, include=["documents", "metadatas"])
-    rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
-    documents = [
-        Document(text, metadata=dict(metadata or {}), id=key)
-        for key, text, metadata in rows
-        if text is not None
-    ]
-    _add(store, documents, show_progress=show_progress)
-    if still := _lost(collection):
+def _restore(store: Chroma, collection: Collection) -> None:
+    """Embed and write again the documents whose vectors are lost."""
+    lost = lost_vectors(collection)
+    for start in range(0, len(lost), _BATCH):
+        found = collection.get(ids=lost[start : start + _BATCH], include=["documents", "metadatas"])
+        rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
+        store.add_documents(
+            [
+                Document(text, metadata=dict(metadata or {}), id=key)
+                for key, text, metadata in rows
+                if text is not None
+            ]
+        )
+    if still := lost and lost_vectors(collection):
         msg = (
             f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
             f"'{still[0]}', and they can't be written again: delete these documents, or the "
             "collection, and index again"
         )
         raise RerankError(msg)
-    logger.warning(
-        "collection '%s' had lost the vectors of %d documents, as happens where two processes "
-        "have a folder open; they have been written again",
-        collection.name,
-        len(lost),
-    )
-
-
-def _lost(collection: Collection) -> list[str]:
-    """Ids of documents without a vector.
-
-    A search for all documents lists those that have one: 50 ms for 20,000. The graph that it walks
-    need not reach each, so what it leaves out is asked for by id.
-    """
-    ids = collection.get(include=[])["ids"]
-    _, vector = _any_vector(collection)
-    if vector is None:
-        return ids
-    found = collection.query(query_embeddings=[vector], n_results=len(ids), include=[])["ids"][0]
-    return [key for key in set(ids).difference(found) if _vector(collection, key) is None]
+    if lost:
+        logger.warning(
+            "collection '%s' had lost the vectors of %d documents, as happens where two processes "
+            "have a folder open; they have been written again",
+            collection.name,
+            len(lost),
+        )
 
 
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:

@@ -26,8 +26,8 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from langchain_rerank.chroma import local_folder
 from langchain_rerank.errors import require
+from langchain_rerank.shared_folder import local_folder
 from langchain_rerank.text import well_formed
 
 _RRF_CONSTANT = 60
