@@ -203,8 +203,10 @@ def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
     if known is None:
         return
     key, then = known
-    texts = collection.get(ids=[key], include=["documents"])["documents"] or [""]
-    [now] = embeddings.embed_documents([texts[0] or ""])
+    [text] = collection.get(ids=[key], include=["documents"])["documents"] or [None]
+    if text is None:
+        return
+    [now] = embeddings.embed_documents([text])
     if len(now) == len(then):
         cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
         if cosine >= _SAME_MODEL_COSINE:
@@ -222,13 +224,13 @@ def _restore(store: Chroma, collection: Collection) -> None:
     for start in range(0, len(lost), _BATCH):
         found = collection.get(ids=lost[start : start + _BATCH], include=["documents", "metadatas"])
         rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
-        store.add_documents(
-            [
-                Document(text, metadata=dict(metadata or {}), id=key)
-                for key, text, metadata in rows
-                if text is not None
-            ]
-        )
+        documents = [
+            Document(text, metadata=dict(metadata or {}), id=key)
+            for key, text, metadata in rows
+            if text is not None
+        ]
+        if documents:
+            store.add_documents(documents)
     if still := lost and lost_vectors(collection):
         msg = (
             f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
