@@ -203,10 +203,10 @@ def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
     if known is None:
         return
     key, then = known
-    [text] = collection.get(ids=[key], include=["documents"])["documents"] or [None]
-    if text is None:
+    texts = collection.get(ids=[key], include=["documents"])["documents"]
+    if not texts or texts[0] is None:
         return
-    [now] = embeddings.embed_documents([text])
+    [now] = embeddings.embed_documents(texts)
     if len(now) == len(then):
         cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
         if cosine >= _SAME_MODEL_COSINE:
