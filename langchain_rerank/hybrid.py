@@ -95,7 +95,7 @@ class KeywordRetriever(BaseRetriever):
             return []
         # Chroma takes .2 s for ids and a filter together, at 20,000 documents.
         found = self.store.get(ids=ids, include=["documents", "metadatas"])
-        if filtered:
+        if filtered and (index.marker is None or index.marker != _change_marker(self.store)):
             # The filter speaks of the documents as they are fetched, not as they were before.
             allowed = set(self.store.get(include=[], **where)["ids"])
         rows = zip(*(found[key] for key in ("ids", "documents", "metadatas")), strict=True)

@@ -600,8 +600,7 @@ async def test_in_a_chain_both_stages_are_traced_below_the_retriever(
         below = run.child_runs[1].child_runs
         assert [child.name for child in below] == [first_stage, "Reranker"]
         if hybrid:
-            (ensemble,) = below[0].child_runs
-            searches = {child.name for child in ensemble.child_runs}
+            searches = {child.name for child in below[0].child_runs}
             assert searches == {"VectorStoreRetriever", "KeywordRetriever"}
 
 
