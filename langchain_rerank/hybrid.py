@@ -256,9 +256,7 @@ def _patterns() -> tuple[Any, Any, Any]:
     return (
         regex.compile(r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200b]+"),
         regex.compile(rf"(?<=[{_ACCENTED}])\p{{Mn}}+"),
-        regex.compile(
-            rf"(?V1)([[\w\p{{M}}]&&[{_UNSPACED}]]+)|([[\w\p{{M}}]--[{_UNSPACED}]]{{2,}})"
-        ),
+        regex.compile(rf"(?V1)([\w&&[{_UNSPACED}]]+)|([\w--[{_UNSPACED}]]{{2,}})"),
     )
 
 

@@ -313,6 +313,11 @@ def test_words_of_many_languages_are_found(text: str, query: str) -> None:
     assert ids(keyword.invoke(query)) == ["hit"]
 
 
+def test_marks_are_parts_of_words() -> None:
+    assert _words("हिन्दी में") == ["हिन्दी", "में"]
+    assert _words("ที่") == ["ท", "ี", "่", "ที", "ี่"]
+
+
 def test_english_words_are_those_of_bm25s() -> None:
     for text in topics.values():
         if text.isascii():
