@@ -61,9 +61,10 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     embeddings are still the same.) A known id with another text or other metadata is updated;
     documents that are in the collection and not in `documents` stay.
 
-    A folder is locked while one process indexes into it; another one waits. Chroma may still write
-    one process's vectors over those of another that has the folder open. Vectors lost so, now or
-    earlier, are embedded and written again, and a warning says how many.
+    One process at a time indexes into a folder; another one waits, and says so. What others have
+    written while this process had the folder open is taken over, as Chroma would write this
+    process's vectors over theirs. Vectors that Chroma has lost all the same, now or earlier, are
+    embedded and written again, and a warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -121,7 +122,7 @@ def document_id(document: Document) -> str:
     """Return the document's id, or the one it gets from its text and metadata."""
     if document.id:
         return well_formed(document.id)
-    metadata = {name: value for name, value in document.metadata.items() if value is not None}
+    metadata = {str(name): one for name, one in document.metadata.items() if one is not None}
     content = json.dumps([document.page_content, metadata], sort_keys=True, default=repr)
     return hashlib.sha256(content.encode()).hexdigest()
 
