@@ -127,12 +127,14 @@ class OnnxCrossEncoder(LocalCrossEncoder):
         return self._loaded
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        model = self._model
+        model, checkpoint = self._model, self._model.checkpoint
         max_length = self.max_length or model.default_max_length
         with model.lock.get():
-            windows = self._windows(
-                model.tokenizer.get(), pairs, max_length, model.frame(self.instruction)
+            frame = model.frame(self.instruction)
+            prompt = (
+                "" if model.checkpoint is None or frame is not None else model.checkpoint.prompt
             )
+            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
         logits = model.logits(
             windows,
             batch_tokens=self.batch_tokens,
@@ -140,7 +142,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
             show_progress=self.show_progress,
         )
         merged = batching.merge_windows(logits, windows.owners, self.long_documents)
-        return merged if model.checkpoint is None else merged / model.checkpoint.divisor
+        return merged if checkpoint is None else merged / checkpoint.divisor
 
 
 class OnnxModel:

@@ -198,10 +198,10 @@ def _export(checkpoint: Checkpoint, partial: Path) -> tuple[onnx.ModelProto, dic
     import torch
 
     from langchain_rerank.cross_encoders import heads
-    from langchain_rerank.cross_encoders.torch_model import quiet
+    from langchain_rerank.cross_encoders.torch_model import hidden_bars
 
     _check(checkpoint)
-    with quiet(show_progress=False):
+    with hidden_bars(show_progress=False):
         tokenizer = heads.load_tokenizer(checkpoint)
         scorer = heads.build(checkpoint, tokenizer).float()
     tokenizer.save_pretrained(partial)

@@ -59,7 +59,7 @@ def quantize(
             parts = [matrices[number][:, part] for number, part in columns[tensor.name]]
             ends = [np.concatenate([f(part, axis=0) for part in parts]) for f in (np.min, np.max)]
             tensor.CopyFrom(numpy_helper.from_array(np.stack(ends), tensor.name))
-    quantized = _quantize_ranges(fused, work)
+    quantized = _quantize_ranges(fused, set(columns), work)
     # They describe stand-ins.
     del quantized.graph.value_info[:]
     _write(quantized, columns, matrices, target)
@@ -177,7 +177,7 @@ def _fuse(model: onnx.ModelProto, config: dict[str, Any], work: Path) -> Any:
     return fused
 
 
-def _quantize_ranges(fused: Any, work: Path) -> onnx.ModelProto:
+def _quantize_ranges(fused: Any, names: set[str], work: Path) -> onnx.ModelProto:
     """Quantize a graph whose matrices are a row of minima and one of maxima."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -186,6 +186,13 @@ def _quantize_ranges(fused: Any, work: Path) -> onnx.ModelProto:
     quantize_dynamic(
         work,
         work,
+        op_types_to_quantize=["Attention", "Gather", "MatMul"],
+        # What has no stand-in stays float, which it would find out by shapes.
+        nodes_to_exclude=[
+            node.name
+            for node in fused.model.graph.node
+            if node.op_type == "MatMul" and node.name and node.input[1] not in names
+        ],
         weight_type=QuantType.QInt8,
         per_channel=True,
         # Without VNNI, sums of full 8-bit products overflow.

@@ -206,7 +206,7 @@ def _load(
         )
         raise RefusedError(msg)
     trust = settings.trust_remote_code
-    with quiet(show_progress=settings.show_progress):
+    with hidden_bars(show_progress=settings.show_progress):
         tokenizer = heads.load_tokenizer(checkpoint, trust_remote_code=trust)
         scorer = heads.build(checkpoint, tokenizer, trust_remote_code=trust)
     scorer.to(device=device, dtype=dtype)
@@ -218,7 +218,7 @@ def _load(
 
 
 @contextmanager
-def quiet(*, show_progress: bool) -> Iterator[None]:
+def hidden_bars(*, show_progress: bool) -> Iterator[None]:
     """Hide transformers' bar over the weights."""
     from transformers.utils import logging as transformers_logging
 
