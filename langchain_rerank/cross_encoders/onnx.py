@@ -13,7 +13,6 @@ from pydantic import Field, PrivateAttr
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, onnx_export, onnx_files
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import LONGEST_DEFAULT
 from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.processes import PerProcess, available_cores
 from langchain_rerank.errors import ModelLoadError, RerankError, require
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 _EXTRA = "langchain-rerank[onnx]"
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# Tokenizers say 10**30 for "no limit".
-_NO_LIMIT = 10**9
-
 _shared: weakref.WeakValueDictionary[Any, OnnxModel] = weakref.WeakValueDictionary()
 _loading = PerProcess(threading.RLock)
 
@@ -89,14 +85,15 @@ class OnnxCrossEncoder(LocalCrossEncoder):
                 return
             require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
             model = _shared_model(self.model, show_progress=self.show_progress)
-            if self.max_length is not None and self.max_length > (model.token_limit or np.inf):
+            limit = model.checkpoint.token_limit
+            max_length = self.max_length or model.checkpoint.default_max_length
+            if limit is not None and max_length > limit:
                 msg = (
-                    f"could not load '{self.model}': max_length={self.max_length} is over the "
-                    f"{model.token_limit} tokens that it reads; give at most that, or none and "
-                    'long_documents="max".'
+                    f"could not load '{self.model}': max_length={max_length} is over the {limit} "
+                    'tokens that it reads; give at most that, or none and long_documents="max".'
                 )
                 raise ModelLoadError(msg)
-            self._check_query_length(self.max_length or model.default_max_length)
+            self._check_query_length(max_length)
             model.frame(self.instruction)
             self._loaded = model
 
@@ -116,8 +113,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
             ModelLoadError: The model could not be loaded.
         """
         self.load()
-        checkpoint = self._model.checkpoint
-        return "sigmoid" if checkpoint is None else checkpoint.activation
+        return self._model.checkpoint.activation
 
     @property
     def _model(self) -> OnnxModel:
@@ -128,7 +124,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         model, checkpoint = self._model, self._model.checkpoint
-        max_length = self.max_length or model.default_max_length
+        max_length = self.max_length or checkpoint.default_max_length
         with model.lock.get():
             frame = model.frame(self.instruction)
             prompt = (
@@ -142,13 +138,13 @@ class OnnxCrossEncoder(LocalCrossEncoder):
             show_progress=self.show_progress,
         )
         merged = batching.merge_windows(logits, windows.owners, self.long_documents)
-        return merged if checkpoint is None else merged / checkpoint.divisor
+        return merged / checkpoint.divisor
 
 
 class OnnxModel:
     """An ONNX graph with one logit a pair, and its tokenizer, which is used under `lock`."""
 
-    def __init__(self, graph: Path, tokenizer_folder: Path, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, graph: Path, tokenizer_folder: Path, checkpoint: Checkpoint) -> None:
         """Load both and check that they fit together.
 
         Raises:
@@ -168,31 +164,9 @@ class OnnxModel:
         self._output = "logits" if "logits" in outputs else outputs[0]
         self._check_logits()
 
-    @property
-    def token_limit(self) -> int | None:
-        """Most tokens of a pair; None where nothing states one."""
-        if self.checkpoint is not None:
-            return self.checkpoint.token_limit
-        limit: int = self.tokenizer.get().model_max_length
-        return limit if limit < _NO_LIMIT else None
-
-    @property
-    def default_max_length(self) -> int:
-        """Tokens of a pair that the model was made for, at most 1,024."""
-        return min(self.token_limit or LONGEST_DEFAULT, LONGEST_DEFAULT)
-
     def frame(self, instruction: str | None) -> Frame | None:
-        """What stands around a pair; None where pairs are encoded as such.
-
-        Raises:
-            ValueError: There is an instruction, and the model takes none.
-        """
-        if self.checkpoint is not None:
-            return frame_of_checkpoint(self.checkpoint, self.tokenizer.get(), instruction)
-        if instruction is not None:
-            msg = "instruction was given, but a graph without config.json takes none"
-            raise ValueError(msg)
-        return None
+        """What stands around a pair; see `frame_of_checkpoint`."""
+        return frame_of_checkpoint(self.checkpoint, self.tokenizer.get(), instruction)
 
     def logits(
         self, windows: Windows, *, batch_tokens: int | None, threads: int, show_progress: bool
@@ -223,8 +197,9 @@ class OnnxModel:
     def _forward(self, windows: Windows, batch: list[int]) -> npt.NDArray[np.float32]:
         """Logits of one batch, shape (rows,)."""
         tokenizer = self.tokenizer.get()
-        layers = self.checkpoint is not None and self.checkpoint.task != "sequence-classification"
-        side = "right" if layers else tokenizer.padding_side
+        # As `Scorer.padding_side` has it.
+        classifies = self.checkpoint.task == "sequence-classification"
+        side = tokenizer.padding_side if classifies else "right"
         padded = batching.pad_batch(windows.features, batch, tokenizer.pad_token_id, side)
         if "token_type_ids" in self._names:
             # A language model's prompt has none.
@@ -266,11 +241,10 @@ def _shared_model(name: str, *, show_progress: bool) -> OnnxModel:
         ModelLoadError: It is missing, damaged, not a reranker or can't be exported.
     """
     try:
-        folder, checkpoint, graph = onnx_files.find_model(name)
+        checkpoint, graph = onnx_files.find_model(name)
+        folder = checkpoint.folder
         if graph is None or not onnx_export.is_quantized(graph):
-            folder = onnx_export.quantized_folder(
-                folder, checkpoint, graph, show_progress=show_progress
-            )
+            folder = onnx_export.quantized_folder(checkpoint, graph, show_progress=show_progress)
             graph = folder / onnx_export.GRAPH
         with _loading.get():
             key = (str(graph.resolve()), graph.stat().st_mtime_ns, name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from langchain_rerank.cache import (
     cache_dir,
@@ -20,7 +21,7 @@ from langchain_rerank.cross_encoders import batching, onnx_files, tokenization
 from langchain_rerank.cross_encoders.checkpoint import RefusedError
 from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.onnx_quantize import quantize
-from langchain_rerank.errors import ModelLoadError, RerankError
+from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,16 +61,13 @@ def is_quantized(graph: Path) -> bool:
     return any(node.op_type in _QUANTIZED_OPERATORS for node in nodes)
 
 
-def quantized_folder(
-    folder: Path, checkpoint: Checkpoint | None, graph: Path | None, *, show_progress: bool
-) -> Path:
+def quantized_folder(checkpoint: Checkpoint, graph: Path | None, *, show_progress: bool) -> Path:
     """Return a folder of the cache with the int8 graph and the tokenizer of a model.
 
     What was made earlier of the same model, before its files changed, is removed.
 
     Args:
-        folder: The model's folder.
-        checkpoint: What it says of itself; None where it holds no more than a graph.
+        checkpoint: What the model says of itself.
         graph: Its float32 graph; None exports the checkpoint.
         show_progress: Show a bar over the steps.
 
@@ -77,83 +75,61 @@ def quantized_folder(
         ModelLoadError: The model can't be loaded, exported or quantized, the cache can't be
             written, or what lies in it is damaged.
     """
-    name, key = _name_and_key(folder, checkpoint, graph)
+    name, key = _name_and_key(checkpoint, graph)
     target = cache_dir() / "onnx" / f"{name}-{key}"
     if not is_complete(target):
-        logger.info("quantizing '%s' into %s, which is done once", folder, target)
-
-        def fill(partial: Path) -> None:
-            _fill(partial, folder, checkpoint, graph, show_progress=show_progress)
-
-        make_folder(target, fill, lock_timeout_s=_LOCK_TIMEOUT_S)
+        logger.info("quantizing '%s' into %s, which is done once", checkpoint.folder, target)
+        with tqdm(total=2, unit="step", disable=not show_progress) as bar:
+            make_folder(
+                target,
+                lambda partial: _fill(partial, checkpoint, graph, bar),
+                lock_timeout_s=_LOCK_TIMEOUT_S,
+            )
         remove_folders(target.parent, f"{name}-", but=target)
     check_folder(target)
     return target
 
 
-def _name_and_key(
-    folder: Path, checkpoint: Checkpoint | None, graph: Path | None
-) -> tuple[str, str]:
+def _name_and_key(checkpoint: Checkpoint, graph: Path | None) -> tuple[str, str]:
     """Name a model and hash its present state; the libraries' versions are not part of it."""
-    folder = folder.resolve()
+    folder = checkpoint.folder.resolve()
     # All commits of a repository of the hub are one model.
     model = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    kind = onnx_files.processor()
-    identity = hashlib.sha256(f"{model} {kind}".encode()).hexdigest()[:8]
-    files = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()]
+    identity = hashlib.sha256(f"{model} {onnx_files.processor()}".encode()).hexdigest()[:8]
     stats = {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
-        for path in files
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (*folder.glob("*"), *folder.glob("*/*"))
         if path.suffix in _SOURCE_SUFFIXES
     }
-    source = {
-        "folder": str(folder),
-        "files": sorted(stats.items()),
-        "graph": str(graph),
-        "tokens": checkpoint and (checkpoint.true_token, checkpoint.false_token),
-        "format": _FORMAT,
-    }
-    key = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
-    return f"{model.name[:40]}-{identity}", key
+    answers = checkpoint.true_token, checkpoint.false_token
+    state = (_FORMAT, str(folder), sorted(stats.items()), str(graph), answers)
+    return f"{model.name[:40]}-{identity}", hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
-def _fill(
-    partial: Path,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-    graph: Path | None,
-    *,
-    show_progress: bool,
-) -> None:
-    from tqdm.auto import tqdm
-
-    config = {} if checkpoint is None else dict(checkpoint.config)
-    step = "Exporting"
-    with tqdm(total=2, unit="step", disable=not show_progress) as bar:
-        try:
-            bar.set_description(step)
-            if graph is None and checkpoint is not None:
-                model, weights = _export(checkpoint, partial)
-            else:
-                load_tokenizer(folder).save_pretrained(partial)
-                model, weights = _read(graph)
-            bar.update()
-            step = "Quantizing"
-            bar.set_description(step)
-            quantize(model, weights, config, partial / GRAPH)
-            bar.update()
-        except (RerankError, OSError):
-            raise
-        except RefusedError as error:
-            msg = f"could not load '{folder}': {error}"
-            raise ModelLoadError(msg) from error
-        except Exception as error:
-            msg = (
-                f"could not turn '{folder}' into an int8 ONNX graph: {step} failed with "
-                f"{type(error).__name__}: {error}\nUse TorchCrossEncoder for this "
-                "model, or a repository that holds an int8 ONNX graph."
-            )
-            raise ModelLoadError(msg) from error
+def _fill(partial: Path, checkpoint: Checkpoint, graph: Path | None, bar: Any) -> None:
+    try:
+        bar.set_description("Exporting")
+        if graph is None:
+            model, weights = _export(checkpoint, partial)
+        else:
+            load_tokenizer(checkpoint.folder).save_pretrained(partial)
+            model, weights = _read(graph)
+        bar.update()
+        bar.set_description("Quantizing")
+        quantize(model, weights, checkpoint.config, partial / GRAPH)
+        bar.update()
+    except OSError:
+        raise
+    except RefusedError as error:
+        msg = f"could not load '{checkpoint.folder}': {error}"
+        raise ModelLoadError(msg) from error
+    except Exception as error:
+        msg = (
+            f"could not turn '{checkpoint.folder}' into an int8 ONNX graph: "
+            f"{type(error).__name__}: {error}\nUse TorchCrossEncoder for this model, or a "
+            "repository that holds an int8 ONNX graph."
+        )
+        raise ModelLoadError(msg) from error
 
 
 def load_tokenizer(folder: Path, features: Sequence[str] = ("input_ids",)) -> Any:
@@ -172,7 +148,7 @@ def load_tokenizer(folder: Path, features: Sequence[str] = ("input_ids",)) -> An
     return tokenizer
 
 
-def _read(graph: Path | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def _read(graph: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Read a float32 graph and take its matrices out, as `trace` leaves them out."""
     import onnx
     from onnx import helper, numpy_helper

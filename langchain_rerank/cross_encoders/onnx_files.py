@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langchain_rerank.cross_encoders.checkpoint import find_folder, read_checkpoint, weights_wanted
+from langchain_rerank.cross_encoders.checkpoint import (
+    Checkpoint,
+    find_folder,
+    read_checkpoint,
+    weights_wanted,
+)
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-
 _WEIGHTS = ("*.safetensors", "*.bin")
 _GRAPHS = ("model*.onnx", "onnx/model*.onnx")
+# Tokenizers say 10**30 for "no limit".
+_NO_LIMIT = 10**9
 _REST = (".json", ".txt", ".model", ".jinja")
 
 # How exporters mark their files: half precision and 4 bits are slow or less exact on a CPU.
@@ -62,12 +68,12 @@ def best_graph(names: Iterable[str], kind: str) -> str | None:
     return min(ranked)[-1] if ranked else None
 
 
-def find_model(model: str) -> tuple[Path, Checkpoint | None, Path | None]:
+def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     """Find a model; one on the hub is downloaded, as far as it is needed.
 
     Returns:
-        Its folder, what its checkpoint says of itself (None without config.json), and the ONNX
-        graph to run, None where its weights are to be exported.
+        What its checkpoint says of itself, little without config.json, and the ONNX graph to run,
+        None where its weights are to be exported.
 
     Raises:
         ModelLoadError: There is no such folder or repository, it has neither graph nor weights,
@@ -75,16 +81,14 @@ def find_model(model: str) -> tuple[Path, Checkpoint | None, Path | None]:
     """
     folder = find_folder(model, settings_wanted)
     described = any((folder / name).is_file() for name in ("config.json", "modules.json"))
-    checkpoint = read_checkpoint(model, folder) if described else None
+    checkpoint = read_checkpoint(model, folder) if described else _graph_alone(folder)
     # A published graph ends where the transformer does.
-    whole = checkpoint is None or (
-        checkpoint.task == "sequence-classification" and not checkpoint.layers
-    )
+    whole = checkpoint.task == "sequence-classification" and not checkpoint.layers
     find_folder(model, graph_wanted if whole else weights_wanted)
     files = (path for pattern in _GRAPHS for path in folder.glob(pattern))
     names = [path.relative_to(folder).as_posix() for path in files if whole]
     graph = best_graph(names, processor())
-    weighty = checkpoint and any(any(checkpoint.transformer.glob(name)) for name in _WEIGHTS)
+    weighty = described and any(any(checkpoint.transformer.glob(name)) for name in _WEIGHTS)
     if graph is None and not weighty:
         msg = (
             f"could not load '{model}': found neither an ONNX graph in int8 or float32 "
@@ -93,7 +97,19 @@ def find_model(model: str) -> tuple[Path, Checkpoint | None, Path | None]:
             "one of them, with its tokenizer.json."
         )
         raise ModelLoadError(msg)
-    return folder, checkpoint, None if graph is None else folder / graph
+    return checkpoint, None if graph is None else folder / graph
+
+
+def _graph_alone(folder: Path) -> Checkpoint:
+    settings = folder / "tokenizer_config.json"
+    stated = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    limit = int(stated.get("model_max_length") or _NO_LIMIT)
+    return Checkpoint(
+        folder,
+        folder,
+        "sequence-classification",
+        token_limit=limit if limit < _NO_LIMIT else None,
+    )
 
 
 def settings_wanted(names: Sequence[str]) -> list[str]:

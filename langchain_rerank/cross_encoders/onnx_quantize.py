@@ -15,6 +15,7 @@ import numpy as np
 from langchain_rerank.cross_encoders import onnx_files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -32,7 +33,7 @@ _PAGE_BYTES = 4096
 
 
 def quantize(
-    model: onnx.ModelProto, weights: dict[str, Any], config: dict[str, Any], target: Path
+    model: onnx.ModelProto, weights: dict[str, Any], config: Mapping[str, Any], target: Path
 ) -> None:
     """Fuse a float graph, turn its matrices to int8 and write it, its data in a file beside it.
 
@@ -144,7 +145,7 @@ def _columns(marks: npt.NDArray[np.int64]) -> Columns:
     ]
 
 
-def _fuse(model: onnx.ModelProto, config: dict[str, Any], work: Path) -> Any:
+def _fuse(model: onnx.ModelProto, config: Mapping[str, Any], work: Path) -> Any:
     """Replace attention and GELU by ONNX Runtime's own operators."""
     import onnx
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
