@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -25,7 +26,6 @@ from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import onnx
     import torch
@@ -199,8 +199,9 @@ def _export(checkpoint: Checkpoint, partial: Path) -> tuple[onnx.ModelProto, dic
 def _check(checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     positions = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = positions.get("rope_type", positions.get("type"))
-    if kind in _UNTRACEABLE_POSITIONS:
+    # It may be one setting, or one for each kind of layer.
+    kind = next((kind for kind in _UNTRACEABLE_POSITIONS if repr(kind) in repr(positions)), None)
+    if kind is not None:
         msg = f"its positions ({kind}) depend on the length of the input. Use TorchCrossEncoder."
         raise RefusedError(msg)
     if checkpoint.float32_layers:
@@ -257,11 +258,12 @@ def trace(
         for module, name in spots:
             delattr(module, name)
     axes = {name: {0: "batch", 1: "sequence"} for name in features}
-    file = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
+    folder = tempfile.TemporaryDirectory()
+    with folder, warnings.catch_warnings(), torch.inference_mode():
         # The tracer warns of each shape that it takes for constant, torch of its exporter's age:
         # the new one needs a further package, and its graphs don't fuse.
         warnings.simplefilter("ignore")
+        file = Path(folder.name, GRAPH)
         torch.onnx.export(
             Opened().eval(),
             (*features.values(), *matrices.values()),
@@ -272,4 +274,4 @@ def trace(
             output_names=["logits"],
             dynamic_axes={**axes, "logits": {0: "batch"}},
         )
-    return onnx.load_from_string(file.getvalue()), matrices
+        return onnx.load(file), matrices
