@@ -18,6 +18,7 @@ from tests.stand_ins import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -87,3 +88,11 @@ def one_torch_thread() -> Iterator[None]:
 def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
     """A tiny cross encoder of the test's own, free to be hooked and changed."""
     return TorchCrossEncoder(model=tiny_checkpoint, device="cpu", normalize=False)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the exports, of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(folder))
+    return folder / "onnx"
