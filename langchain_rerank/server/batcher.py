@@ -191,7 +191,7 @@ class Batcher:
             while not self._queue:
                 self._arrived.clear()
                 await self._arrived.wait()
-            room = self._speed * self._pass_seconds or READ_CHARACTERS
+            room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
             jobs = self._queue.take(room) if self._joint else self._queue.take_alone()
             await self._pass(thread, jobs)
 

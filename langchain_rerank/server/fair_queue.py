@@ -122,20 +122,22 @@ class FairQueue:
             The requests; each one's `chunk` is its part of the pass.
         """
         taken: dict[Job, None] = {}
+        turn = room / 8
         waits = bool(self._served)
-        used = self._turns(self._new, room / 2 if waits else room, math.inf, taken)
+        used = self._turns(self._new, room / 2 if waits else room, turn, taken)
         if waits:
-            used += self._served[0].take(0)  # its turn comes, whatever the newcomers took
+            used += self._served[0].take(min(turn, room - used))  # one pair, if there is no room
             taken[self._next(self._served)] = None
-        used += self._turns(self._served, room - used, room / 8, taken)
-        self._turns(self._new, room - used, math.inf, taken)
+        for line in (self._served, self._new):
+            used += self._turns(line, room - used, turn, taken)
         return list(taken)
 
     def _turns(self, line: deque[Job], room: float, turn: float, taken: dict[Job, None]) -> float:
-        """Let a line take turns until there is no room."""
+        """Let a line take turns until there is no room; what fits whole takes it at once."""
         used = 0.0
         while line and used < room:
-            used += line[0].take(min(turn, room - used))
+            left = room - used
+            used += line[0].take(left if line[0].left <= left else min(turn, left))
             taken[self._next(line)] = None
         return used
 

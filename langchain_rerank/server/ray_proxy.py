@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
-
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
