@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from langchain_rerank import telemetry
 from langchain_rerank.errors import RerankError
-from langchain_rerank.server.batcher import Batcher, DaemonThread, QueueFullError, StoppedError
+from langchain_rerank.server.batcher import Batcher, QueueFullError, StoppedError
 from langchain_rerank.server.limits import Limits, LimitsMiddleware
 from langchain_rerank.server.metrics import CLIENT_GONE, Metrics, MetricsMiddleware
 from langchain_rerank.server.parsing import parse
@@ -124,11 +124,11 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.batcher, app.state.model, app.state.metrics = batcher, served, metrics
-    parser = DaemonThread("parsing")
+    parsing = asyncio.Lock()
     for path, schema, reply in _DIALECTS:
         app.add_api_route(
             path,
-            _rerank(path, schema, app, limits, parser),
+            _rerank(path, schema, app, limits, parsing),
             methods=["POST"],
             responses={200: {"model": reply}, **_ERRORS},
             openapi_extra=_request_body(schema),
@@ -172,7 +172,7 @@ def _key_check(api_keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
 
 
 def _rerank(
-    path: str, schema: type[RerankBody], app: FastAPI, limits: Limits, parser: DaemonThread
+    path: str, schema: type[RerankBody], app: FastAPI, limits: Limits, parsing: asyncio.Lock
 ) -> Callable[[Request], Awaitable[Response]]:
     """Make the route of one dialect."""
     batcher: Batcher = app.state.batcher
@@ -185,7 +185,8 @@ def _rerank(
         if len(body) < _LARGE_BYTES:
             asked, texts = parse(schema, body, limits)
         else:
-            asked, texts = await parser.call(parse, schema, body, limits)
+            async with parsing:  # one at a time, as each takes many times its size
+                asked, texts = await asyncio.to_thread(parse, schema, body, limits)
         if getattr(asked, "raw_scores", False) and not model.has_logits:
             msg = f"raw_scores must be false: '{model.name}' gives scores, not logits"
             raise HTTPException(422, msg)

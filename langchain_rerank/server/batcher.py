@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 0.15
+_END_SECONDS = 2
 # How much the latest pass counts in the measured speed.
 _NEWEST = 0.3
 
@@ -60,7 +61,8 @@ class DaemonThread:
     def __init__(self, name: str) -> None:
         """Start the thread."""
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the thread, after those called before."""
@@ -68,10 +70,11 @@ class DaemonThread:
         self._calls.put((done, function, arguments))
         return await asyncio.wrap_future(done)
 
-    def end(self, function: Callable[[], Any] = lambda: None) -> None:
-        """Let the thread run a last function, and end."""
-        self._calls.put((concurrent.futures.Future(), function, ()))
+    def end(self, last: Callable[[], Any]) -> None:
+        """Run a last function, and end; wait a little for it, as a pass may take long."""
+        self._calls.put((concurrent.futures.Future(), last, ()))
         self._calls.put(None)
+        self._thread.join(_END_SECONDS)
 
     def _run(self) -> None:
         while call := self._calls.get():
@@ -141,8 +144,7 @@ class Batcher:
         finally:
             self.stop()
             worker.cancel()
-            # A pass that still runs holds the model, and must not hold up the end.
-            thread.end(self._model.close)
+            await asyncio.to_thread(thread.end, self._model.close)
 
     def stop(self) -> None:
         """Be no longer ready, and refuse what waits and what comes."""
