@@ -90,15 +90,18 @@ def run_in_batches(
     return done, outputs, token_budget
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> npt.NDArray[np.int64]:
-    """Stack rows of token ids into one array, shape (rows, longest row).
+def pad(
+    rows: Sequence[Sequence[int]], value: int, side: str, multiple: int = 1
+) -> npt.NDArray[np.int64]:
+    """Stack rows of token ids into one array, shape (rows, longest row rounded up).
 
     Args:
         rows: Token ids, or masks, of each input.
         value: What fills the shorter rows.
         side: "right" or "left": where the filling goes, as tokenizers' `padding_side`.
+        multiple: The width is one of it.
     """
-    width = max(map(len, rows))
+    width = -(-max(map(len, rows)) // multiple) * multiple
     padded = np.full((len(rows), width), value, dtype=np.int64)
     for target, row in zip(padded, rows, strict=True):
         target[slice(len(row)) if side == "right" else slice(width - len(row), width)] = row
@@ -110,6 +113,7 @@ def pad_batch(
     batch: Sequence[int],
     pad_token_id: int,
     side: str,
+    multiple: int = 1,
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Stack the rows of one batch for each input of a model.
 
@@ -118,10 +122,14 @@ def pad_batch(
         batch: Positions of the rows.
         pad_token_id: What fills the rows of "input_ids"; the masks are filled with 0.
         side: As in `pad`.
+        multiple: As in `pad`.
     """
     return {
         name: pad(
-            [rows[position] for position in batch], pad_token_id if name == "input_ids" else 0, side
+            [rows[position] for position in batch],
+            pad_token_id if name == "input_ids" else 0,
+            side,
+            multiple,
         )
         for name, rows in features.items()
     }

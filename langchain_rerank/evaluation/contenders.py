@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.compressor import Reranker
-from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 
 if TYPE_CHECKING:
