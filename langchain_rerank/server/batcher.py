@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PASS_SECONDS = 0.15
+PASS_SECONDS = 0.1
 _END_SECONDS = 2
 # How much the latest pass counts in the measured speed.
 _NEWEST = 0.3

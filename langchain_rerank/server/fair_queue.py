@@ -124,10 +124,12 @@ class FairQueue:
         taken: dict[Job, None] = {}
         turn = room / 8
         waits = bool(self._served)
-        used = self._turns(self._new, room / 2 if waits else room, turn, taken)
-        if waits:
+        newcomers = used = self._turns(self._new, room / 2 if waits else room, turn, taken)
+        if waits and newcomers:
             used += self._served[0].take(min(turn, room - used))  # one pair, if there is no room
             taken[self._next(self._served)] = None
+            if not self._new:  # no longer a pass than the newcomers need for their half of it
+                room = min(room, max(2 * newcomers, used))
         for line in (self._served, self._new):
             used += self._turns(line, room - used, turn, taken)
         return list(taken)

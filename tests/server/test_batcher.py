@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -116,7 +114,7 @@ def test_a_small_newcomer_is_whole_in_the_next_pass_beside_four_large_ones(jobs)
     taken = line.take(100 * COST)
     assert score(taken)[taken.index(small)] == 10
     assert small.future.done()
-    assert sum(len(job.scores) for job in large) == 190
+    assert 108 <= sum(len(job.scores) for job in large) <= 125, "no more than the newcomer's share"
 
 
 def test_a_flood_of_small_requests_leaves_half_of_each_pass_to_a_large_one(jobs):
