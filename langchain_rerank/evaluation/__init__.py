@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from langchain_rerank.errors import EvaluationError
-    from langchain_rerank.evaluation.beir import load_beir
     from langchain_rerank.evaluation.datasets import Dataset
     from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
-    from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
+    from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
     from langchain_rerank.evaluation.plots import (
         plot_measures,
         plot_rank_movement,
@@ -57,8 +56,8 @@ _HOMES = {
     "Sweep": "evaluation.sweep_report",
     "evaluate": "evaluation.evaluator",
     "generate_dataset": "evaluation.generate",
-    "load_beir": "evaluation.beir",
-    "load_ir_dataset": "evaluation.ir_dataset",
+    "load_beir": "evaluation.loading",
+    "load_ir_dataset": "evaluation.loading",
     "plot_measures": "evaluation.plots",
     "plot_rank_movement": "evaluation.plots",
     "plot_scores": "evaluation.plots",

@@ -7,8 +7,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from langchain_rerank.evaluation.extra import require_eval
-from langchain_rerank.evaluation.runs import falling_scores
+from langchain_rerank.evaluation.datasets import LARGEST_GRADE
+from langchain_rerank.evaluation.runs import falling_scores, require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,9 +59,12 @@ def parse_measures(
 
 
 def check_min_relevance(min_relevance: int) -> None:
-    """Raise `ValueError` unless it is an int of at least 1: grade 0 is not relevant."""
-    if isinstance(min_relevance, bool) or not isinstance(min_relevance, int) or min_relevance < 1:
-        msg = f"min_relevance must be an int of at least 1, got {min_relevance!r}"
+    """Raise `ValueError` unless it is an int from 1 to the largest grade."""
+    if type(min_relevance) is not int or not 1 <= min_relevance <= LARGEST_GRADE:
+        msg = (
+            f"min_relevance must be an int of at least 1 and at most {LARGEST_GRADE:,}, "
+            f"got {min_relevance!r}"
+        )
         raise ValueError(msg)
 
 
@@ -90,8 +93,19 @@ def per_query_values(
     """
     import ir_measures
 
-    run = {query: falling_scores(ids) for query, ids in rankings.items() if ids}
-    grades = {query: dict(judged) for query, judged in qrels.items()}
+    # C code ends ids at a NUL, and the process at a lone surrogate; gdeval asks for numbers.
+    numbers = {query: str(number) for number, query in enumerate(qrels, start=1)}
+    ids = dict.fromkeys(one for given in (*rankings.values(), *qrels.values()) for one in given)
+    names = {one: f"d{number}" for number, one in enumerate(ids)}
+    grades = {
+        numbers[query]: {names[one]: grade for one, grade in judged.items()}
+        for query, judged in qrels.items()
+    }
+    run = {
+        numbers[query]: falling_scores([names[one] for one in given])
+        for query, given in rankings.items()
+        if given and query in numbers
+    }
     values = {}
     for measure in measures:
         try:
@@ -102,10 +116,10 @@ def per_query_values(
         except Exception as error:
             msg = f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}"
             raise ValueError(msg) from error
-        values[str(measure)] = {query: found[query] for query in qrels}
         if not all(map(math.isfinite, found.values())):
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
+        values[str(measure)] = {query: found[number] for query, number in numbers.items()}
     return values
 
 
@@ -162,6 +176,8 @@ def _check(measure: ir_measures.Measure) -> None:
     except AssertionError as error:
         msg = f"measure {measure.NAME} has wrong parameters {measure.params}: {error}"
         raise ValueError(msg) from error
+    if "rel" in measure.params:
+        check_min_relevance(measure.params["rel"])
     cutoff = depth(measure)
     if cutoff is not None and cutoff < 1:
         msg = f"measure {measure} must look at 1 rank or more"

@@ -62,6 +62,12 @@ def find_notes(
             f"{barren} of {len(grades)} queries have no document of grade {min_relevance} or above "
             "and count 0 in binary measures."
         )
+    if own := {q for given in answers.values() for q, a in given.items() if a.own_left_out}:
+        notes.append(
+            f"The documents of {len(own)} of {len(grades)} queries are those queries themselves: "
+            "as by BEIR's rule, a query's own document is left out of its results, though it is in "
+            "the corpus."
+        )
     for name, given in answers.items():
         notes += _depth_notes(name, given, dataset, measures)
         if not any(one.id in dataset.qrels[q] for q, a in given.items() for one in a.ranking):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.extra import require_eval
+from langchain_rerank.evaluation.runs import require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
