@@ -13,9 +13,9 @@ import pytest
 from langchain_core.documents import Document
 
 from langchain_rerank.chroma import document_id
-from langchain_rerank.evaluation.beir import load_beir
+from langchain_rerank.evaluation.loading import load_beir
 from langchain_rerank.evaluation.datasets import Dataset
-from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
+from langchain_rerank.evaluation.loading import load_ir_dataset
 from langchain_rerank.evaluation.runs import read_run
 
 DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))

@@ -24,7 +24,7 @@ from langchain_rerank.errors import EvaluationError
 from langchain_rerank.evaluation import Dataset, RerankedRun, Sweep, evaluate, sweep
 from langchain_rerank.evaluation.contenders import contenders
 from langchain_rerank.evaluation.statistics import Interval
-from langchain_rerank.evaluation.sweep_records import Setting, Trial, WeightChoice
+from langchain_rerank.evaluation.sweep_report import Setting, Trial, WeightChoice
 from tests.fakes import WordOverlapCrossEncoder
 
 WORDS = ["red", "green", "blue", "tall", "small", "wide", "soft", "hard", "old", "new"]

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_rerank import Reranker, create_rerank_retriever, index_documents
 from langchain_rerank.errors import EvaluationError
 from langchain_rerank.evaluation import Dataset, RerankedRun
-from langchain_rerank.evaluation.records import RankedDocument
+from langchain_rerank.evaluation.results import RankedDocument
 from langchain_rerank.evaluation.systems import Asker, _duration
 from tests.fakes import WordOverlapCrossEncoder
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.extra import require_eval
+from langchain_rerank.evaluation.runs import require_eval
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -35,23 +36,28 @@ _LETTER = 0.085
 
 
 def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
-    """Make an empty figure.
+    """Make an empty figure, sized in inches, that Jupyter shows without pyplot.
 
     Args:
         width: In inches.
         height: In inches.
         arranged: Let matplotlib arrange axes and texts; else they stay where they are put.
-
-    Raises:
-        MissingDependencyError: The extra `eval` is not installed.
     """
     require_eval("matplotlib", purpose="Plotting")
-    from langchain_rerank.evaluation.plots.notebook import NotebookFigure
+    from matplotlib.figure import Figure
 
-    figure = NotebookFigure(figsize=(width, height))
-    if arranged:
-        figure.set_layout_engine("constrained")
+    figure = Figure(figsize=(width, height), layout="constrained" if arranged else None)
+    # Jupyter learns how to show matplotlib's own figures only when pyplot is imported.
+    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # IPython's protocol
     return figure
+
+
+def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """Draw a figure twice as fine, for fine screens."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
+    width, height = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
+    return buffer.getvalue(), {"width": width, "height": height}
 
 
 def ink() -> str:

@@ -14,7 +14,7 @@ from langchain_rerank.evaluation import (
 )
 from langchain_rerank.evaluation.plots.style import BLUE
 from langchain_rerank.evaluation.statistics import Interval
-from langchain_rerank.evaluation.sweep_records import Setting, Trial, WeightChoice
+from langchain_rerank.evaluation.sweep_report import Setting, Trial, WeightChoice
 from tests.evaluation.plots.figures import drawn, lines, timed
 
 

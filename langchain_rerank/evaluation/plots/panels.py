@@ -1,4 +1,4 @@
-"""How well scores tell relevant passages from others."""
+"""Figures of a panel each: measures with their intervals, and scores by what is relevant."""
 
 from __future__ import annotations
 
@@ -17,17 +17,119 @@ from langchain_rerank.evaluation.plots.style import (
     ink,
     name_of,
     new_figure,
+    plain,
+    wrapped,
 )
-from langchain_rerank.evaluation.rendering import queries
+from langchain_rerank.evaluation.tables import percent, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from langchain_rerank.evaluation.report import Report
+    from langchain_rerank.evaluation.statistics import Interval
+
+_PANELS_A_ROW = 4
+_PANEL = 2.15
+_ROW = 0.42
+_LETTER = 0.075
+_LINE = 0.14
+"""All in inches."""
+
+
+def plot_measures(report: Report, *, differences: bool = False) -> Figure:
+    """Draw each measure's mean and its bootstrap interval, a panel a measure, a row a system.
+
+    A dashed line goes down from the first system's mean. Intervals of two systems may overlap
+    though one is better on nearly every query: `differences` shows the paired comparison.
+
+    Args:
+        report: What to draw; every measure has an axis of its own.
+        differences: Draw the differences to the first system instead, with their intervals.
+
+    Raises:
+        ValueError: Differences are asked of a report with one system.
+        MissingDependencyError: The extra `eval` is not installed.
+    """
+    names = [name for name in report.systems if not (differences and name == report.baseline)]
+    if not names:
+        msg = f"differences need two systems, this report has '{report.baseline}' alone"
+        raise ValueError(msg)
+    measures = report.settings.measures
+    columns = min(len(measures), _PANELS_A_ROW)
+    lines = -(-len(measures) // columns)
+    labels = [wrapped(name) for name in names]
+    row = max(_ROW, _LINE * max(label.count("\n") + 1 for label in labels) + 0.06)
+    letters = max(len(line) for label in labels for line in label.split("\n"))
+    figure = new_figure(
+        max(columns * _PANEL, 3.4) + _LETTER * letters + 0.3,
+        lines * (row * len(names) + 0.75) + 0.6,
+    )
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten().tolist()
+    for axes in grid[len(measures) :]:
+        axes.remove()
+    for axes, measure in zip(grid, measures, strict=False):
+        rows = [_row(report, name, measure, differences=differences) for name in names]
+        _draw_panel(axes, measure, rows, differences=differences)
+    for axes in grid[::columns]:
+        axes.set_yticks(range(len(names)), labels)
+    count = len(report.queries)
+    what = f"Difference to {report.baseline}" if differences else "Mean"
+    bars = f"bars: {percent(report.settings.confidence)} bootstrap intervals" if count > 1 else ""
+    head(figure, f"{what} over {queries(count)}{name_of(report)}", bars)
+    return figure
+
+
+def _row(
+    report: Report, name: str, measure: str, *, differences: bool
+) -> tuple[float, Interval | None]:
+    summary = report.systems[name].summaries[measure]
+    if not differences:
+        return summary.mean, summary.interval
+    return summary.difference or 0.0, summary.difference_interval
+
+
+def _draw_panel(
+    axes: Axes, measure: str, rows: Sequence[tuple[float, Interval | None]], *, differences: bool
+) -> None:
+    start = 0.0 if differences else rows[0][0]
+    axes.axvline(start, color=faded(0.5), linewidth=1, dashes=(4, 3), zorder=1)
+    for y, (mean, interval) in enumerate(rows):
+        first = y == 0 and not differences
+        color = ink() if first else BLUE
+        if interval is not None:
+            axes.plot([interval.low, interval.high], [y, y], color=color, linewidth=2)
+        axes.plot(
+            *(mean, y),
+            marker="o",
+            markersize=7,
+            color=color,
+            markerfacecolor=axes.get_facecolor() if first else color,
+            markeredgewidth=1.6,
+            zorder=3,
+        )
+        axes.annotate(
+            f"{mean:+.4f}" if differences else f"{mean:.4f}",
+            (mean, y),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize="small",
+            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.6},
+        )
+    bare(axes)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.18)
+    axes.set_ylim(len(rows) - 0.6, -0.75)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="x", color=faded(0.12))
+    axes.set_xlabel(plain(measure), fontsize="medium")
+
 
 _BINS = 40
 _TAIL = 1e-6
@@ -60,20 +162,22 @@ def plot_scores(
         raise ValueError(msg)
     system = _system(report, system)
     groups = _groups(report, system)
-    scale = _Scale.of([score for group in groups for score in group.scores])
+    scores = [score for group in groups for score in group.scores]
+    log_odds = min(scores) >= 0 and max(scores) <= 1
+    places = _log_odds if log_odds else np.asarray
+    edges = np.histogram_bin_edges(places(scores), bins=_BINS)
 
     figure = new_figure(7.2, 1.35 * len(groups) + 1.15)
     panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True).flatten().tolist()
     for axes, group in zip(panels, groups, strict=True):
-        _draw(axes, group, scale, threshold)
+        _draw_scores(axes, group, places, edges, threshold)
     last = panels[-1]
-    if scale.log_odds:
-        last.set_xticks(
-            scale.places(scale.ticks()), [f"{tick:.5f}".rstrip("0") for tick in scale.ticks()]
-        )
-    ends = [*scale.edges, *([] if threshold is None else scale.places([threshold]))]
+    if log_odds:
+        ticks = [one for one in _TICKS if edges[0] <= places([one])[0] <= edges[-1]]
+        last.set_xticks(places(ticks), [f"{tick:.5f}".rstrip("0") for tick in ticks])
+    ends = [*edges, *([] if threshold is None else places([threshold]))]
     last.set_xlim(min(ends), max(ends))
-    last.set_xlabel(f"score{' (spaced by log-odds)' if scale.log_odds else ''}")
+    last.set_xlabel(f"score{' (spaced by log-odds)' if log_odds else ''}")
     figure.supylabel("passages", fontsize="medium")
     head(
         figure,
@@ -95,31 +199,6 @@ class _Group:
     def kept(self, threshold: float) -> int:
         """Return how many scores reach a threshold."""
         return sum(score >= threshold for score in self.scores)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """Where scores stand on the horizontal axis."""
-
-    log_odds: bool
-    edges: Sequence[float]
-    """Of the bins, in places of the axis."""
-
-    @classmethod
-    def of(cls, scores: Sequence[float]) -> _Scale:
-        """Choose the axis: log-odds where all scores are between 0 and 1, else as they are."""
-        log_odds = min(scores) >= 0 and max(scores) <= 1
-        places = _log_odds(scores) if log_odds else np.asarray(scores, float)
-        return cls(log_odds, np.histogram_bin_edges(places, bins=_BINS).tolist())
-
-    def places(self, scores: Sequence[float]) -> list[float]:
-        """Return where scores stand, in units of the axis."""
-        return _log_odds(scores).tolist() if self.log_odds else list(scores)
-
-    def ticks(self) -> list[float]:
-        """Return the round scores within the axis, for log-odds."""
-        low, high = self.edges[0], self.edges[-1]
-        return [tick for tick in _TICKS if low <= self.places([tick])[0] <= high]
 
 
 def _log_odds(scores: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -166,13 +245,18 @@ def _groups(report: Report, system: str) -> list[_Group]:
     return [group for group in groups if group.scores]
 
 
-def _draw(axes: Axes, group: _Group, scale: _Scale, threshold: float | None) -> None:
-    counts, _ = np.histogram(scale.places(group.scores), scale.edges)
-    axes.stairs(counts, scale.edges, fill=True, color=group.color, alpha=0.85)
+def _draw_scores(
+    axes: Axes,
+    group: _Group,
+    places: Callable[[Sequence[float]], npt.NDArray[np.float64]],
+    edges: npt.NDArray[np.float64],
+    threshold: float | None,
+) -> None:
+    counts, _ = np.histogram(places(group.scores), edges)
+    axes.stairs(counts, edges, fill=True, color=group.color, alpha=0.85)
     label = f"{len(group.scores):,}"
     if threshold is not None:
-        [place] = scale.places([threshold])
-        axes.axvline(place, color=ink(), linewidth=1.2, dashes=(5, 3))
+        axes.axvline(places([threshold])[0], color=ink(), linewidth=1.2, dashes=(5, 3))
         label = f"{group.kept(threshold):,} of {label} kept"
     axes.set_title(f"{group.name}: {label}", loc="left", fontsize="small", color=ink(), pad=3)
     bare(axes)

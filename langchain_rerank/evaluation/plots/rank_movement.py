@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from langchain_rerank.evaluation.records import Move
+    from langchain_rerank.evaluation.results import Move
     from langchain_rerank.evaluation.report import Report
 
 _WIDTH = 10.0
