@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence, Sized
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, Self
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_config_list, merge_configs
-from pydantic import ConfigDict, Field, field_validator
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
+from langchain_rerank.cross_encoders import from_name
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
-from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
+from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
-from langchain_rerank.scoring import ascore_pairs, score_pairs
+from langchain_rerank.scoring import ascore_pairs, check_instruction, score_pairs
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -30,6 +32,12 @@ class RerankInput(TypedDict):
 
     query: str
     documents: Sequence[Document]
+    instruction: NotRequired[str | None]
+
+
+def _built(model: object) -> object:
+    """Build the cross encoder behind a name or a path."""
+    return from_name(os.fspath(model)) if isinstance(model, str | Path) else model
 
 
 class Reranker(BaseDocumentCompressor):
@@ -39,7 +47,8 @@ class Reranker(BaseDocumentCompressor):
     cross encoder gives logits) and `retrieval_rank` (int; the document's place in the input, from
     1). With a `first_stage_weight` they are in the order of a third number, `fused_score` (float;
     comparable within one query only). Ids, texts, other metadata and the caller's own documents
-    stay as they were. Documents of equal score keep their order; a NaN score goes last.
+    stay as they were. Documents of equal score keep their order; a NaN score goes last. A score
+    that is NaN or infinite, which JSON can't hold, is left out of the metadata.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -65,9 +74,10 @@ class Reranker(BaseDocumentCompressor):
         validate_default=True,
     )
 
-    model: str | BaseCrossEncoder = DEFAULT_MODEL
-    """A model's name or path, from which a `TorchCrossEncoder` is built, or any
-    `BaseCrossEncoder`."""
+    model: Annotated[BaseCrossEncoder, BeforeValidator(_built)] = Field(
+        default_factory=lambda: from_name(DEFAULT_MODEL)
+    )
+    """Any `BaseCrossEncoder`, or a model's name or path (str or Path), from which one is built."""
     top_n: int | None = Field(default=5, gt=0)
     """How many documents to keep; None keeps all."""
     score_threshold: float | None = None
@@ -84,16 +94,19 @@ class Reranker(BaseDocumentCompressor):
     on_error: Literal["raise", "keep_order"] = "raise"
     """When scoring fails, loading the model included: "raise", or "keep_order" to log the error
     and return the documents in the order they came, cut to `top_n`, without scores."""
+    instruction: str | None = None
+    """What to look for, for models that take an instruction; None leaves the model's own. For a
+    model that takes none it is a ValueError."""
 
-    @field_validator("model")
-    @classmethod
-    def _build_cross_encoder(cls, model: str | BaseCrossEncoder) -> BaseCrossEncoder:
-        return TorchCrossEncoder(model=model) if isinstance(model, str) else model
+    @model_validator(mode="after")
+    def _check_instruction(self) -> Self:
+        check_instruction(self.model, self.instruction)
+        return self
 
     @property
     def cross_encoder(self) -> BaseCrossEncoder:
         """The cross encoder that scores."""
-        return cast("BaseCrossEncoder", self.model)
+        return self.model
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -109,189 +122,90 @@ class Reranker(BaseDocumentCompressor):
             Copies of at most `top_n` of `documents`, best first.
 
         Raises:
-            ValueError: The query is blank.
+            ValueError: The query is blank, or the model takes no `instruction`.
             TypeError: The query or a document's text is not a str.
             ScoringError: The cross encoder failed, or gave a wrong number of scores.
             ModelLoadError: The model could not be loaded.
         """
-        config: RunnableConfig = {"callbacks": callbacks}
-        return self.as_runnable().invoke({"query": query, "documents": documents}, config)
+        given = RerankInput(query=query, documents=documents)
+        return self.as_runnable().invoke(given, self._config(documents, callbacks))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Rerank documents without blocking the event loop; see `compress_documents`."""
-        config: RunnableConfig = {"callbacks": callbacks}
-        return await self.as_runnable().ainvoke({"query": query, "documents": documents}, config)
+        given = RerankInput(query=query, documents=documents)
+        return await self.as_runnable().ainvoke(given, self._config(documents, callbacks))
 
     def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
         """Reranking as a step of an LCEL chain.
 
         Returns:
-            Takes `{"query": str, "documents": list[Document]}`, gives documents. Its `batch`
-            scores the pairs of all queries in one pass.
+            Takes `{"query": str, "documents": list[Document]}`, and an `"instruction"` for this
+            call if wanted; gives documents.
         """
-        return _RerankRunnable(self)
+        return RunnableLambda(self._rerank, self._arerank, name="Reranker")
 
+    def _config(self, documents: Sequence[Document], callbacks: Callbacks | None) -> RunnableConfig:
+        """Name the model and count the documents in the run's metadata."""
+        names = (getattr(self.model, field, None) for field in ("model", "model_name"))
+        name = next((name for name in names if isinstance(name, str)), type(self.model).__name__)
+        count = len(documents) if isinstance(documents, Sized) else None
+        return {"callbacks": callbacks, "metadata": {"model": name, "documents_in": count}}
 
-class _RerankRunnable(Runnable[RerankInput, list[Document]]):
-    """The one path by which a `Reranker` runs: a traced batch, of one or of many queries."""
-
-    name = "Reranker"
-
-    def __init__(self, reranker: Reranker) -> None:
-        self._reranker = reranker
-
-    def invoke(
-        self, input: RerankInput, config: RunnableConfig | None = None, **_: Any
-    ) -> list[Document]:
-        return self.batch([input], config)[0]
-
-    async def ainvoke(
-        self, input: RerankInput, config: RunnableConfig | None = None, **_: Any
-    ) -> list[Document]:
-        return (await self.abatch([input], config))[0]
-
-    def batch(
-        self,
-        inputs: list[RerankInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **_: Any,
-    ) -> list[list[Document]]:
-        configs = self._traced(inputs, config)
-        outcomes = self._batch_with_config(
-            self._rerank, inputs, configs, return_exceptions=return_exceptions
-        )
-        return _unless_stopped(outcomes)
-
-    async def abatch(
-        self,
-        inputs: list[RerankInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **_: Any,
-    ) -> list[list[Document]]:
-        configs = self._traced(inputs, config)
-        outcomes = await self._abatch_with_config(
-            self._arerank, inputs, configs, return_exceptions=return_exceptions
-        )
-        return _unless_stopped(outcomes)
-
-    def _traced(
-        self, inputs: list[RerankInput], config: RunnableConfig | list[RunnableConfig] | None
-    ) -> list[RunnableConfig]:
-        """Name the model and count the documents in each run's metadata."""
-        model = self._reranker.cross_encoder
-        names = (getattr(model, field, None) for field in ("model", "model_name"))
-        name = next((name for name in names if isinstance(name, str)), type(model).__name__)
-        return [
-            merge_configs(
-                one,
-                {"metadata": {"model": name, "documents_in": _count(given)}},
-            )
-            for one, given in zip(get_config_list(config, len(inputs)), inputs, strict=True)
-        ]
-
-    def _rerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
-        questions = [self._candidates(given) for given in inputs]
+    def _rerank(self, given: RerankInput) -> list[Document]:
+        found, instruction = self._chosen(given)
         try:
-            scores = score_pairs(self._reranker.cross_encoder, _pairs(questions))
-        except Exception as error:  # noqa: BLE001  # it becomes each query's own outcome
-            return self._failed(questions, error)
-        return self._finish(questions, scores)
+            scores = score_pairs(self.model, [one.pair for one in found], instruction)
+        except RerankError as error:
+            return self._unscored(found, error)
+        return self._ranked(found, scores)
 
-    async def _arerank(self, inputs: list[RerankInput]) -> list[list[Document] | Exception]:
-        questions = [self._candidates(given) for given in inputs]
+    async def _arerank(self, given: RerankInput) -> list[Document]:
+        found, instruction = self._chosen(given)
         try:
-            scores = await ascore_pairs(self._reranker.cross_encoder, _pairs(questions))
-        except Exception as error:  # noqa: BLE001  # it becomes each query's own outcome
-            return self._failed(questions, error)
-        return self._finish(questions, scores)
+            scores = await ascore_pairs(self.model, [one.pair for one in found], instruction)
+        except RerankError as error:
+            return self._unscored(found, error)
+        return self._ranked(found, scores)
 
-    def _candidates(self, given: RerankInput) -> list[Candidate] | Exception:
-        """Choose what to score for one query; an input that is wrong gives its error."""
+    def _chosen(self, given: RerankInput) -> tuple[list[Candidate], str | None]:
+        """Choose what to score, and by which instruction."""
         if not isinstance(given, dict):
             msg = f"expected a dict with 'query' and 'documents', got {type(given).__name__}"
-            return TypeError(msg)
-        try:
-            return candidates(
-                given["documents"],
-                given["query"],
-                rank_fields=self._reranker.rank_fields,
-                deduplicate=self._reranker.deduplicate,
+            raise TypeError(msg)
+        if lacking := {"query", "documents"} - given.keys():
+            msg = f"expected a dict with 'query' and 'documents', lacks {sorted(lacking)}"
+            raise ValueError(msg)
+        instruction = given.get("instruction")
+        instruction = self.instruction if instruction is None else instruction
+        check_instruction(self.model, instruction)
+        found = candidates(
+            given["documents"],
+            given["query"],
+            rank_fields=self.rank_fields,
+            deduplicate=self.deduplicate,
+        )
+        return found, instruction
+
+    def _ranked(self, found: list[Candidate], scores: list[float]) -> list[Document]:
+        if odd := sum(not math.isfinite(score) for score in scores):
+            logger.warning(
+                "%d of %d scores are NaN, the worst of all, or infinite: left out of the metadata",
+                odd,
+                len(scores),
             )
-        except KeyError as error:
-            msg = f"expected a dict with 'query' and 'documents', lacks {error}"
-            return ValueError(msg)
-        except (TypeError, ValueError) as error:
-            return error
+        return ranked(
+            found,
+            scores,
+            top_n=self.top_n,
+            score_threshold=self.score_threshold,
+            first_stage_weight=self.first_stage_weight,
+        )
 
-    def _finish(
-        self, questions: list[list[Candidate] | Exception], scores: list[float]
-    ) -> list[list[Document] | Exception]:
-        """Give each query its documents, or the error in its input."""
-        if nans := sum(map(math.isnan, scores)):
-            logger.warning("%d of %d scores are NaN, the worst of all", nans, len(scores))
-        reranker = self._reranker
-        finished: list[list[Document] | Exception] = []
-        start = 0
-        for found in questions:
-            if isinstance(found, Exception):
-                finished.append(found)
-                continue
-            own = scores[start : start + len(found)]
-            start += len(found)
-            finished.append(
-                ranked(
-                    found,
-                    own,
-                    top_n=reranker.top_n,
-                    score_threshold=reranker.score_threshold,
-                    first_stage_weight=reranker.first_stage_weight,
-                )
-            )
-        return finished
-
-    def _failed(
-        self, questions: list[list[Candidate] | Exception], error: Exception
-    ) -> list[list[Document] | Exception]:
-        """Give each query what `on_error` says after scoring failed, or the error in its input."""
-        reranker = self._reranker
-        keep_order = reranker.on_error == "keep_order"
-        if keep_order:
-            logger.error("reranking failed, keeping first-stage order", exc_info=error)
-        return [
-            found
-            if isinstance(found, Exception)
-            else [with_scores(one, None) for one in found[: reranker.top_n]]
-            if keep_order or not found
-            else error
-            for found in questions
-        ]
-
-
-def _pairs(questions: list[list[Candidate] | Exception]) -> list[tuple[str, str]]:
-    """Line up the pairs of all queries that have candidates."""
-    return [
-        candidate.pair
-        for found in questions
-        if not isinstance(found, Exception)
-        for candidate in found
-    ]
-
-
-def _unless_stopped(outcomes: list[list[Document]]) -> list[list[Document]]:
-    """Raise a cancellation or Ctrl-C, which LangChain's batches return like a query's error."""
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-            raise outcome
-    return outcomes
-
-
-def _count(given: RerankInput) -> int | None:
-    """How many documents came, where that can be told without using them up."""
-    documents = given.get("documents") if isinstance(given, dict) else None
-    return len(documents) if isinstance(documents, Sized) else None
+    def _unscored(self, found: list[Candidate], error: RerankError) -> list[Document]:
+        """Do what `on_error` says."""
+        if self.on_error == "raise":
+            raise error
+        logger.error("reranking failed, keeping first-stage order", exc_info=error)
+        return [with_scores(one, None) for one in found[: self.top_n]]

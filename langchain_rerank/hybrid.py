@@ -17,8 +17,8 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from langchain_rerank.bound import BoundRetriever
 from langchain_rerank.errors import require
+from langchain_rerank.runnables import BoundRetriever
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:

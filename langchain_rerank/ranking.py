@@ -1,18 +1,21 @@
-"""The ranking policy as pure functions: what to score, and what to make of the scores."""
+"""The ranking policy as pure functions: candidates, order, threshold, fusion."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 
-from langchain_rerank.fusion import fused_scores
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+# The sigmoid of a logit above 36 is 1.0 in double precision.
+_LARGEST_LOGIT = 36.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,19 @@ def candidates(
         TypeError: The query, a document or its text is of another type; the message names it.
     """
     check_query(query)
+    query = well_formed(query)
     found = []
     for rank, document in enumerate(documents, start=1):
         check_document(document, rank - 1)
-        fields = (document.metadata.get(name) for name in rank_fields)
-        lines = [str(value) for value in fields if value not in (None, "")]
-        text = "\n".join([*lines, document.page_content])
-        found.append(Candidate(document, rank, (well_formed(query), well_formed(text))))
+        found.append(Candidate(document, rank, (query, scored_text(document, rank_fields))))
     return _first_of_each(found) if deduplicate else found
+
+
+def scored_text(document: Document, rank_fields: Sequence[str]) -> str:
+    """Put a document's metadata fields, a line each, before its text."""
+    fields = (document.metadata.get(name) for name in rank_fields)
+    lines = [str(value) for value in fields if value not in (None, "")]
+    return well_formed("\n".join([*lines, document.page_content]))
 
 
 def _first_of_each(found: list[Candidate]) -> list[Candidate]:
@@ -121,10 +129,92 @@ def ranked(
 def with_scores(
     candidate: Candidate, score: float | None, fused_score: float | None = None
 ) -> Document:
-    """Copy a document with its rank and scores; scores from elsewhere do not survive."""
+    """Copy a document with its rank and scores; scores from elsewhere do not survive.
+
+    A score that is NaN or infinite is left out: JSON has no such numbers.
+    """
     metadata = {**candidate.document.metadata, "retrieval_rank": candidate.rank}
     for name, value in (("relevance_score", score), ("fused_score", fused_score)):
         metadata.pop(name, None)
-        if value is not None:
+        if value is not None and math.isfinite(value):
             metadata[name] = value
     return candidate.document.model_copy(update={"metadata": metadata})
+
+
+def fused_scores(
+    scores: Sequence[float], first_stage_ranks: Sequence[int], first_stage_weight: float
+) -> list[float]:
+    """Mix two standardized lists: (1 - w) · z(logit) + w · z(-log(first-stage rank)).
+
+    The first stage counts by its ranks, as LangChain's retrievers drop scores, and as the logarithm
+    of a rank falls about like evidence of relevance does (Le Calvé and Savoy). The cross encoder
+    counts by its scores, which tell a clear winner from a narrow one.
+
+    Source: the weighted sum is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2,
+    1994) with weights; Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid
+    Retrieval", TOIS 2023, compare such sums with reciprocal rank fusion; ranks by their logarithm
+    are Le Calvé and Savoy's, "Database merging strategy based on logistic regression", 2000.
+
+    Args:
+        scores: The cross encoder's, of one query: logits, or 0–1. Both give the same values.
+        first_stage_ranks: Of the same documents, from 1; it may have gaps.
+        first_stage_weight: w; 0 gives the order of the scores, 1 that of the first stage.
+
+    Returns:
+        One value a document, higher is better, comparable within the query only; NaN where the
+        score is NaN.
+
+    Raises:
+        ValueError: There are not as many ranks as scores, or a rank is below 1.
+    """
+    known = [
+        (score, rank)
+        for score, rank in zip(scores, first_stage_ranks, strict=True)
+        if not math.isnan(score)
+    ]
+    relevance = z_scores(as_logits([score for score, _ in known]))
+    retrieval = z_scores([-math.log(rank) for _, rank in known])
+    mixed = (
+        (1 - first_stage_weight) * ours + first_stage_weight * first
+        for ours, first in zip(relevance, retrieval, strict=True)
+    )
+    return [math.nan if math.isnan(score) else next(mixed) for score in scores]
+
+
+def as_logits(scores: Sequence[float]) -> list[float]:
+    """Undo a sigmoid, so that fusion doesn't depend on a cross encoder's `normalize`.
+
+    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal, and
+    a small weight of the first stage would decide among them.
+
+    Args:
+        scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.
+
+    Returns:
+        Finite logits: what a sigmoid no longer tells apart becomes -36 or 36, and an infinite score
+        the nearest finite one.
+    """
+    if all(0 <= score <= 1 for score in scores):
+        return [_logit(score) for score in scores]
+    finite = [score for score in scores if math.isfinite(score)] or [0.0]
+    low, high = min(finite), max(finite)
+    return [min(max(score, low), high) for score in scores]
+
+
+def z_scores(values: Sequence[float]) -> list[float]:
+    """Shift and scale finite values to mean 0 and standard deviation 1; equal ones become 0."""
+    # Within 1 nothing overflows, however large a score.
+    largest = max(map(abs, values), default=0.0) or 1.0
+    scaled = [value / largest for value in values]
+    deviation = pstdev(scaled) if scaled else 0.0
+    if deviation == 0:
+        return [0.0] * len(values)
+    mean = fmean(scaled)
+    return [(value - mean) / deviation for value in scaled]
+
+
+def _logit(probability: float) -> float:
+    if probability in (0, 1):
+        return math.copysign(_LARGEST_LOGIT, probability - 0.5)
+    logit = math.log(probability) - math.log1p(-probability)
+    return min(max(logit, -_LARGEST_LOGIT), _LARGEST_LOGIT)

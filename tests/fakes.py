@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import threading
 from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -37,3 +40,59 @@ class RecordingChatModel(FakeListChatModel):
     def _call(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> str:
         self.prompts.append(messages)
         return super()._call(messages, *args, **kwargs)
+
+
+class BrokenCrossEncoder(WordOverlapCrossEncoder):
+    """Fails at every call."""
+
+    error = ConnectionError("the device is gone")
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        raise self.error
+
+
+class Gate:
+    """What `wait` holds up until `release` has run, which waits in turn until that has begun."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    async def release(self) -> None:
+        await asyncio.to_thread(self.begun.wait, 5)
+        self.go.set()
+
+    def wait(self) -> None:
+        self.begun.set()
+        if not self.go.wait(timeout=5):
+            msg = "the event loop was blocked"
+            raise TimeoutError(msg)
+
+
+class GatedCrossEncoder(WordOverlapCrossEncoder):
+    """Scores once its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        self.gate.wait()
+        return super().score(text_pairs)
+
+
+class InstructedCrossEncoder(WordOverlapCrossEncoder):
+    """Takes an instruction, which it notes before each query; "refused" is none it knows."""
+
+    instruction: str | None = None
+
+    def with_instruction(self, instruction: str) -> InstructedCrossEncoder:
+        if instruction == "refused":
+            msg = "this model takes no such instruction"
+            raise ValueError(msg)
+        other = copy.copy(self)
+        other.instruction = instruction
+        return other
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        return super().score([(f"{self.instruction}: {query}", text) for query, text in text_pairs])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from langchain_rerank.cross_encoders.batching import sigmoid
-from langchain_rerank.fusion import as_logits, fused_scores, z_scores
+from langchain_rerank.ranking import as_logits, fused_scores, z_scores
 
 FINITE = st.floats(-1e100, 1e100)
 LOGITS = st.lists(st.floats(-15, 15), min_size=1, max_size=12)

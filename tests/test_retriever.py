@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_classic.retrievers import EnsembleRetriever
-from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_classic.retrievers.document_compressors import (
+    CrossEncoderReranker,
+    DocumentCompressorPipeline,
+)
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
@@ -27,7 +30,13 @@ from langchain_rerank import (
     create_rerank_retriever,
     index_documents,
 )
-from tests.fakes import WordOverlapCrossEncoder
+from tests.fakes import (
+    BrokenCrossEncoder,
+    Gate,
+    GatedCrossEncoder,
+    InstructedCrossEncoder,
+    WordOverlapCrossEncoder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,11 +64,16 @@ class PositiveEmbedding(DeterministicFakeEmbedding):
 class AllRetriever(BaseRetriever):
     """Takes no keyword and gives all it has; fails where the query says so."""
 
+    documents: list[Document] = DOCUMENTS
+    gate: Any = None
+
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        if self.gate:
+            self.gate.wait()
         if "fail" in query:
             msg = "the index is gone"
             raise ConnectionError(msg)
-        return DOCUMENTS
+        return self.documents
 
 
 class KeywordDepthRetriever(BaseRetriever):
@@ -87,55 +101,32 @@ class TopKRetriever(BaseRetriever):
         return DOCUMENTS[: self.top_k]
 
 
-class Gate:
-    """What `wait` holds up until `release` has run, which waits in turn until that has begun."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.go = threading.Event()
-
-    async def release(self) -> None:
-        await asyncio.to_thread(self.begun.wait, 5)
-        self.go.set()
-
-    def wait(self) -> None:
-        self.begun.set()
-        if not self.go.wait(timeout=5):
-            msg = "the event loop was blocked"
-            raise TimeoutError(msg)
-
-
-class WaitingRetriever(BaseRetriever):
-    gate: Any
-
-    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        self.gate.wait()
-        return DOCUMENTS
-
-
-class WaitingCrossEncoder(WordOverlapCrossEncoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = Gate()
-
-    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        self.gate.wait()
-        return super().score(text_pairs)
-
-
-class BrokenCrossEncoder(WordOverlapCrossEncoder):
-    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        msg = "the device is gone"
-        raise ConnectionError(msg)
-
-
 class ReversingCompressor(BaseDocumentCompressor):
-    """A compressor without `top_n`."""
+    """A compressor without `top_n`, which must not be asked about nothing."""
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Any = None
     ) -> Sequence[Document]:
+        assert documents
         return tuple(reversed(documents))
+
+
+class FilterCompressor(BaseDocumentCompressor):
+    """Says by `k` how many it keeps, as LangChain's EmbeddingsFilter does."""
+
+    k: int | None = 20
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Any = None
+    ) -> Sequence[Document]:
+        return documents[: self.k]
+
+
+class StoppingCrossEncoder(WordOverlapCrossEncoder):
+    """Raises what no `except Exception` may hold back."""
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -150,23 +141,48 @@ def store() -> Chroma:
     )
 
 
-def in_memory() -> InMemoryVectorStore:
-    return InMemoryVectorStore.from_documents(DOCUMENTS, PositiveEmbedding())
+def in_memory(documents: list[Document]) -> InMemoryVectorStore:
+    return InMemoryVectorStore.from_documents(documents, PositiveEmbedding())
 
 
 def ids(documents: list[Document]) -> list[str | None]:
     return [document.id for document in documents]
 
 
-def passages(model: WordOverlapCrossEncoder) -> list[list[str]]:
-    return [[passage for _, passage in call] for call in model.calls]
+def every_way(retriever: RerankRetriever, query: Any, **keywords: Any) -> list[list[Document]]:
+    """What `invoke`, `ainvoke`, `batch` and `abatch` give, as outcomes of one query."""
+
+    async def both() -> list[Any]:
+        batch = await retriever.abatch([query], return_exceptions=True, **keywords)
+        return [
+            *batch,
+            *await asyncio.gather(retriever.ainvoke(query, **keywords), return_exceptions=True),
+        ]
+
+    try:
+        first: Any = retriever.invoke(query, **keywords)
+    except Exception as error:  # noqa: BLE001  # an outcome
+        first = error
+    return [
+        first,
+        *retriever.batch([query], return_exceptions=True, **keywords),
+        *asyncio.run(both()),
+    ]
+
+
+def fails(
+    error: type[Exception], message: str, retriever: Any, query: Any, **keywords: Any
+) -> None:
+    for outcome in every_way(retriever, query, **keywords):
+        with pytest.raises(error, match=message):
+            raise outcome
 
 
 # Depths
 
 FIRST_STAGES: dict[str, Callable[[Chroma], Any]] = {
     "Chroma": lambda store: store,
-    "InMemoryVectorStore": lambda _: in_memory(),
+    "InMemoryVectorStore": lambda _: in_memory(DOCUMENTS),
     "as_retriever": lambda store: store.as_retriever(),
     "as_retriever with its own k": lambda store: store.as_retriever(search_kwargs={"k": 2}),
     "mmr": lambda store: store.as_retriever(search_type="mmr"),
@@ -186,103 +202,68 @@ FIRST_STAGES: dict[str, Callable[[Chroma], Any]] = {
     "reranked": lambda store: create_rerank_retriever(
         store, reranker=WordOverlapCrossEncoder(), fetch_k=20
     ),
+    "reranked, shallow": lambda store: create_rerank_retriever(
+        store, reranker=WordOverlapCrossEncoder(), k=2, fetch_k=3
+    ),
+    "repeating itself": lambda _: AllRetriever(documents=DOCUMENTS[:1] * 40 + DOCUMENTS),
+    "function": lambda _: RunnableLambda(lambda _: DOCUMENTS),
 }
 
 
 @pytest.mark.parametrize("first_stage", FIRST_STAGES.values(), ids=FIRST_STAGES)
-async def test_fetch_k_candidates_reach_the_cross_encoder(
-    first_stage: Callable[[Chroma], Any], store: Chroma, model: WordOverlapCrossEncoder
-) -> None:
+def test_fetch_k_candidates_reach_the_cross_encoder(first_stage, store, model) -> None:
     retriever = create_rerank_retriever(first_stage(store), reranker=model, k=3, fetch_k=12)
-
-    found = retriever.invoke("even number")
-    assert [len(set(call)) for call in passages(model)] == [12]
+    found, *others = every_way(retriever, "even number")
+    assert [len(set(call)) for call in model.calls] == [12] * 4
+    assert others == [found] * 3
     assert len(found) == 3
-    assert all(document in DOCUMENTS for document in map(_without_ranking, found))
-    assert [document.metadata["relevance_score"] for document in found] == [1.0, 1.0, 1.0]
-
-    assert await retriever.ainvoke("even number") == found
-    assert retriever.batch(["even number"]) == [found]
-    assert await retriever.abatch(["even number"]) == [found]
-    assert [len(set(call)) for call in passages(model)] == [12] * 4
+    for document in found:
+        metadata = {"i": document.metadata["i"]}
+        assert document.model_copy(update={"metadata": metadata}) in DOCUMENTS
+        assert document.metadata["relevance_score"] == 1.0
 
 
-def _without_ranking(document: Document) -> Document:
-    kept = {"i": document.metadata["i"]}
-    return document.model_copy(update={"metadata": kept})
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_candidates_are_made_distinct_by_the_rerankers_rule(model, *, deduplicate: bool) -> None:
+    pages = [Document("Preface", metadata={"page": page}) for page in (1, 1, 2, 2, 3)]
+    reranker = Reranker(model=model, rank_fields=("page",), deduplicate=deduplicate)
+    retriever = create_rerank_retriever(
+        AllRetriever(documents=pages), reranker=reranker, k=3, fetch_k=3
+    )
+    found = [document.metadata["page"] for document in retriever.invoke("preface")]
+    assert found == ([1, 2, 3] if deduplicate else [1, 1, 2])
 
 
-def test_the_callers_own_parts_stay_as_they_are(model: WordOverlapCrossEncoder) -> None:
+def test_the_callers_own_parts_stay_as_they_are(model) -> None:
     first_stage, reranker = FieldDepthRetriever(), Reranker(model=model, top_n=None)
-    retriever = create_rerank_retriever(first_stage, reranker=reranker, k=1, fetch_k=12)
-    retriever.invoke("even")
-    retriever.batch(["even"])
+    every_way(create_rerank_retriever(first_stage, reranker=reranker, k=1, fetch_k=12), "even")
     assert len(first_stage.invoke("even")) == 4
     assert len(reranker.compress_documents(DOCUMENTS, "even")) == 30
 
 
-async def test_k_and_fetch_k_can_be_given_per_call(
-    store: Chroma, model: WordOverlapCrossEncoder
-) -> None:
+def test_k_fetch_k_and_keywords_can_be_given_per_call(store, model) -> None:
     retriever = create_rerank_retriever(store, reranker=model, k=5, fetch_k=10)
-    assert len(retriever.invoke("even", k=2, fetch_k=7)) == 2
-    assert len(await retriever.ainvoke("even", k=3, fetch_k=8)) == 3
-    assert [len(found) for found in retriever.batch(["even"], k=4, fetch_k=9)] == [4]
-    assert [len(found) for found in await retriever.abatch(["even"], k=6)] == [6]
-    assert len(retriever.invoke("even")) == 5
-    assert [len(call) for call in model.calls] == [7, 8, 9, 10, 10]
-
-
-async def test_filter_reaches_the_first_stage(
-    store: Chroma, model: WordOverlapCrossEncoder
-) -> None:
-    retriever = create_rerank_retriever(store, reranker=model, k=3, fetch_k=10)
-    below = {"i": {"$lt": 4}}
-    for found in (
-        retriever.invoke("even", filter=below),
-        await retriever.ainvoke("even", filter=below),
-        retriever.batch(["even"], filter=below)[0],
-        (await retriever.abatch(["even"], filter=below))[0],
-    ):
+    assert {len(found) for found in every_way(retriever, "even", k=2, fetch_k=7)} == {2}
+    for found in every_way(retriever, "even", k=3, filter={"i": {"$lt": 4}}):
         assert ids(found)[:2] in (["0", "2"], ["2", "0"])
-    assert all(len(call) == 4 for call in model.calls)
-    retriever.invoke("even")
-    assert len(model.calls[-1]) == 10
+    assert len(retriever.invoke("even")) == 5
+    assert [len(call) for call in model.calls] == [7] * 4 + [4] * 4 + [10]
 
 
-def test_search_kwargs_hold_for_every_call(store: Chroma, model: WordOverlapCrossEncoder) -> None:
-    retriever = create_rerank_retriever(
-        store, reranker=model, k=2, search_kwargs={"filter": {"i": {"$gte": 27}}}
-    )
+def test_search_kwargs_hold_for_every_call(store, model) -> None:
+    options = {"filter": {"i": {"$gte": 27}}}
+    retriever = create_rerank_retriever(store, reranker=model, k=2, search_kwargs=options)
     assert ids(retriever.invoke("even"))[0] == "28"
-    assert [sorted(call) for call in passages(model)] == [
-        ["number 27 odd", "number 28 even", "number 29 odd"]
+    assert sorted(passage for _, passage in model.calls[0]) == [
+        document.page_content for document in DOCUMENTS[27:]
     ]
 
 
-def test_keyword_of_the_first_stage_passes(model: WordOverlapCrossEncoder) -> None:
+def test_keyword_of_the_first_stage_passes(model) -> None:
     retriever = create_rerank_retriever(KeywordDepthRetriever(), reranker=model, k=2, fetch_k=4)
-    retriever.invoke("even", start=10)
-    assert passages(model) == [[DOCUMENTS[i].page_content for i in range(10, 14)]]
-
-
-@pytest.mark.parametrize(
-    "source", [AllRetriever(), KeywordDepthRetriever(), FieldDepthRetriever()], ids=type
-)
-async def test_keyword_that_the_first_stage_would_drop_is_an_error(
-    source: BaseRetriever, model: WordOverlapCrossEncoder
-) -> None:
-    retriever = create_rerank_retriever(source, reranker=model)
-    message = f"the first stage {type(source).__name__} takes no keyword filter"
-    with pytest.raises(TypeError, match=message):
-        retriever.invoke("even", filter={"i": 1})
-    with pytest.raises(TypeError, match=message):
-        await retriever.ainvoke("even", filter={"i": 1})
-    with pytest.raises(TypeError, match=message):
-        retriever.batch(["even"], filter={"i": 1})
-    with pytest.raises(TypeError, match=message):
-        await retriever.abatch(["even"], filter={"i": 1})
-    assert model.calls == []
+    every_way(retriever, "even", start=10)
+    passages = [("even", document.page_content) for document in DOCUMENTS[10:14]]
+    assert model.calls == [passages] * 4
 
 
 WRONG_DEPTHS = [
@@ -295,152 +276,145 @@ WRONG_DEPTHS = [
 
 
 @pytest.mark.parametrize(("depths", "message"), WRONG_DEPTHS)
-def test_wrong_depths_are_errors_at_construction(
-    depths: dict[str, int], message: str, model: WordOverlapCrossEncoder
-) -> None:
+def test_wrong_depths_are_errors(depths: dict[str, Any], message: str, model) -> None:
     with pytest.raises(ValueError, match=message):
         create_rerank_retriever(AllRetriever(), reranker=model, **depths)
+    parts: Any = {"base_retriever": AllRetriever(), "base_compressor": Reranker(model=model)}
     with pytest.raises(ValueError, match="greater than 0" if len(depths) == 1 else message):
-        RerankRetriever(
-            base_retriever=AllRetriever(), base_compressor=Reranker(model=model), **depths
-        )
-
-
-@pytest.mark.parametrize(("depths", "message"), WRONG_DEPTHS)
-async def test_wrong_depths_are_errors_per_call(
-    depths: dict[str, int], message: str, model: WordOverlapCrossEncoder
-) -> None:
-    retriever = create_rerank_retriever(AllRetriever(), reranker=model)
-    with pytest.raises(ValueError, match=message):
-        retriever.invoke("even", **depths)
-    with pytest.raises(ValueError, match=message):
-        await retriever.ainvoke("even", **depths)
-    with pytest.raises(ValueError, match=message):
-        retriever.batch(["even"], **depths)
-    with pytest.raises(ValueError, match=message):
-        await retriever.abatch(["even"], **depths)
+        RerankRetriever(**parts, **depths)
+    fails(ValueError, message, RerankRetriever(**parts), "even", **depths)
     assert model.calls == []
 
 
-def test_top_n_of_the_reranker_is_k_unless_k_is_given(model: WordOverlapCrossEncoder) -> None:
-    def found(reranker: Any, **depths: int) -> int:
-        retriever = create_rerank_retriever(AllRetriever(), reranker=reranker, **depths)
-        return len(retriever.invoke("even"))
+@pytest.mark.parametrize("wrong", [2.5, "3", True])
+def test_depths_that_are_no_ints_are_refused(wrong, model) -> None:
+    retriever = create_rerank_retriever(AllRetriever(), reranker=model)
+    fails(TypeError, "^k must be an int", retriever, "even", k=wrong)
 
-    reranker = Reranker(model=model, top_n=2)
-    assert found(reranker) == 2
-    assert found(reranker, k=4) == 4
-    assert len(reranker.compress_documents(DOCUMENTS, "even")) == 2
-    assert found(Reranker(model=model, top_n=None), fetch_k=11) == 11
-    assert found(model) == 5
+
+def pipeline(*steps: BaseDocumentCompressor) -> DocumentCompressorPipeline:
+    return DocumentCompressorPipeline(transformers=[*steps])
+
+
+FAKE = WordOverlapCrossEncoder()
+FILTER = FilterCompressor(k=8)
+KEPT = {
+    "reranker": (Reranker(model=FAKE), {}, 5),
+    "its top_n": (Reranker(model=FAKE, top_n=2), {}, 2),
+    "all": (Reranker(model=FAKE, top_n=None), {"fetch_k": 11}, 11),
+    "no more than fetch_k": (Reranker(model=FAKE), {"fetch_k": 3}, 3),
+    "k before top_n": (Reranker(model=FAKE, top_n=2), {"k": 4}, 4),
+    "LangChain's, its top_n": (CrossEncoderReranker(model=FAKE), {}, 3),
+    "LangChain's": (CrossEncoderReranker(model=FAKE), {"k": 7}, 7),
+    "without a number": (ReversingCompressor(), {}, 5),
+    "without a number, k": (ReversingCompressor(), {"k": 2}, 2),
+    "filter": (FILTER, {"k": 12}, 12),
+    "pipeline": (pipeline(Reranker(model=FAKE)), {"k": 10}, 10),
+    "pipeline, its top_n": (pipeline(Reranker(model=FAKE, top_n=7), ReversingCompressor()), {}, 7),
+    "pipeline, a filter before": (pipeline(FILTER, Reranker(model=FAKE)), {"k": 10}, 10),
+    "pipeline, a wide filter": (
+        pipeline(Reranker(model=FAKE, top_n=9), Reranker(model=FAKE, top_n=2)),
+        {},
+        2,
+    ),
+    "pipeline of pipelines": (pipeline(pipeline(Reranker(model=FAKE))), {"k": 20}, 20),
+}
+
+
+@pytest.mark.parametrize(("reranker", "depths", "kept"), KEPT.values(), ids=KEPT)
+def test_k_is_how_many_come_back(reranker, depths, kept) -> None:
+    before = reranker.model_dump()
+    made = create_rerank_retriever(AllRetriever(), reranker=reranker, **depths)
+    direct = RerankRetriever(base_retriever=AllRetriever(), base_compressor=reranker, **depths)
+    for retriever in (made, direct):
+        assert {len(found) for found in every_way(retriever, "even")} == {kept}
+        assert {len(found) for found in every_way(retriever, "even", k=3)} == {3}
+    assert reranker.model_dump() == before
+
+
+def test_earlier_steps_of_a_pipeline_keep_their_numbers() -> None:
+    last = WordOverlapCrossEncoder()
+    steps = pipeline(Reranker(model=FAKE, top_n=9), Reranker(model=last, top_n=2))
+    create_rerank_retriever(AllRetriever(), reranker=steps).invoke("even")
+    assert len(last.calls[0]) == 9
+
+
+def test_a_top_n_over_fetch_k_is_an_error(model) -> None:
     with pytest.raises(ValueError, match="fetch_k=100 with k=101"):
-        found(Reranker(model=model, top_n=101))
+        create_rerank_retriever(AllRetriever(), reranker=Reranker(model=model, top_n=101))
 
 
-def test_other_compressors_are_cut_to_k(model: WordOverlapCrossEncoder) -> None:
-    first_three = create_rerank_retriever(
-        AllRetriever(), reranker=CrossEncoderReranker(model=model), fetch_k=10
+@pytest.mark.parametrize("wrap", [lambda reranker: reranker, pipeline])
+def test_instruction_can_be_given_per_call(wrap) -> None:
+    model = InstructedCrossEncoder()
+    retriever = create_rerank_retriever(
+        AllRetriever(documents=DOCUMENTS[:1]), reranker=wrap(Reranker(model=model))
     )
-    assert ids(first_three.invoke("even")) == ["0", "2", "4"]
-    assert ids(first_three.invoke("even", k=5)) == ["0", "2", "4", "6", "8"]
-
-    reversing = create_rerank_retriever(AllRetriever(), reranker=ReversingCompressor(), fetch_k=10)
-    assert ids(reversing.invoke("even")) == ["9", "8", "7", "6", "5"]
-    assert ids(reversing.invoke("even", k=2)) == ["9", "8"]
-    assert [ids(found) for found in reversing.batch(["even", "odd"], k=1)] == [["9"], ["9"]]
+    every_way(retriever, "even", instruction="for lawyers")
+    assert model.calls == [[("for lawyers: even", "number 0 even")]] * 4
+    fails(ValueError, "no such instruction", retriever, "even", instruction="refused")
 
 
-async def test_other_compressors_are_cut_to_k_async(model: WordOverlapCrossEncoder) -> None:
-    reversing = create_rerank_retriever(AllRetriever(), reranker=ReversingCompressor(), fetch_k=10)
-    assert ids(await reversing.ainvoke("even", k=2)) == ["9", "8"]
-    assert [ids(found) for found in await reversing.abatch(["even", "odd"], k=1)] == [["9"], ["9"]]
-
-
-def test_any_runnable_can_be_the_first_stage(model: WordOverlapCrossEncoder) -> None:
-    retriever = RerankRetriever(
-        base_retriever=RunnableLambda(lambda _: DOCUMENTS),
-        base_compressor=Reranker(model=model),
-        k=1,
-        fetch_k=4,
-    )
-    assert ids(retriever.invoke("number 3")) == ["3"]
-    assert len(model.calls[0]) == 4
+@pytest.mark.parametrize(
+    "reranker", [FAKE, CrossEncoderReranker(model=FAKE), pipeline(Reranker(model=FAKE))], ids=type
+)
+def test_an_instruction_is_never_dropped(reranker) -> None:
+    retriever = create_rerank_retriever(AllRetriever(), reranker=reranker)
+    fails(ValueError, "takes n", retriever, "even", instruction="for lawyers")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"source": [DOCUMENTS[0]]}, "source must be a VectorStore or a BaseRetriever, got list"),
-        ({"reranker": 3}, "reranker must be a model name, .* got int"),
+        ({"source": [DOCUMENTS[0]]}, "source must be a VectorStore or a Runnable .* got list"),
+        ({"reranker": 3}, "reranker must be a model name or path, .* got int"),
         ({"search_kwargs": {"k": 3}}, "search_kwargs needs a VectorStore as source.* AllRetriever"),
         ({"hybrid": True}, "hybrid=True needs a VectorStore as source.* AllRetriever"),
     ],
-    ids=str,
+    ids=["source", "reranker", "search_kwargs", "hybrid"],
 )
 def test_parts_that_do_not_fit_are_errors(arguments: dict[str, Any], message: str) -> None:
-    defaults = {"source": AllRetriever(), "reranker": WordOverlapCrossEncoder()}
     with pytest.raises(TypeError, match=message):
-        create_rerank_retriever(**{**defaults, **arguments})
+        create_rerank_retriever(**{"source": AllRetriever(), "reranker": FAKE, **arguments})
 
 
-def test_unknown_field_is_an_error(model: WordOverlapCrossEncoder) -> None:
+def test_fields_that_lack_or_are_unknown_are_errors() -> None:
+    parts: Any = {"base_retriever": AllRetriever(), "base_compressor": Reranker(model=FAKE)}
     with pytest.raises(ValueError, match="top_n"):
-        RerankRetriever(
-            base_retriever=AllRetriever(), base_compressor=Reranker(model=model), top_n=3
-        )
+        RerankRetriever(**parts, top_n=3)
+    with pytest.raises(ValueError, match="base_compressor"):
+        RerankRetriever(base_retriever=AllRetriever())
 
 
 # What comes back
 
 
-async def test_blank_query_is_an_error(model: WordOverlapCrossEncoder) -> None:
+def test_wrong_queries_are_errors(model) -> None:
     retriever = create_rerank_retriever(AllRetriever(), reranker=model)
-    with pytest.raises(ValueError, match="query must hold text"):
-        retriever.invoke(" ")
-    with pytest.raises(ValueError, match="query must hold text"):
-        await retriever.ainvoke(" ")
-    with pytest.raises(TypeError, match="query must be a str, got NoneType"):
-        retriever.invoke(None)
+    fails(ValueError, "query must hold text", retriever, " ")
+    fails(TypeError, "query must be a str, got NoneType", retriever, None)
 
 
-async def test_lone_surrogates_in_a_query_are_replaced(
-    store: Chroma, model: WordOverlapCrossEncoder
-) -> None:
+def test_lone_surrogates_in_a_query_are_replaced(store, model) -> None:
     # The embeddings encode the query as UTF-8, which a lone surrogate is not.
     retriever = create_rerank_retriever(store, reranker=model, k=1, fetch_k=30)
-    query = "number 3 \ud800"
-    assert ids(retriever.invoke(query)) == ids(await retriever.ainvoke(query)) == ["3"]
-    assert [ids(found) for found in retriever.batch([query, "number 4"])] == [["3"], ["4"]]
-    assert {scored for call in model.calls for scored, _ in call} == {"number 3 \ufffd", "number 4"}
+    assert [ids(found) for found in every_way(retriever, "number 3 \ud800")] == [["3"]] * 4
+    assert {scored for call in model.calls for scored, _ in call} == {"number 3 \ufffd"}
 
 
 @pytest.mark.parametrize("kind", ["Chroma", "hybrid", "InMemoryVectorStore"])
-async def test_empty_store_gives_no_documents_and_loads_no_model(kind: str) -> None:
-    store: Any = InMemoryVectorStore(PositiveEmbedding())
+@pytest.mark.parametrize("reranker", ["no-such/model", ReversingCompressor()], ids=type)
+def test_empty_store_gives_no_documents_and_loads_no_model(kind: str, reranker) -> None:
+    store: Any = in_memory([])
     if kind != "InMemoryVectorStore":
         name = f"test-{uuid.uuid4().hex}"
         store = index_documents([], PositiveEmbedding(), collection_name=name)
-    retriever = create_rerank_retriever(store, reranker="no-such/model", hybrid=kind == "hybrid")
-    assert retriever.invoke("even") == []
-    assert await retriever.ainvoke("even") == []
-    assert retriever.batch(["even", "odd"]) == [[], []]
-    assert await retriever.abatch(["even", "odd"]) == [[], []]
+    retriever = create_rerank_retriever(store, reranker=reranker, hybrid=kind == "hybrid")
+    assert every_way(retriever, "even") == [[]] * 4
     assert retriever.batch([]) == []
 
 
-async def test_other_compressors_are_not_asked_about_no_documents() -> None:
-    class RefusingCompressor(ReversingCompressor):
-        def compress_documents(self, documents: Any, query: str, callbacks: Any = None) -> Any:
-            raise AssertionError(documents)
-
-    retriever = create_rerank_retriever(
-        InMemoryVectorStore(PositiveEmbedding()), reranker=RefusingCompressor()
-    )
-    assert retriever.invoke("even") == []
-    assert await retriever.ainvoke("even") == []
-
-
-def test_real_model_puts_the_answer_first(store: Chroma, cross_encoder: TorchCrossEncoder) -> None:
+def test_real_model_puts_the_answer_first(store, cross_encoder: TorchCrossEncoder) -> None:
     answer = Document("Berlin had a population of 3,520,031 registered inhabitants.", id="answer")
     store.add_documents([answer, Document("Berlin is well known for its museums.", id="museums")])
     retriever = create_rerank_retriever(store, reranker=cross_encoder, k=1, fetch_k=32)
@@ -449,63 +423,31 @@ def test_real_model_puts_the_answer_first(store: Chroma, cross_encoder: TorchCro
 
 # Batches
 
-QUERIES = ["number 3", "odd 7", "even"]
 
-
-async def test_batch_gives_the_same_in_one_pass(
-    store: Chroma, model: WordOverlapCrossEncoder
-) -> None:
-    retriever = create_rerank_retriever(store, reranker=model, k=3, fetch_k=30)
-    one_by_one = [retriever.invoke(query) for query in QUERIES]
-    assert [ids(found)[0] for found in one_by_one[:2]] == ["3", "7"]
-    model.calls.clear()
-
-    assert retriever.batch(QUERIES) == one_by_one
-    assert [len(call) for call in model.calls] == [90]
-    assert await retriever.abatch(QUERIES) == one_by_one
-    assert [len(call) for call in model.calls] == [90, 90]
-    assert retriever.batch(QUERIES, {"max_concurrency": 1}) == one_by_one
-
-
-async def test_one_bad_query_leaves_the_others_their_answers(
-    model: WordOverlapCrossEncoder,
-) -> None:
+async def test_one_bad_query_leaves_the_others_their_answers(model) -> None:
     retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1)
     queries = ["number 3", " ", "fail", "number 7"]
     for outcomes in (
-        retriever.batch(queries, return_exceptions=True),
+        retriever.batch(queries, {"max_concurrency": 1}, return_exceptions=True),
         await retriever.abatch(queries, return_exceptions=True),
     ):
-        first, blank, failed, last = outcomes
-        assert (ids(first), ids(last)) == (["3"], ["7"])
-        assert isinstance(blank, ValueError)
-        assert str(failed) == "the index is gone"
-        assert isinstance(failed, ConnectionError)
-    assert [len(call) for call in model.calls] == [60, 60]
-
+        assert [ids(outcomes[0]), ids(outcomes[3])] == [["3"], ["7"]]
+        assert [type(one) for one in outcomes[1:3]] == [ValueError, ConnectionError]
     with pytest.raises(ValueError, match="query must hold text"):
         retriever.batch(queries)
     with pytest.raises(ConnectionError, match="the index is gone"):
         await retriever.abatch(["number 3", "fail"])
 
 
-async def test_scoring_that_fails_in_a_batch() -> None:
+def test_scoring_that_fails() -> None:
     broken = BrokenCrossEncoder()
-    raising = create_rerank_retriever(AllRetriever(), reranker=broken, k=2)
-    with pytest.raises(ScoringError, match="the device is gone"):
-        raising.batch(QUERIES)
-    outcomes = await raising.abatch(QUERIES, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [ScoringError] * 3
-    assert isinstance(outcomes[2].__cause__, ConnectionError)
-
-    keeping = create_rerank_retriever(
-        AllRetriever(), reranker=Reranker(model=broken, on_error="keep_order"), k=2
-    )
-    assert [ids(found) for found in keeping.batch(QUERIES)] == [["0", "1"]] * 3
-    assert [ids(found) for found in await keeping.abatch(QUERIES)] == [["0", "1"]] * 3
+    fails(ScoringError, "gone", create_rerank_retriever(AllRetriever(), reranker=broken), "even")
+    reranker = Reranker(model=broken, on_error="keep_order")
+    keeping = create_rerank_retriever(AllRetriever(), reranker=reranker, k=2)
+    assert [ids(found) for found in every_way(keeping, "even")] == [["0", "1"]] * 4
 
 
-def test_threads_get_what_one_caller_gets(store: Chroma, model: WordOverlapCrossEncoder) -> None:
+def test_threads_get_what_one_caller_gets(store, model) -> None:
     retriever = create_rerank_retriever(store, reranker=model, k=3, fetch_k=30, hybrid=True)
     queries = [f"number {i}" for i in range(30)]
     expected = [ids(retriever.invoke(query)) for query in queries]
@@ -515,137 +457,27 @@ def test_threads_get_what_one_caller_gets(store: Chroma, model: WordOverlapCross
     assert [first for first, *_ in found] == [str(i) for i in range(30)]
 
 
-# Traces
+@pytest.mark.parametrize("return_exceptions", [True, False])
+def test_ctrl_c_ends_a_batch(*, return_exceptions: bool) -> None:
+    retriever = create_rerank_retriever(AllRetriever(), reranker=StoppingCrossEncoder())
+    with pytest.raises(KeyboardInterrupt):
+        retriever.batch(["even", "odd"], return_exceptions=return_exceptions)
 
 
-async def test_each_query_of_a_batch_is_one_run_with_both_stages(
-    model: WordOverlapCrossEncoder,
-) -> None:
-    retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1, fetch_k=10)
-    queries = ["number 3", " ", "fail", "number 7"]
-    for run_batch in (retriever.batch, retriever.abatch):
-        collector = RunCollectorCallbackHandler()
-        config = {"callbacks": [collector], "tags": ["mine"], "metadata": {"user": "u1"}}
-        outcomes = run_batch(queries, config, return_exceptions=True)
-        if asyncio.iscoroutine(outcomes):
-            outcomes = await outcomes
-
-        runs = {run.inputs["query"]: run for run in collector.traced_runs}
-        assert len(collector.traced_runs) == len(runs) == 4
-        assert {(run.name, run.run_type) for run in runs.values()} == {
-            ("RerankRetriever", "retriever")
-        }
-        assert all("mine" in run.tags for run in runs.values())
-        assert all(run.extra["metadata"]["user"] == "u1" for run in runs.values())
-
-        assert runs["number 7"].outputs["documents"] == outcomes[3]
-        first_stage, reranking = runs["number 7"].child_runs
-        assert (first_stage.name, first_stage.run_type) == ("AllRetriever", "retriever")
-        assert len(first_stage.outputs["documents"]) == 30
-        assert (reranking.name, reranking.inputs["query"]) == ("Reranker", "number 7")
-        assert reranking.extra["metadata"]["documents_in"] == 10
-        assert ids(reranking.outputs["output"]) == ["7"]
-
-        assert "query must hold text" in runs[" "].error
-        assert runs[" "].child_runs == []
-        assert "the index is gone" in runs["fail"].error
-        assert [child.name for child in runs["fail"].child_runs] == ["AllRetriever"]
-
-
-async def test_invoke_and_batch_leave_the_same_trace(model: WordOverlapCrossEncoder) -> None:
-    retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1)
-
-    def tree(run: Any) -> tuple[Any, ...]:
-        metadata = sorted(run.extra["metadata"].items())
-        return run.name, run.run_type, sorted(run.tags), metadata, [*map(tree, run.child_runs)]
-
-    def config() -> dict[str, Any]:
-        collector = RunCollectorCallbackHandler()
-        collectors.append(collector)
-        return {"callbacks": [collector], "metadata": {"user": "u1"}, "run_name": "mine"}
-
-    collectors: list[RunCollectorCallbackHandler] = []
-    retriever.invoke("even", config())
-    retriever.batch(["even"], config())
-    await retriever.ainvoke("even", config())
-    await retriever.abatch(["even"], config())
-    trees = [tree(run) for collector in collectors for run in collector.traced_runs]
-    assert len(trees) == 4
-    assert trees[0][0] == "mine"
-    assert trees[1:] == trees[:1] * 3
-
-
-@pytest.mark.parametrize("hybrid", [False, True])
-async def test_in_a_chain_both_stages_are_traced_below_the_retriever(
-    model: WordOverlapCrossEncoder,
-    hybrid: bool,  # noqa: FBT001  # a parameter of the test
-) -> None:
-    documents = [Document("even"), Document("odd")]
-    embeddings = DeterministicFakeEmbedding(size=8)
-    store = index_documents(documents, embeddings, collection_name="traced-in-a-chain")
-    retriever = create_rerank_retriever(store, reranker=model, k=1, fetch_k=2, hybrid=hybrid)
-    chain = RunnablePassthrough() | retriever
-    collector = RunCollectorCallbackHandler()
-    config: Any = {"callbacks": [collector]}
-    chain.invoke("even", config)
-    await chain.ainvoke("even", config)
-    chain.batch(["even"], config)
-    assert len(collector.traced_runs) == 3
-    first_stage = "HybridRetriever" if hybrid else "VectorStoreRetriever"
-    for run in collector.traced_runs:
-        assert [child.name for child in run.child_runs] == [
-            "RunnablePassthrough",
-            "RerankRetriever",
-        ]
-        below = run.child_runs[1].child_runs
-        assert [child.name for child in below] == [first_stage, "Reranker"]
-        if hybrid:
-            (ensemble,) = below[0].child_runs
-            searches = {child.name for child in ensemble.child_runs}
-            assert searches == {"VectorStoreRetriever", "KeywordRetriever"}
-
-
-async def test_batch_takes_a_config_for_each_query(model: WordOverlapCrossEncoder) -> None:
-    retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1)
-    one, two = RunCollectorCallbackHandler(), RunCollectorCallbackHandler()
-    configs = [
-        {"callbacks": [one], "run_name": "first", "run_id": uuid.uuid4()},
-        {"callbacks": [two], "run_name": "second", "tags": ["b"]},
-    ]
-    expected_id = configs[0]["run_id"]
-    retriever.batch(["even", "odd"], configs)
-    await retriever.abatch(["even", "odd"], [{"callbacks": [one]}, {"callbacks": [two]}])
-
-    assert [(run.name, run.inputs["query"]) for run in one.traced_runs] == [
-        ("first", "even"),
-        ("RerankRetriever", "even"),
-    ]
-    assert one.traced_runs[0].id == expected_id
-    assert [(run.name, run.inputs["query"]) for run in two.traced_runs] == [
-        ("second", "odd"),
-        ("RerankRetriever", "odd"),
-    ]
-    assert two.traced_runs[0].tags == ["b"]
-    assert [child.name for child in two.traced_runs[0].child_runs] == ["AllRetriever", "Reranker"]
-
-
-def test_failed_scoring_shows_in_every_run_of_the_batch() -> None:
-    retriever = create_rerank_retriever(AllRetriever(), reranker=BrokenCrossEncoder())
-    collector = RunCollectorCallbackHandler()
-    retriever.batch(["even", "odd"], {"callbacks": [collector]}, return_exceptions=True)
-    assert len(collector.traced_runs) == 2
-    for run in collector.traced_runs:
-        assert "the device is gone" in run.error
-        assert "the device is gone" in run.child_runs[1].error
-
-
-# Async and agents
+async def test_a_cancelled_batch_is_cancelled() -> None:
+    model = GatedCrossEncoder()
+    retriever = create_rerank_retriever(AllRetriever(), reranker=model)
+    task = asyncio.create_task(retriever.abatch(["even", "odd"], return_exceptions=True))
+    await asyncio.to_thread(model.gate.begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    model.gate.go.set()
 
 
 @pytest.mark.parametrize("method", ["ainvoke", "abatch"])
 async def test_async_does_not_block_the_event_loop(method: str) -> None:
-    model = WaitingCrossEncoder()
-    first_stage = WaitingRetriever(gate=Gate())
+    model, first_stage = GatedCrossEncoder(), AllRetriever(gate=Gate())
     retriever = create_rerank_retriever(first_stage, reranker=model, k=1)
     query: Any = "number 3" if method == "ainvoke" else ["number 3"]
     found, *_ = await asyncio.gather(
@@ -654,68 +486,86 @@ async def test_async_does_not_block_the_event_loop(method: str) -> None:
     assert ids(found if method == "ainvoke" else found[0]) == ["3"]
 
 
-async def test_serves_an_agent_as_a_tool(store: Chroma, model: WordOverlapCrossEncoder) -> None:
+# Traces and agents
+
+
+def tree(run: Any) -> tuple[Any, ...]:
+    metadata = sorted(run.extra["metadata"].items())
+    children = [tree(child) for child in run.child_runs]
+    return run.name, run.run_type, sorted(run.tags), metadata, bool(run.error), children
+
+
+@pytest.mark.parametrize("query", ["number 7", " ", "fail"])
+async def test_each_query_is_one_run_with_both_stages_however_it_is_asked(query, model) -> None:
+    retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1, fetch_k=10)
+    collector = RunCollectorCallbackHandler()
+    run_id = uuid.uuid4()
+    config: Any = {
+        "callbacks": [collector],
+        "tags": ["mine"],
+        "metadata": {"user": "u1"},
+        "run_name": "named",
+    }
+    retriever.batch([query], {**config, "run_id": run_id}, return_exceptions=True)
+    await retriever.abatch([query], config, return_exceptions=True)
+    with suppress(ConnectionError, ValueError):
+        retriever.invoke(query, config)
+    with suppress(ConnectionError, ValueError):
+        await retriever.ainvoke(query, config)
+    first, *others = collector.traced_runs
+    assert first.id == run_id
+    assert [tree(run) for run in others] == [tree(first)] * 3
+    assert (first.name, first.run_type, first.tags) == ("named", "retriever", ["mine"])
+    stages = {" ": [], "fail": ["AllRetriever"], "number 7": ["AllRetriever", "Reranker"]}[query]
+    assert [child.name for child in first.child_runs] == stages
+    if query == "number 7":
+        searched, reranked = first.child_runs
+        assert len(searched.outputs["documents"]) == 30
+        assert reranked.extra["metadata"]["documents_in"] == 10
+        assert ids(first.outputs["documents"]) == ids(reranked.outputs["output"]) == ["7"]
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+async def test_in_a_chain_both_stages_are_traced_below_the_retriever(model, *, hybrid) -> None:
+    documents = [Document("even"), Document("odd")]
+    store = index_documents(documents, PositiveEmbedding(), collection_name="traced-in-a-chain")
+    retriever = create_rerank_retriever(store, reranker=model, k=1, fetch_k=2, hybrid=hybrid)
+    chain = RunnablePassthrough() | retriever
+    collector = RunCollectorCallbackHandler()
+    config: Any = {"callbacks": [collector]}
+    chain.invoke("even", config)
+    await chain.ainvoke("even", config)
+    chain.batch(["even"], config)
+    assert len(collector.traced_runs) == 3
+    for run in collector.traced_runs:
+        assert [child.name for child in run.child_runs] == [
+            "RunnablePassthrough",
+            "RerankRetriever",
+        ]
+        first_stage, reranking = run.child_runs[1].child_runs
+        assert reranking.name == "Reranker"
+        assert first_stage.name == ("HybridRetriever" if hybrid else "VectorStoreRetriever")
+
+
+def test_batch_takes_a_config_for_each_query(model) -> None:
+    retriever = create_rerank_retriever(AllRetriever(), reranker=model, k=1)
+    one, two = RunCollectorCallbackHandler(), RunCollectorCallbackHandler()
+    configs: Any = [
+        {"callbacks": [one], "run_name": "first"},
+        {"callbacks": [two], "tags": ["second"]},
+    ]
+    retriever.batch(["even", "odd"], configs)
+    assert [(run.name, run.inputs["query"]) for run in one.traced_runs] == [("first", "even")]
+    assert [(run.tags, run.inputs["query"]) for run in two.traced_runs] == [(["second"], "odd")]
+
+
+async def test_serves_an_agent_as_a_tool(store, model) -> None:
     retriever = create_rerank_retriever(store, reranker=model, k=2, fetch_k=30)
     tool = create_retriever_tool(
         retriever, "search", "Searches numbers.", response_format="content_and_artifact"
     )
-    call = {"type": "tool_call", "id": "1", "name": "search", "args": {"query": "number 3"}}
+    call: Any = {"type": "tool_call", "id": "1", "name": "search", "args": {"query": "number 3"}}
     for message in (tool.invoke(call), await tool.ainvoke(call)):
-        assert message.tool_call_id == "1"
         assert ids(message.artifact)[0] == "3"
         assert message.artifact[0].metadata["relevance_score"] == 1.0
         assert message.content.startswith("number 3 odd\n\nnumber ")
-
-
-class Stopping(WordOverlapCrossEncoder):
-    """Raises what no `except Exception` may hold back."""
-
-    def score(self, text_pairs):
-        raise KeyboardInterrupt
-
-
-class WaitingForGo(WordOverlapCrossEncoder):
-    """Scores once it may; `entered` tells that it was asked."""
-
-    def __init__(self):
-        super().__init__()
-        self.entered, self.go = threading.Event(), threading.Event()
-
-    def score(self, text_pairs):
-        self.entered.set()
-        self.go.wait(timeout=10)
-        return super().score(text_pairs)
-
-
-@pytest.mark.parametrize("return_exceptions", [True, False])
-def test_ctrl_c_ends_a_batch(return_exceptions):
-    retriever = create_rerank_retriever(AllRetriever(), reranker=Stopping())
-    with pytest.raises(KeyboardInterrupt):
-        retriever.batch(["even", "odd"], return_exceptions=return_exceptions)
-
-
-async def test_a_cancelled_batch_is_cancelled():
-    model = WaitingForGo()
-    retriever = create_rerank_retriever(AllRetriever(), reranker=model)
-    task = asyncio.create_task(retriever.abatch(["even", "odd"], return_exceptions=True))
-    await asyncio.to_thread(model.entered.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    model.go.set()
-
-
-@pytest.mark.parametrize("inner", [{"k": 2, "fetch_k": 3}, {}])
-def test_a_rerank_retriever_can_be_the_first_stage(inner):
-    first = create_rerank_retriever(AllRetriever(), reranker=WordOverlapCrossEncoder(), **inner)
-    model = WordOverlapCrossEncoder()
-    found = create_rerank_retriever(first, reranker=model, k=4).invoke("even")
-    assert len(found) == 4
-    assert len(model.calls[0]) == len(DOCUMENTS)
-
-
-@pytest.mark.parametrize("wrong", [2.5, "3", True])
-def test_depths_that_are_no_ints_are_refused(wrong):
-    retriever = create_rerank_retriever(AllRetriever(), reranker=WordOverlapCrossEncoder())
-    with pytest.raises(TypeError, match=r"^k must be an int"):
-        retriever.invoke("even", k=wrong)

@@ -107,7 +107,7 @@ def _chain(
     store: Chroma, chat_model: BaseChatModel | None, choices: _Choices
 ) -> Runnable[str | dict[str, Any], RagOutput]:
     from langchain_rerank.chain import create_rag_chain
-    from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
+    from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
     from langchain_rerank.offline import offline_reranker
     from langchain_rerank.retriever import create_rerank_retriever
 

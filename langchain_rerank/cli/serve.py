@@ -118,7 +118,7 @@ def build_cross_encoder(
         model: A hub name, a folder, "offline", or None for the default.
         backend: What it runs in.
     """
-    from langchain_rerank.cross_encoders.flag_embedding import (
+    from langchain_rerank.cross_encoders.torch import (
         DEFAULT_MODEL,
         TorchCrossEncoder,
     )

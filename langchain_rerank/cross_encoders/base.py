@@ -85,7 +85,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens of a batch, padding included; None chooses by device."""
     query_instruction: str | None = None
-    """Put before every query."""
+    """Put before every query; None takes the prompt that the checkpoint saved, if any."""
     passage_instruction: str | None = None
     """Put before every passage."""
     normalize: bool = True
@@ -198,9 +198,12 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         three_quarters = min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
         return self.query_max_length or three_quarters
 
-    def _instructed(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Put the instructions before the texts."""
-        before_query, before_passage = self.query_instruction or "", self.passage_instruction or ""
+    def _instructed(
+        self, pairs: Sequence[tuple[str, str]], prompt: str = ""
+    ) -> list[tuple[str, str]]:
+        """Put the instructions before the texts; `prompt` is the checkpoint's own."""
+        before_query = prompt if self.query_instruction is None else self.query_instruction
+        before_passage = self.passage_instruction or ""
         return [(before_query + query, before_passage + passage) for query, passage in pairs]
 
     def _short_queries(
@@ -220,9 +223,10 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         pairs: Sequence[tuple[str, str]],
         max_length: int,
         frame: Frame | None = None,
+        prompt: str = "",
     ) -> tokenization.Windows:
         """Encode pairs as `long_documents` says, in a language model's prompt if there is one."""
-        pairs = self._short_queries(tokenizer, self._instructed(pairs), max_length)
+        pairs = self._short_queries(tokenizer, self._instructed(pairs, prompt), max_length)
         whole = self.long_documents != "first"
         if frame is not None:
             windows = tokenization.encode_framed(tokenizer, frame, pairs, max_length, whole=whole)

@@ -124,10 +124,9 @@ def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False)
     """
     try:
         modules = _json(folder / "modules.json", [])
-        saved = _json(folder / "config_sentence_transformers.json", {})
         if modules:
-            return _modular(folder, modules, saved, trust_remote_code=trust_remote_code)
-        return _plain(name, folder, saved, trust_remote_code=trust_remote_code)
+            return _modular(folder, modules, trust_remote_code=trust_remote_code)
+        return _plain(name, folder, trust_remote_code=trust_remote_code)
     except (RefusedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = error if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
         msg = (
@@ -152,10 +151,11 @@ def _refuse(path: Path, request: str, instead: str) -> RefusedError:
     return RefusedError(f"{path} {request}. {instead}")
 
 
-def _plain(
-    name: str, folder: Path, saved: dict[str, Any], *, trust_remote_code: bool
-) -> Checkpoint:
-    """Read a checkpoint of transformers: the head follows from the architecture it names."""
+def _plain(name: str, folder: Path, *, trust_remote_code: bool) -> Checkpoint:
+    """Read a checkpoint of transformers: the head follows from the architecture it names.
+
+    Without modules.json, sentence-transformers' other files say nothing, to itself as well.
+    """
     config = _config(folder)
     _check_remote_code(folder, config, trust_remote_code=trust_remote_code)
     architecture = (config.get("architectures") or ["ForSequenceClassification"])[0]
@@ -164,10 +164,8 @@ def _plain(
         "folder": folder,
         "transformer": folder,
         "config": config,
-        "prompt": _default_prompt(folder, saved),
-        "activation": _activation(folder, config, saved),
+        "activation": _activation(folder, config, {}),
         "token_limit": _token_limit(folder, config, {}),
-        "float32_layers": _float32_layers(saved),
     }
     if known is not None:
         return Checkpoint(task="text-generation", **common, **known)
@@ -203,12 +201,12 @@ def _plain(
 def _modular(
     folder: Path,
     modules: Sequence[dict[str, Any]],
-    saved: dict[str, Any],
     *,
     trust_remote_code: bool,
 ) -> Checkpoint:
     """Read a checkpoint of sentence-transformers: a transformer and what comes after it."""
     path = folder / "modules.json"
+    saved = _json(folder / "config_sentence_transformers.json", {})
     kind = saved.get("model_type", "CrossEncoder")
     if kind != "CrossEncoder":
         raise _refuse(
@@ -259,7 +257,7 @@ def _modular(
         activation=_activation(folder, config, saved),
         token_limit=_token_limit(transformer.folder, config, settings),
         config=config,
-        float32_layers=_float32_layers(saved),
+        float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
     )
 
 
@@ -375,10 +373,6 @@ def _activation(folder: Path, config: dict[str, Any], saved: dict[str, Any]) -> 
     raise _refuse(
         folder, f"asks for the activation {name}", "Done are torch's Sigmoid and Identity."
     )
-
-
-def _float32_layers(saved: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(saved.get("keep_in_fp32_modules") or ())
 
 
 def _token_limit(folder: Path, config: dict[str, Any], settings: Mapping[str, Any]) -> int | None:

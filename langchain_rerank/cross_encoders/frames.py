@@ -33,9 +33,9 @@ class Frame:
 _QWEN3 = Frame(
     (
         (
-            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
-            'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
-            "<|im_start|>user\n"
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the "
+            'Query and the Instruct provided. Note that the answer can only be "yes" or "no".'
+            "<|im_end|>\n<|im_start|>user\n"
         ),
         f"<Instruct>: {INSTRUCTION}\n<Query>: {QUERY}\n<Document>: {PASSAGE}",
         "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
@@ -45,18 +45,18 @@ _QWEN3 = Frame(
 _MXBAI = Frame(
     (
         (
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-            "<|im_end|>\n<|im_start|>user\n"
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+            "assistant.<|im_end|>\n<|im_start|>user\n"
         ),
         f"{INSTRUCTION}query: {QUERY}",
         "\n",
         f"document: {PASSAGE}",
         "\n",
         (
-            "You are a search relevance expert who evaluates how well documents match search queries. "
-            "For each query-document pair, carefully analyze the semantic relationship between them, "
-            "then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\n"
-            "Relevance:"
+            "You are a search relevance expert who evaluates how well documents match search "
+            "queries. For each query-document pair, carefully analyze the semantic relationship "
+            "between them, then provide your binary relevance judgment (0 for not relevant, 1 for "
+            "relevant).\nRelevance:"
         ),
         "<|im_end|>\n<|im_start|>assistant\n",
     ),
@@ -70,8 +70,8 @@ _BGE_GEMMA = Frame(
         f"B: {PASSAGE}",
         "\n",
         (
-            "Given a query A and a passage B, determine whether the passage contains an answer to the "
-            "query by providing a prediction of either 'Yes' or 'No'."
+            "Given a query A and a passage B, determine whether the passage contains an answer to "
+            "the query by providing a prediction of either 'Yes' or 'No'."
         ),
     ),
     bos=True,

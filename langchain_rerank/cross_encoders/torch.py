@@ -142,9 +142,9 @@ class TorchCrossEncoder(LocalCrossEncoder):
         model = self._model
         max_length = self.max_length or model.checkpoint.default_max_length
         with model.lock.get():
-            windows = self._windows(
-                model.tokenizer.get(), pairs, max_length, model.frame(self.instruction)
-            )
+            frame = model.frame(self.instruction)
+            prompt = model.checkpoint.prompt if frame is None else ""
+            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
             logits = model.logits(
                 windows, batch_tokens=self.batch_tokens, show_progress=self.show_progress
             )

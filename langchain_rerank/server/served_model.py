@@ -10,7 +10,7 @@ import numpy as np
 
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.batching import sigmoid
-from langchain_rerank.cross_encoders.flag_embedding import TorchCrossEncoder
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import ScoringError
 from langchain_rerank.scoring import score_pairs
 

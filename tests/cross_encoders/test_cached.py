@@ -74,7 +74,7 @@ def test_a_cached_call_loads_no_model(store, checkpoint):
     scores = first.score(PAIRS)
     again = TorchCrossEncoder(**settings, batch_tokens=64, show_progress=True)
     assert CachedCrossEncoder(again, store).score(PAIRS) == scores
-    assert again._encoder is None
+    assert again._loaded is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from langchain_rerank import TorchCrossEncoder
-from langchain_rerank.cross_encoders import flag_loading
+from langchain_rerank.cross_encoders import heads
 
 # Threads that each start torch's own threads only wait for one another on a small machine.
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -75,13 +75,13 @@ async def test_coroutines_score_as_one_after_another(tiny_checkpoint, long_docum
 
 def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, monkeypatch):
     loads = []
-    load = flag_loading.load_reranker
+    load = heads.build
 
     def counting(*args, **kwargs):
         loads.append(args)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(flag_loading, "load_reranker", counting)
+    monkeypatch.setattr(heads, "build", counting)
     model = TorchCrossEncoder(model=tiny_checkpoint)
     start = Barrier(THREADS)
 

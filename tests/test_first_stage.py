@@ -1,0 +1,313 @@
+"""Depth and keywords of a call reach the store through whatever wraps it, or are an error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_classic.retrievers import (
+    ContextualCompressionRetriever,
+    EnsembleRetriever,
+    MergerRetriever,
+    MultiQueryRetriever,
+    MultiVectorRetriever,
+    RePhraseQueryRetriever,
+    SelfQueryRetriever,
+)
+from langchain_classic.retrievers.multi_vector import SearchType
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import PromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import (
+    ConfigurableField,
+    RouterRunnable,
+    Runnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
+from langchain_core.stores import InMemoryStore
+from langchain_core.structured_query import Comparator, Comparison, StructuredQuery, Visitor
+
+from langchain_rerank import RerankRetriever, create_rerank_retriever, index_documents
+from langchain_rerank.retriever import cross_encoder_of
+from tests.fakes import WordOverlapCrossEncoder
+
+TENANT = {"tenant": "a"}
+DOCUMENTS = [
+    Document(f"number {n}", metadata={"tenant": "ab"[n % 2], "doc_id": str(n)}) for n in range(60)
+]
+STORE = index_documents(
+    DOCUMENTS, DeterministicFakeEmbedding(size=8), collection_name="first-stages"
+)
+PARENTS: InMemoryStore = InMemoryStore()
+PARENTS.mset([(document.metadata["doc_id"], document) for document in DOCUMENTS])
+
+
+class Everything(BaseRetriever):
+    """Takes no keyword."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return DOCUMENTS
+
+
+class OfTenant(BaseRetriever):
+    """A user's own wrapper, whose keyword means something to itself alone."""
+
+    inner: Any
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: Any, tenant: str = "a"
+    ) -> list[Document]:
+        return self.inner.invoke(query, filter={"tenant": tenant})
+
+
+class Unchanged(BaseDocumentCompressor):
+    def compress_documents(self, documents: Any, query: str, callbacks: Any = None) -> Any:
+        return documents
+
+
+class Custom(Runnable):
+    """A user's own runnable, which LangChain's signature lets take, and drop, any keyword."""
+
+    def invoke(self, input: str, config: Any = None, **kwargs: Any) -> list[Document]:
+        return DOCUMENTS
+
+
+def plain(**search_kwargs: Any) -> Any:
+    return STORE.as_retriever(search_kwargs=search_kwargs)
+
+
+def search(query: str, filter: Any = None, k: int = 4) -> list[Document]:
+    return plain(k=k, filter=filter).invoke(query)
+
+
+def rewrite(answer: str = "rewritten") -> Any:
+    prompt = PromptTemplate.from_template("Rewrite: {question}")
+    return prompt | FakeListChatModel(responses=[answer]) | StrOutputParser()
+
+
+class EqualTranslator(Visitor):
+    """Translates what the tests compare."""
+
+    def visit_operation(self, operation: Any) -> Any:
+        raise NotImplementedError
+
+    def visit_comparison(self, comparison: Comparison) -> Any:
+        return {comparison.attribute: comparison.value}
+
+    def visit_structured_query(self, structured_query: StructuredQuery) -> Any:
+        written = structured_query.filter
+        return structured_query.query, {"filter": written.accept(self)} if written else {}
+
+
+def self_query(written: Comparison | None = None, **options: Any) -> SelfQueryRetriever:
+    structured = StructuredQuery(query="rewritten", filter=written, limit=None)
+    return SelfQueryRetriever(
+        vectorstore=STORE,
+        query_constructor=RunnableLambda(lambda _: structured),
+        structured_query_translator=EqualTranslator(),
+        **options,
+    )
+
+
+def passing_on(query: str, **keywords: Any) -> list[Document]:
+    return BOUND.invoke(query, **keywords)
+
+
+def merge(found: dict[str, list[Document]]) -> list[Document]:
+    return [document for one in found.values() for document in one]
+
+
+BOUND, EVERYTHING = plain(), Everything()
+MMR = {"search_type": "mmr", "search_kwargs": {"fetch_k": 3}}
+FIELD = ConfigurableField(id="search")
+# Each gives documents of both tenants unless a filter is given.
+WRAPPED: dict[str, Any] = {
+    "retry": plain().with_retry(),
+    "fallbacks": plain().with_fallbacks([plain(k=1)]),
+    "config": plain().with_config(tags=["first"]),
+    "configurable field": plain().configurable_fields(search_kwargs=FIELD),
+    "configured": plain()
+    .configurable_fields(search_kwargs=FIELD)
+    .with_config(configurable={"search": {"k": 2}}),
+    "alternatives": plain().configurable_alternatives(ConfigurableField("which"), other=plain()),
+    "bound": plain().bind(k=2),
+    "nested": plain().with_retry().with_fallbacks([plain()]).with_config(tags=["a"]).bind(k=3),
+    "rewrite": rewrite() | plain(),
+    "rewrite, retried": (rewrite() | plain().with_retry()).with_retry(),
+    "passthrough": RunnablePassthrough() | plain(),
+    "filtered after": plain() | RunnableLambda(lambda found: [one for one in found if one]),
+    "few shots before": Everything() | RunnableLambda(str) | plain(),
+    "branch": RunnableBranch((lambda query: "?" in query, plain()), plain().with_retry()),
+    "router": {"key": lambda _: "a", "input": RunnablePassthrough()}
+    | RouterRunnable({"a": plain(), "b": plain()}),
+    "parallel": RunnableParallel(found=plain(), query=RunnablePassthrough())
+    | RunnableLambda(lambda state: state["found"]),
+    "each": RunnableLambda(lambda query: [query]) | plain().map() | (lambda found: found[0]),
+    "function": RunnableLambda(search),
+    "method": RunnableLambda(plain().invoke),
+    "ensemble": EnsembleRetriever(retrievers=[plain().with_retry(), plain()]),
+    "ensemble of rewritten": EnsembleRetriever(retrievers=[rewrite() | plain()]),
+    "merger": MergerRetriever(retrievers=[plain()]),
+    "rephrase": RePhraseQueryRetriever(retriever=plain(), llm_chain=rewrite()),
+    "multi query": MultiQueryRetriever(retriever=plain(), llm_chain=RunnableLambda(lambda _: "ab")),
+    "compression": ContextualCompressionRetriever(
+        base_retriever=plain().with_retry(), base_compressor=Unchanged()
+    ),
+    "multi vector": MultiVectorRetriever(vectorstore=STORE, docstore=PARENTS),
+    "multi vector, mmr": MultiVectorRetriever(
+        vectorstore=STORE, docstore=PARENTS, search_type=SearchType.mmr
+    ),
+    "self query": self_query(),
+    "self query, mmr": self_query(**MMR),
+    "mmr, retried": STORE.as_retriever(**MMR).with_retry(),
+    "reranked": create_rerank_retriever(STORE, reranker=WordOverlapCrossEncoder()).with_retry(),
+}
+
+
+def asked(stage: Any, model: Any = None, **keywords: Any) -> list[list[Document]]:
+    """What each way to call gives."""
+    retriever = create_rerank_retriever(
+        stage, reranker=model or WordOverlapCrossEncoder(), k=10, fetch_k=50
+    )
+    found = [retriever.invoke("one?", **keywords), *retriever.batch(["one?"], **keywords)]
+    if not isinstance(stage, RePhraseQueryRetriever):  # which has no async side
+        found.append(asyncio.run(retriever.ainvoke("one?", **keywords)))
+        found += asyncio.run(retriever.abatch(["one?"], **keywords))
+    return found
+
+
+@pytest.mark.parametrize("stage", WRAPPED.values(), ids=WRAPPED)
+def test_depth_and_filter_reach_the_store(stage: Any) -> None:
+    model = WordOverlapCrossEncoder()
+    assert {len(found) for found in asked(stage, model)} == {10}
+    assert {len(call) for call in model.calls} == {50}
+    found = asked(stage, filter=TENANT)
+    assert {len(one) for one in found} == {10}
+    assert {document.metadata["tenant"] for one in found for document in one} == {"a"}
+
+
+DROPPING: dict[str, Any] = {
+    "no keywords": Everything(),
+    "fallback": plain().with_fallbacks([Everything()]),
+    "fallback function": plain().with_fallbacks([RunnableLambda(lambda _: DOCUMENTS)]),
+    "branch": RunnableBranch((lambda query: "?" in query, Everything()), plain()),
+    "sequence": rewrite() | Everything().with_retry(),
+    "function": RunnableLambda(lambda _: DOCUMENTS),
+    "function at the end": rewrite() | RunnableLambda(lambda query: plain().invoke(query)),
+    "function that calls": RunnableLambda(lambda query: [*BOUND.invoke(query)]),
+    "function that passes on": RunnableLambda(lambda text, **kw: [*EVERYTHING.invoke(text, **kw)]),
+    "method": RunnableLambda(Everything().invoke),
+    "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
+    | RunnableLambda(merge),
+    "beside, a retriever": RunnableParallel(a=plain(), b=Everything()) | RunnableLambda(merge),
+    "two after each other": RunnablePassthrough.assign(a=Everything())
+    | RunnablePassthrough.assign(b=plain())
+    | RunnableLambda(merge),
+    "ensemble": EnsembleRetriever(retrievers=[plain(), Everything()]),
+    "ensemble with a function": EnsembleRetriever(
+        retrievers=[plain(), RunnableLambda(lambda _: DOCUMENTS)]
+    ),
+    "compression": ContextualCompressionRetriever(
+        base_retriever=Everything(), base_compressor=Unchanged()
+    ),
+    "custom": Custom(),
+    "custom, wrapped": Custom().with_retry(),
+    "own keyword": OfTenant(inner=Everything()),
+    "self query with a filter": self_query(
+        Comparison(comparator=Comparator.EQ, attribute="tenant", value="b")
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", DROPPING.values(), ids=DROPPING)
+def test_a_filter_that_would_be_dropped_is_an_error(stage: Any) -> None:
+    retriever = create_rerank_retriever(stage, reranker=WordOverlapCrossEncoder(), fetch_k=50)
+    with pytest.raises(TypeError, match=r"keyword filter|wrote a filter"):
+        retriever.invoke("one?", filter=TENANT)
+    with pytest.raises(TypeError, match=r"keyword filter|wrote a filter"):
+        retriever.batch(["one?"], filter=TENANT)
+    with pytest.raises(TypeError, match=r"keyword filter|wrote a filter"):
+        asyncio.run(retriever.ainvoke("one?", filter=TENANT))
+
+
+def test_a_filter_that_is_bound_or_passed_on_holds() -> None:
+    stage = (rewrite() | plain()).bind(filter={"tenant": "b"})
+    for keywords, tenant in (({}, "b"), ({"filter": TENANT}, "a")):
+        found = asked(stage, **keywords)
+        assert {document.metadata["tenant"] for one in found for document in one} == {tenant}
+    found = asked(RunnableLambda(passing_on), filter=TENANT)
+    assert {document.metadata["tenant"] for one in found for document in one} == {"a"}
+    with pytest.raises(TypeError, match="Everything takes no keyword filter"):
+        asked(Everything().bind(filter=TENANT))
+
+
+def test_a_wrappers_own_keyword_is_its_own() -> None:
+    for found in asked(OfTenant(inner=plain()), tenant="b"):
+        assert {document.metadata["tenant"] for document in found} == {"b"}
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_what_is_configurable_reaches_the_first_stage(*, retried: bool) -> None:
+    stage = plain().configurable_fields(search_kwargs=FIELD)
+    retriever = create_rerank_retriever(
+        stage.with_retry() if retried else stage,
+        reranker=WordOverlapCrossEncoder(),
+        k=10,
+        fetch_k=50,
+    )
+    config: Any = {"configurable": {"search": {"k": 1, "filter": TENANT}}}
+    for found in (
+        retriever.invoke("one?", config),
+        retriever.batch(["one?"], config)[0],
+        asyncio.run(retriever.ainvoke("one?", config)),
+        (RunnablePassthrough() | retriever).invoke("one?", config),
+    ):
+        assert len(found) == 10
+        assert {document.metadata["tenant"] for document in found} == {"a"}
+
+
+def test_the_wrappers_stay_as_they_were() -> None:
+    stage = WRAPPED["nested"]
+    before = stage.model_dump()
+    asked(stage, filter=TENANT)
+    assert stage.model_dump() == before
+    assert len(stage.invoke("one?")) == 3
+
+
+def test_the_cross_encoder_is_found_through_whatever_wraps_the_retriever() -> None:
+    model = WordOverlapCrossEncoder()
+    retriever = create_rerank_retriever(STORE, reranker=model)
+    for stage in (
+        retriever,
+        retriever.with_config(tags=["a"]),
+        retriever.with_retry(),
+        plain().with_fallbacks([retriever]),
+        retriever.configurable_fields(k=ConfigurableField(id="k")),
+        rewrite() | retriever.bind(k=3),
+        RunnableBranch((lambda query: "?" in query, plain()), retriever),
+        RunnableLambda(lambda query: [*retriever.invoke(query)]),
+        RunnableLambda(retriever.invoke),
+        EnsembleRetriever(retrievers=[plain(), retriever]),
+        {"query": RunnablePassthrough(), "documents": plain()}
+        | retriever.base_compressor.as_runnable(),
+    ):
+        assert cross_encoder_of(stage) is model
+    assert cross_encoder_of(plain()) is None
+
+
+def test_a_rerank_retriever_takes_any_of_them_directly() -> None:
+    model = WordOverlapCrossEncoder()
+    retriever = RerankRetriever(
+        base_retriever=WRAPPED["retry"],
+        base_compressor=create_rerank_retriever(STORE, reranker=model).base_compressor,
+        fetch_k=50,
+    )
+    assert len(retriever.invoke("one?")) == 5
+    assert len(model.calls[0]) == 50
