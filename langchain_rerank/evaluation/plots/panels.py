@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,6 @@ from langchain_rerank.evaluation.plots.style import (
     bare,
     faded,
     head,
-    ink,
     name_of,
     new_figure,
     plain,
@@ -23,7 +21,7 @@ from langchain_rerank.evaluation.plots.style import (
 from langchain_rerank.evaluation.tables import percent, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
     from matplotlib.axes import Axes
@@ -33,11 +31,10 @@ if TYPE_CHECKING:
     from langchain_rerank.evaluation.statistics import Interval
 
 _PANELS_A_ROW = 4
-_PANEL = 2.15
-_ROW = 0.42
-_LETTER = 0.075
-_LINE = 0.14
-"""All in inches."""
+_BINS = 40
+_TAIL = 1e-6
+"""Where the axis of log-odds ends: a score of 0 or 1 has none."""
+_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
 def plot_measures(report: Report, *, differences: bool = False) -> Figure:
@@ -62,79 +59,58 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
     columns = min(len(measures), _PANELS_A_ROW)
     lines = -(-len(measures) // columns)
     labels = [wrapped(name) for name in names]
-    row = max(_ROW, _LINE * max(label.count("\n") + 1 for label in labels) + 0.06)
+    row = max(0.42, 0.14 * max(label.count("\n") + 1 for label in labels) + 0.06)
     letters = max(len(line) for label in labels for line in label.split("\n"))
-    figure = new_figure(
-        max(columns * _PANEL, 3.4) + _LETTER * letters + 0.3,
-        lines * (row * len(names) + 0.75) + 0.6,
-    )
+    width = max(columns * 2.15, 3.4) + 0.075 * letters + 0.3
+    figure = new_figure(width, lines * (row * len(names) + 0.75) + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten().tolist()
     for axes in grid[len(measures) :]:
         axes.remove()
     for axes, measure in zip(grid, measures, strict=False):
-        rows = [_row(report, name, measure, differences=differences) for name in names]
-        _draw_panel(axes, measure, rows, differences=differences)
+        found = [report.systems[name].summaries[measure] for name in names]
+        rows = [
+            (one.difference or 0.0, one.difference_interval)
+            if differences
+            else (one.mean, one.interval)
+            for one in found
+        ]
+        _draw_means(axes, rows, differences=differences)
+        axes.set_xlabel(plain(measure), fontsize="medium")
     for axes in grid[::columns]:
         axes.set_yticks(range(len(names)), labels)
     count = len(report.queries)
     what = f"Difference to {report.baseline}" if differences else "Mean"
     bars = f"bars: {percent(report.settings.confidence)} bootstrap intervals" if count > 1 else ""
-    head(figure, f"{what} over {queries(count)}{name_of(report)}", bars)
+    head(figure, f"{what} over {queries(count)}{name_of(report.dataset)}", bars)
     return figure
 
 
-def _row(
-    report: Report, name: str, measure: str, *, differences: bool
-) -> tuple[float, Interval | None]:
-    summary = report.systems[name].summaries[measure]
-    if not differences:
-        return summary.mean, summary.interval
-    return summary.difference or 0.0, summary.difference_interval
-
-
-def _draw_panel(
-    axes: Axes, measure: str, rows: Sequence[tuple[float, Interval | None]], *, differences: bool
+def _draw_means(
+    axes: Axes, rows: Sequence[tuple[float, Interval | None]], *, differences: bool
 ) -> None:
     start = 0.0 if differences else rows[0][0]
     axes.axvline(start, color=faded(0.5), linewidth=1, dashes=(4, 3), zorder=1)
     for y, (mean, interval) in enumerate(rows):
         first = y == 0 and not differences
-        color = ink() if first else BLUE
+        color = faded(1) if first else BLUE
         if interval is not None:
             axes.plot([interval.low, interval.high], [y, y], color=color, linewidth=2)
-        axes.plot(
-            *(mean, y),
-            marker="o",
-            markersize=7,
-            color=color,
-            markerfacecolor=axes.get_facecolor() if first else color,
-            markeredgewidth=1.6,
-            zorder=3,
-        )
+        face = axes.get_facecolor() if first else color
+        axes.plot(mean, y, "o", markersize=7, color=color, markerfacecolor=face, zorder=3)
         axes.annotate(
             f"{mean:+.4f}" if differences else f"{mean:.4f}",
             (mean, y),
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
-            va="bottom",
             fontsize="small",
-            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.6},
         )
-    bare(axes)
+    bare(axes, "x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.18)
     axes.set_ylim(len(rows) - 0.6, -0.75)
     axes.locator_params(axis="x", nbins=5)
-    axes.grid(axis="x", color=faded(0.12))
-    axes.set_xlabel(plain(measure), fontsize="medium")
-
-
-_BINS = 40
-_TAIL = 1e-6
-"""Where the axis of log-odds ends: a score of 0 or 1 has none."""
-_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
 def plot_scores(
@@ -162,43 +138,34 @@ def plot_scores(
         raise ValueError(msg)
     system = _system(report, system)
     groups = _groups(report, system)
-    scores = [score for group in groups for score in group.scores]
+    scores = [score for group in groups.values() for score in group]
     log_odds = min(scores) >= 0 and max(scores) <= 1
     places = _log_odds if log_odds else np.asarray
     edges = np.histogram_bin_edges(places(scores), bins=_BINS)
+    marks = [] if threshold is None else places([threshold]).tolist()
 
     figure = new_figure(7.2, 1.35 * len(groups) + 1.15)
     panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True).flatten().tolist()
-    for axes, group in zip(panels, groups, strict=True):
-        _draw_scores(axes, group, places, edges, threshold)
-    last = panels[-1]
+    colors = {"r": BLUE, "j": ORANGE, "n": faded(0.5)}
+    for axes, (name, group) in zip(panels, groups.items(), strict=True):
+        counts, _ = np.histogram(places(group), edges)
+        axes.stairs(counts, edges, fill=True, color=colors[name[0]], alpha=0.85)
+        for mark in marks:
+            axes.axvline(mark, color=faded(1), linewidth=1.2, dashes=(5, 3))
+        kept = "" if threshold is None else f"{_kept(group, threshold):,} of "
+        label = f"{name}: {kept}{len(group):,}{' kept' if kept else ''}"
+        axes.set_title(label, loc="left", fontsize="small", color=faded(1), pad=3)
+        bare(axes, "y")
+        axes.locator_params(axis="y", nbins=4, integer=True)
     if log_odds:
         ticks = [one for one in _TICKS if edges[0] <= places([one])[0] <= edges[-1]]
-        last.set_xticks(places(ticks), [f"{tick:.5f}".rstrip("0") for tick in ticks])
-    ends = [*edges, *([] if threshold is None else places([threshold]))]
-    last.set_xlim(min(ends), max(ends))
-    last.set_xlabel(f"score{' (spaced by log-odds)' if log_odds else ''}")
+        axes.set_xticks(places(ticks), [f"{tick:.5f}".rstrip("0") for tick in ticks])
+    axes.set_xlim(min(*edges, *marks), max(*edges, *marks))
+    axes.set_xlabel(f"score{' (spaced by log-odds)' if log_odds else ''}")
     figure.supylabel("passages", fontsize="medium")
-    head(
-        figure,
-        f"Scores of {system}, {queries(len(report.queries))}{name_of(report)}",
-        "" if threshold is None else _verdict(groups, threshold),
-    )
+    title = f"Scores of {system}, {queries(len(report.queries))}{name_of(report.dataset)}"
+    head(figure, title, "" if threshold is None else _verdict(groups, threshold))
     return figure
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Scores of the passages of one kind."""
-
-    name: str
-    scores: Sequence[float]
-    color: str
-    relevant: bool = False
-
-    def kept(self, threshold: float) -> int:
-        """Return how many scores reach a threshold."""
-        return sum(score >= threshold for score in self.scores)
 
 
 def _log_odds(scores: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -209,66 +176,46 @@ def _log_odds(scores: Sequence[float]) -> npt.NDArray[np.float64]:
 
 def _system(report: Report, system: str | None) -> str:
     """Return the system whose scores to draw."""
-    if system is None:
-        if report.reranking_systems:
-            return report.reranking_systems[0]
+    if system is None and not report.reranking_systems:
         msg = "no system of this report reranks: name the one whose scores to draw"
         raise ValueError(msg)
+    system = report.reranking_systems[0] if system is None else system
     if system not in report.systems:
         msg = f"no system {system!r} in this report, which has {list(report.systems)}"
         raise ValueError(msg)
     return system
 
 
-def _groups(report: Report, system: str) -> list[_Group]:
+def _groups(report: Report, system: str) -> dict[str, list[float]]:
     """Sort the scores by what is known of the passage; leave out what nothing belongs to."""
     least = report.settings.min_relevance
-    relevant: list[float] = []
-    others: list[float] = []
-    unjudged: list[float] = []
+    relevant = f"relevant (grade {least} or above)"
+    groups: dict[str, list[float]] = {
+        relevant: [],
+        f"judged not relevant (below grade {least})": [],
+        "not judged": [],
+    }
+    _, others, unjudged = groups
     for query, found in report.systems[system].rankings.items():
-        grades = report.qrels[query]
         for one in found:
-            if one.score is None:
-                continue
-            grade = grades.get(one.id)
-            group = unjudged if grade is None else relevant if grade >= least else others
-            group.append(one.score)
-    groups = [
-        _Group(f"relevant (grade {least} or above)", relevant, BLUE, relevant=True),
-        _Group(f"judged not relevant (below grade {least})", others, ORANGE),
-        _Group("not judged", unjudged, faded(0.5)),
-    ]
-    if not (relevant or others or unjudged):
+            grade = report.qrels[query].get(one.id)
+            if one.score is not None:
+                name = unjudged if grade is None else relevant if grade >= least else others
+                groups[name].append(one.score)
+    if not any(groups.values()):
         msg = f"system {system!r} has no scores: draw those of one that reranks"
         raise ValueError(msg)
-    return [group for group in groups if group.scores]
+    return {name: scores for name, scores in groups.items() if scores}
 
 
-def _draw_scores(
-    axes: Axes,
-    group: _Group,
-    places: Callable[[Sequence[float]], npt.NDArray[np.float64]],
-    edges: npt.NDArray[np.float64],
-    threshold: float | None,
-) -> None:
-    counts, _ = np.histogram(places(group.scores), edges)
-    axes.stairs(counts, edges, fill=True, color=group.color, alpha=0.85)
-    label = f"{len(group.scores):,}"
-    if threshold is not None:
-        axes.axvline(places([threshold])[0], color=ink(), linewidth=1.2, dashes=(5, 3))
-        label = f"{group.kept(threshold):,} of {label} kept"
-    axes.set_title(f"{group.name}: {label}", loc="left", fontsize="small", color=ink(), pad=3)
-    bare(axes)
-    axes.locator_params(axis="y", nbins=4, integer=True)
-    axes.grid(axis="y", color=faded(0.12))
+def _kept(scores: Sequence[float], threshold: float) -> int:
+    return sum(score >= threshold for score in scores)
 
 
-def _verdict(groups: Sequence[_Group], threshold: float) -> str:
+def _verdict(groups: dict[str, list[float]], threshold: float) -> str:
     """Say what a threshold keeps."""
-    kept = sum(group.kept(threshold) for group in groups)
-    relevant = sum(len(group.scores) for group in groups if group.relevant)
-    hits = sum(group.kept(threshold) for group in groups if group.relevant)
+    relevant = next((found for name, found in groups.items() if name.startswith("rel")), [])
+    kept, hits = sum(_kept(one, threshold) for one in groups.values()), _kept(relevant, threshold)
     precision = f"{hits / kept:.3f}" if kept else "–"
-    recall = f"{hits / relevant:.3f}" if relevant else "–"
+    recall = f"{hits / len(relevant):.3f}" if relevant else "–"
     return f"Threshold {threshold:g}: precision {precision}, recall {recall} of the scored passages"

@@ -14,7 +14,6 @@ from langchain_rerank.evaluation.plots.style import (
     bare,
     faded,
     head,
-    ink,
     name_of,
     new_figure,
     plain,
@@ -103,7 +102,7 @@ def plot_tradeoff(
     bars = f"bars: {percent(confidence)} bootstrap intervals; " if count > 1 else ""
     head(
         figure,
-        f"{measure} against latency, {queries(count)}{name_of(results)}",
+        f"{measure} against latency, {queries(count)}{name_of(results.dataset)}",
         f"{bars}filled points: none is both better and faster",
     )
     _draw_legend(axes, timed)
@@ -180,8 +179,7 @@ def _draw_axes(axes: Axes, points: Sequence[_Point], measure: str, stage: str | 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     what = "" if stage in (None, "total") else f" of {stage}"
     axes.set(xlabel=f"median latency{what} (ms a query)", ylabel=measure)
-    bare(axes)
-    axes.grid(color=faded(0.12))
+    bare(axes, "both")
     axes.margins(x=0.14, y=0.14)
 
 
@@ -207,7 +205,7 @@ def _looks(points: Sequence[_Point]) -> dict[str, tuple[str, str]]:
         name: (COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)])
         for i, name in enumerate(names)
     }
-    return looks | {"": (COLORS[0] if not names else ink(), "o" if not names else "X")}
+    return looks | {"": (COLORS[0] if not names else faded(1), "o" if not names else "X")}
 
 
 def _draw_points(axes: Axes, points: Sequence[_Point], best: Sequence[_Point]) -> None:
@@ -238,7 +236,7 @@ def _draw_points(axes: Axes, points: Sequence[_Point], best: Sequence[_Point]) -
         )
         if point.recommended:
             ring: dict[str, Any] = {"marker": "o", "markersize": 17, "markerfacecolor": "none"}
-            axes.plot(point.latency, point.mean, color=ink(), gid="recommended", **ring)
+            axes.plot(point.latency, point.mean, color=faded(1), gid="recommended", **ring)
 
 
 def _draw_legend(axes: Axes, points: Sequence[_Point]) -> None:
@@ -257,7 +255,7 @@ def _draw_legend(axes: Axes, points: Sequence[_Point]) -> None:
     if any(point.minor for point in points):
         handles["other weights"] = {"color": faded(), "marker": ".", "markersize": 4, **dot}
     if any(point.recommended for point in points):
-        handles["recommended"] = {"color": ink(), "marker": "o", "markersize": 11, **dot}
+        handles["recommended"] = {"color": faded(1), "marker": "o", "markersize": 11, **dot}
     weights = " (first_stage_weight)" if any("(" in p.label for p in points if p.series) else ""
     axes.figure.legend(
         [Line2D([], [], **look) for look in handles.values()],  # type: ignore[arg-type]  # mixed
