@@ -49,9 +49,10 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 ) -> Report:
     """Measure systems on the judged queries of a data set, and compare them to the first one.
 
-    Queries are asked one after another, so that latencies are those of a single user; each
-    system first answers one of them unmeasured, as models load at their first call. A system is
-    measured by what it returns: for R@100 a retriever must be set to return 100 documents.
+    Queries are asked one after another, as by a single user, after one unmeasured, at which models
+    load. A system is measured by what it returns: for R@100 a retriever must return 100 documents.
+    Where a query is itself a document of the corpus, as in ArguAna, that one is left out, with a
+    note.
 
     Args:
         systems: By name: retrievers (any `Runnable` from a str to documents), runs (of
@@ -77,26 +78,6 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         TypeError: `systems` is no mapping, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
 
-    Example:
-        >>> from langchain_core.documents import Document
-        >>> from langchain_core.vectorstores import InMemoryVectorStore
-        >>> from langchain_rerank import create_rerank_retriever
-        >>> from langchain_rerank.evaluation import Dataset, evaluate
-        >>> from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
-        >>> documents = [
-        ...     Document("Berlin has famous museums.", id="museums"),
-        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
-        ... ]
-        >>> dataset = Dataset.from_questions(
-        ...     [("How many people live in Berlin?", ["people"]), ("What to see?", ["museums"])],
-        ...     documents,
-        ... )
-        >>> store = InMemoryVectorStore.from_documents(documents, OfflineEmbeddings())
-        >>> reranked = create_rerank_retriever(store, reranker=offline_reranker())
-        >>> systems = {"dense": store.as_retriever(), "reranked": reranked}
-        >>> report = evaluate(systems, dataset, ["nDCG@2"], show_progress=False)
-        >>> report.systems["reranked"].summaries["nDCG@2"].mean
-        1.0
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
     check_confidence(confidence)

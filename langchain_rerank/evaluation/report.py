@@ -82,8 +82,7 @@ class Report:
 
         Columns: each measure's mean under its name, then "<measure> low", "… high",
         "… difference", "… difference low", "… difference high" and "… p"; "candidate recall"; and
-        the latencies in milliseconds, "<stage> p50 ms" and "<stage> p95 ms". What a system
-        doesn't have is NaN.
+        "<stage> p50 ms" and "<stage> p95 ms". What a system doesn't have is NaN.
         """
         pd = tables.pandas()
         rows = [_numbers(result) for result in self.systems.values()]
@@ -107,10 +106,10 @@ class Report:
         return tables.html(tables.summary_line(self), tables.report_tables(self), self.notes)
 
     def to_json(self) -> str:
-        """Return everything as JSON; `from_json` makes the same report of it.
+        r"""Return everything as JSON; `from_json` makes the same report of it.
 
         No file can hold lone surrogates: in the texts of queries and documents they become U+FFFD,
-        in ids and names, which stay apart, six characters such as \\ud800.
+        in ids and names, which stay apart, six characters such as \ud800.
         """
         writable = replace(
             self,

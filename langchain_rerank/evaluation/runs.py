@@ -2,7 +2,7 @@
 
 A run's order is trec_eval's: by falling score in single precision, equal scores by falling document
 id; neither the order of a mapping nor a file's rank column counts. Measures don't agree on ties
-(ir_measures takes RR@10 from MS MARCO's script, which goes by rising id): `falling_scores` has none.
+(RR@10 is MS MARCO's script, which goes by rising id): `falling_scores` has none.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def falling_scores(
     falling: list[float] = []
     previous = math.inf
     for score in by_rank if scores is None else scores:
-        fits = c_float(score).value < previous
-        below = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))
-        falling.append(float(score) if fits else below)
+        if c_float(score).value >= previous or math.isnan(score):
+            with np.errstate(over="ignore"):
+                score = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))  # noqa: PLW2901
+        falling.append(float(score))
         previous = c_float(falling[-1]).value
     finite = all(math.isfinite(c_float(score).value) for score in [*(scores or ()), *falling])
     return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
@@ -94,7 +95,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     for number, line in numbered_lines(path):
         try:
             # Of one line, so that an error can name it; it takes a text without "\n" for a path.
-            [row] = read_trec_run(f"{line}\n")
+            [row] = read_trec_run(f"{line}\n")  # type: ignore[no-untyped-call]  # theirs has no types
         except ValueError as error:
             problem = (
                 "expected the 6 columns query id, Q0, document id, rank, score and tag, with a "

@@ -131,7 +131,8 @@ def ask(
             answer = _retrieve(system, dataset.queries[query_id], id_key)
         return without_query_itself(answer, dataset, query_id)
     except Exception as error:
-        raise failure(f"system '{name}'", dataset, query_id, error) from error
+        what = f"system '{name}'"
+        raise failure(what, dataset, query_id, error) from error
 
 
 def failure(what: str, dataset: Dataset, query_id: str, error: Exception) -> EvaluationError:
