@@ -161,6 +161,9 @@ class Reranker(BaseDocumentCompressor):
             return self._unscored(found, error)
         return self._ranked(found, scores)
 
+    # LangChain makes the schema of the input of this, and can't resolve its name.
+    _rerank.__annotations__["given"] = RerankInput
+
     async def _arerank(self, given: RerankInput) -> list[Document]:
         found, instruction = self._chosen(given)
         try:

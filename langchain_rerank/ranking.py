@@ -8,6 +8,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from langchain_rerank.text import well_formed
 
@@ -35,6 +36,21 @@ def check_query(query: str) -> None:
     if not query.strip():
         msg = f"query must hold text, got {query!r}"
         raise ValueError(msg)
+
+
+def check_question(query: str) -> None:
+    """Check a query as `check_query` does; a blank one is a pydantic error, also a `ValueError`.
+
+    A tool made of a retriever hands on what its model wrote. LangChain's agents answer a pydantic
+    error of a tool with a message by which the model can try again; any other ends their run.
+    """
+    try:
+        check_query(query)
+    except ValueError as error:
+        blank = PydanticCustomError("blank_query", "{reason}", {"reason": str(error)})
+        details = InitErrorDetails(type=blank, loc=("query",), input=query)
+        title = "query"
+        raise ValidationError.from_exception_data(title, [details]) from error
 
 
 def check_document(document: Document, position: int) -> None:

@@ -10,8 +10,12 @@ import sentencex
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from typing_extensions import TypedDict
 
-from langchain_rerank.ranking import best_first
+from langchain_rerank.answers import strip_footnotes
+from langchain_rerank.pipeline import rerankers_in
+from langchain_rerank.ranking import as_logits, best_first
+from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import score_pairs
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
 # A further sentence joins the best one when its odds of being relevant are at least about a third
 # of the best one's: one logit below it.
 _MARGIN = 1.0
-# "[2]" after a space or a full stop, or at the start; not the subscript of "x[2]".
-_FOOTNOTE = re.compile(r"(?:^|\s+|(?<=[.!?]))\[\d+\](?!\w)")
 
 
 class Quote(TypedDict):
@@ -104,7 +106,8 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
 
     def _read(self, given: dict[str, Any]) -> list[Quote]:
         sentences = list(numbered_sentences(given["context"], self._language).items())
-        pairs = [(str(given["question"]), sentence) for sentence, _ in sentences]
+        question = well_formed(str(given["question"]))
+        pairs = [(question, sentence) for sentence, _ in sentences]
         scores = score_pairs(self._cross_encoder, pairs)
         return [
             Quote(sentence=sentences[i][0], number=sentences[i][1], score=scores[i])
@@ -125,9 +128,9 @@ def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str
     """
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
-        for paragraph in re.split(r"\n\s*\n", document.page_content):
-            text = _FOOTNOTE.sub("", " ".join(paragraph.split()))
-            for sentence in sentencex.segment(language, text):
+        text = strip_footnotes(well_formed(document.page_content))
+        for paragraph in re.split(r"\n\s*\n", text):
+            for sentence in sentencex.segment(language, " ".join(paragraph.split())):
                 if sentence.strip():
                     numbered.setdefault(sentence.strip(), number)
     return numbered
@@ -143,12 +146,20 @@ def close_to_best(scores: Sequence[float], limit: int) -> list[int]:
     Returns:
         Positions in `scores`, best first.
     """
-    if all(0.0 <= score <= 1.0 or math.isnan(score) for score in scores):
-        scores = [score if math.isnan(score) else _logit(score) for score in scores]
-    order = best_first(scores)[:limit]
-    return order[:1] + [i for i in order[1:] if scores[i] >= scores[order[0]] - _MARGIN]
+    known = [position for position, score in enumerate(scores) if not math.isnan(score)]
+    logits = as_logits([scores[position] for position in known])
+    order = best_first(logits)[:limit]
+    return [known[i] for i in order if logits[i] >= logits[order[0]] - _MARGIN]
 
 
-def _logit(probability: float) -> float:
-    inside = min(max(probability, 1e-12), 1 - 1e-12)
-    return math.log(inside / (1 - inside))
+def reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
+    """Make a reader of the cross encoder that ranks a retriever's documents, whatever wraps it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for part in runnables_in(retriever):
+        if rerankers := rerankers_in(getattr(part, "base_compressor", None)):
+            return ExtractiveReader(rerankers[-1].cross_encoder)
+    msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"
+    raise ValueError(msg)

@@ -73,12 +73,13 @@ def save_bert(folder: Path, tokenizer_from: str, class_name: str, **config: Any)
     return str(folder)
 
 
-def save_model(folder: Path, class_name: str, **config: Any) -> str:
-    """Save a tiny randomly initialised model of one of transformers' classes."""
+def save_model(folder: Path, model_class: Any, **config: Any) -> str:
+    """Save a tiny randomly initialised model of a class, or of transformers' class of a name."""
     import torch
     import transformers
 
-    model_class = getattr(transformers, class_name)
+    if isinstance(model_class, str):
+        model_class = getattr(transformers, model_class)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model_class(model_class.config_class(**{**_SIZES, **config})).save_pretrained(folder)

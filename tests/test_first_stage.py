@@ -207,6 +207,7 @@ DROPPING: dict[str, Any] = {
     "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
     | RunnableLambda(merge),
     "beside, a retriever": RunnableParallel(a=plain(), b=Everything()) | RunnableLambda(merge),
+    "added after": plain() | RunnableLambda(lambda found: found + STORE.similarity_search("x")),
     "two after each other": RunnablePassthrough.assign(a=Everything())
     | RunnablePassthrough.assign(b=plain())
     | RunnableLambda(merge),

@@ -58,23 +58,19 @@ def test_real_cross_encoder_finds_the_sentence(cross_encoder):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "sentences"),
     [
-        ("It rains.[2]", "It rains."),
-        ("It rains. [2]", "It rains."),
-        ("[2] It rains.", "It rains."),
-        ("The value x[2] is the third.", "The value x[2] is the third."),
+        ("It rains.[2]", ["It rains."]),
+        ("[2] It rains. [3]", ["It rains."]),
+        ("The capital[2] is large.", ["The capital is large."]),
+        ("The value x[2] is the third.", ["The value x[2] is the third."]),
+        ("Torn \ud83d text.", ["Torn \ufffd text."]),
+        ("A NUL \x00 is a character.", ["A NUL \x00 is a character."]),
+        (" \n ", []),
     ],
 )
-def test_footnote_marks_go_and_subscripts_stay(text, sentence):
-    assert list(numbered_sentences([Document(text)], "en")) == [sentence]
-
-
-def test_passages_without_a_sentence_give_no_quotes():
-    cross_encoder = WordOverlapCrossEncoder()
-    reader = ExtractiveReader(cross_encoder)
-    assert reader.invoke({"question": "why", "context": [Document(" \n ")]}) == []
-    assert cross_encoder.calls == []
+def test_sentences_lose_footnote_marks_and_keep_subscripts_and_are_valid_text(text, sentences):
+    assert list(numbered_sentences([Document(text)], "en")) == sentences
 
 
 class Scoring(BaseCrossEncoder):
@@ -84,30 +80,43 @@ class Scoring(BaseCrossEncoder):
         self.outcome = outcome
 
     def score(self, text_pairs):
+        for texts in text_pairs:
+            "".join(texts).encode()
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
 
 
-def test_a_failing_cross_encoder_is_the_cause_of_the_error():
-    error = KeyError("weights")
-    reader = ExtractiveReader(Scoring(error))
-    with pytest.raises(ScoringError, match="Scoring failed on 3 pairs: KeyError") as caught:
-        reader.invoke({"question": "why", "context": PASSAGES})
-    assert caught.value.__cause__ is error
-
-
-@pytest.mark.parametrize("scores", [[0.5], [0.5] * 4])
-def test_a_wrong_number_of_scores_is_an_error(scores):
-    with pytest.raises(ScoringError, match=rf"gave {len(scores)} scores for 3 pairs"):
-        ExtractiveReader(Scoring(scores)).invoke({"question": "why", "context": PASSAGES})
-
-
-def test_a_nan_score_is_the_worst():
-    quotes = ExtractiveReader(Scoring([math.nan, 0.2, 0.9])).invoke(
-        {"question": "why", "context": PASSAGES}
+@pytest.mark.parametrize(
+    ("scores", "quoted"),
+    [([math.nan, 0.2, 0.9], [0.9]), ([math.nan] * 3, []), ([9.0, math.nan, 8.5], [9.0, 8.5])],
+)
+def test_a_nan_score_is_never_quoted(scores, quoted):
+    quotes = ExtractiveReader(Scoring(scores)).invoke(
+        {"question": "torn \udc00", "context": PASSAGES}
     )
-    assert [quote["score"] for quote in quotes] == [0.9]
+    assert [quote["score"] for quote in quotes] == quoted
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (KeyError("weights"), "Scoring failed on 3 pairs: KeyError"),
+        ([0.5], "gave 1 scores for 3 pairs"),
+        ([0.5] * 4, "gave 4 scores for 3 pairs"),
+    ],
+)
+def test_a_failing_cross_encoder_is_an_error(outcome, message):
+    with pytest.raises(ScoringError, match=message) as error:
+        ExtractiveReader(Scoring(outcome)).invoke({"question": "why", "context": PASSAGES})
+    assert error.value.__cause__ is (outcome if isinstance(outcome, Exception) else None)
+
+
+def test_passages_without_a_sentence_are_not_scored():
+    cross_encoder = WordOverlapCrossEncoder()
+    given = {"question": "why", "context": [Document(" \n ")]}
+    assert ExtractiveReader(cross_encoder).invoke(given) == []
+    assert cross_encoder.calls == []
 
 
 def test_max_sentences_must_be_positive():

@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
 
 def from_name(model: str) -> LocalCrossEncoder:
-    """Build the cross encoder behind a model's name or path: what `Reranker(model="…")` takes."""
+    """Build the cross encoder behind a model's name or path: what `Reranker(model="…")` takes.
+
+    Only FlagEmbedding runs the layerwise and lightweight families; all else runs in our own loop.
+    """
+    from langchain_rerank.cross_encoders.flag_embedding import (
+        FlagEmbeddingCrossEncoder,
+        family_of,
+    )
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 
+    if family_of(model) is not None:
+        return FlagEmbeddingCrossEncoder(model=model)
     return TorchCrossEncoder(model=model)

@@ -1,68 +1,123 @@
-"""FlagEmbedding's rerankers as LangChain cross encoders."""
+"""FlagEmbedding's own engine as a LangChain cross encoder; the one importer of FlagEmbedding."""
 
 from __future__ import annotations
 
 import gc
+import json
+import os
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr, field_validator
 
-from langchain_rerank.cross_encoders import batching, flag_loading, flag_patches, tokenization
+from langchain_rerank.cross_encoders import batching, flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.flag_loading import ModelClass  # noqa: TC001  # pydantic reads it
-from langchain_rerank.errors import ScoringError
+from langchain_rerank.cross_encoders.checkpoint import (
+    find_folder,
+    read_checkpoint,
+    weights_wanted,
+)
+from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
+from langchain_rerank.errors import ModelLoadError, ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
+ModelClass = Literal[
+    "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
+]
+
+_CLASSES: dict[ModelClass, str] = {
+    "encoder-only-base": "FlagReranker",
+    "decoder-only-base": "FlagLLMReranker",
+    "decoder-only-layerwise": "LayerWiseFlagLLMReranker",
+    "decoder-only-lightweight": "LightWeightFlagLLMReranker",
+}
+# Decoders in FlagEmbedding's table, by the last part of their names.
+_FAMILIES: dict[str, ModelClass] = {
+    "bge-reranker-v2-gemma": "decoder-only-base",
+    "bge-reranker-v2-minicpm-layerwise": "decoder-only-layerwise",
+    "bge-reranker-v2.5-gemma2-lightweight": "decoder-only-lightweight",
+}
+# The first version of transformers under which FlagEmbedding fails, or worse, scores wrongly;
+# found with FlagEmbedding 1.4.2. Where others can be imported at all, they are tried.
+_BROKEN_SINCE = {"decoder-only-layerwise": (4, 54), "decoder-only-lightweight": (4, 48)}
+_IMPORT_BROKEN_SINCE = (5, 24)
+# FlagEmbedding's own default.
+_MAX_LENGTH = 512
+
+_PROCESS = os.getpid()
+_loading = threading.Lock()
+
+
+def family_of(model: str) -> ModelClass | None:
+    """Tell by its name a model that only FlagEmbedding runs: layerwise or lightweight.
+
+    Args:
+        model: Name on the hub, or path of a folder, also of a "checkpoint-…" in such a folder.
+
+    Returns:
+        FlagEmbedding's name of the family; None for every other model.
+    """
+    family = _look_up(model)
+    return family if family in _BROKEN_SINCE else None
+
+
+def _look_up(model: str) -> ModelClass:
+    path = Path(model)
+    name = path.parent.name if path.name.startswith("checkpoint-") else path.name
+    return _FAMILIES.get(name, "encoder-only-base")
+
 
 class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
-    """Any reranker that FlagEmbedding loads, as a LangChain cross encoder.
+    """FlagEmbedding's `compute_score`, made safe, as a LangChain cross encoder.
 
-    FlagEmbedding loads model and tokenizer. Encoder-only models (the BGE rerankers base, large
-    and v2-m3, the Jina, GTE and BCE rerankers, any sequence-classification checkpoint with one
-    logit) then run in a loop of our own, which gives the scores of `FlagReranker.compute_score`
-    to 1e-4 in a fraction of its time. Decoder models run in FlagEmbedding's `compute_score`.
+    Wraps `FlagReranker`, `FlagLLMReranker`, `LayerWiseFlagLLMReranker` and
+    `LightWeightFlagLLMReranker`: one device, one call at a time, errors with their cause, bars only
+    if asked for, and no model with an untrained head. Take it for the layerwise and lightweight
+    models, which nothing else runs, and as the reference; `TorchCrossEncoder` gives the same scores
+    for the other two families in a fraction of the time, and beside any transformers.
+
+    FlagEmbedding 1.4.2 needs transformers<5.24; for layerwise models <4.54, for lightweight ones
+    <4.48. Beside transformers 5 its encoders leave a blank passage out of the pair.
 
     Source of the models: Xiao et al., "C-Pack", and Chen et al., "BGE M3-Embedding"; model cards
     at huggingface.co/BAAI.
 
     Example:
         >>> from langchain_rerank import FlagEmbeddingCrossEncoder
-        >>> from langchain_rerank.offline import offline_reranker
-        >>> cross_encoder = FlagEmbeddingCrossEncoder(model=offline_reranker())
-        >>> question = "How many people live in Berlin?"
-        >>> scores = cross_encoder.score(
-        ...     [
-        ...         (question, "Berlin had a population of 3,520,031 registered inhabitants."),
-        ...         (question, "Berlin is well known for its museums."),
-        ...     ]
+        >>> cross_encoder = FlagEmbeddingCrossEncoder(
+        ...     model="BAAI/bge-reranker-v2-minicpm-layerwise",
+        ...     compute_score_kwargs={"cutoff_layers": [28]},
         ... )
-        >>> [round(score, 2) for score in scores]
-        [1.0, 0.02]
+        >>> cross_encoder.score([("what is a panda?", "A bear of China.")])  # doctest: +SKIP
+        [0.97]
     """
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
-    """Name on the Hugging Face hub, or path of a folder."""
+    """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
+    max_length: int | None = Field(default=None, ge=16)
+    """Most tokens of query and passage; a decoder's prompt comes on top. None is FlagEmbedding's
+    own 512, or what the encoder can read if that is less."""
     model_class: ModelClass | None = None
-    """FlagEmbedding's family name. None looks the model's name up in FlagEmbedding's table; a
-    name that is not in it means "encoder-only-base"."""
+    """FlagEmbedding's family name. None tells it by the last part of the model's name; one that
+    FlagEmbedding's table doesn't hold means "encoder-only-base"."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
     """Precision of the weights. "auto" is float32 on a CPU, elsewhere bfloat16 where the device
     has it and float16 where not."""
     trust_remote_code: bool = False
-    """Run model code that comes with the checkpoint, as the Jina and GTE rerankers need."""
+    """Run model code that comes with the checkpoint."""
     compute_score_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Decoder families only: keywords for FlagEmbedding's `compute_score`, such as
-    `{"cutoff_layers": [28]}`, `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
+    """Keywords for FlagEmbedding's `compute_score`, such as `{"cutoff_layers": [28]}`,
+    `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
 
-    _encoder: TorchEncoder | None = PrivateAttr(default=None)
-    _decoder: Any = PrivateAttr(default=None)
+    _reranker: Any = PrivateAttr(default=None)
 
     @field_validator("compute_score_kwargs")
     @classmethod
@@ -76,38 +131,32 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         """Load the weights now instead of at the first `score`; does nothing once loaded.
 
         Raises:
-            ModelLoadError: The model is missing, damaged or not a reranker; its message says what
-                was looked for and what to do, and the library's own error is the cause.
+            ModelLoadError: The model is missing, damaged or not a reranker, or FlagEmbedding can't
+                run it beside the installed transformers; the library's own error is the cause.
+            ValueError: An `instruction` was given.
         """
         with self._lock.get():
-            if self._encoder is not None or self._decoder is not None:
+            if os.getpid() != _PROCESS:
+                import torch
+
+                # Threads that share an operation don't come along to a forked child: it would hang.
+                torch.set_num_threads(1)
+            if self._reranker is not None:
                 return
-            device = self.device or flag_loading.best_device()
-            model_class = self.model_class or flag_loading.look_up_model_class(self.model)
-            reranker = flag_loading.load_reranker(
-                self.model,
-                model_class,
-                device,
-                self.dtype,
-                max_length=self.max_length,
-                query_max_length=self.query_max_length,
-                trust_remote_code=self.trust_remote_code,
-                show_progress=self.show_progress,
-                **({} if model_class == "encoder-only-base" else self._decoder_arguments(device)),
-            )
-            if model_class == "encoder-only-base":
-                self._encoder = TorchEncoder(
-                    reranker.model, reranker.tokenizer, device, self.batch_tokens
+            if self.instruction is not None:
+                msg = (
+                    "FlagEmbedding takes no instruction; give its decoders a whole prompt in "
+                    'compute_score_kwargs={"prompt": …}, or use query_instruction'
                 )
-            else:
-                self._decoder = reranker
+                raise ValueError(msg)
+            self._reranker = self._load()
 
     def close(self) -> None:
         """Free the weights; the next `score` loads them again."""
         with self._lock.get():
-            if self._encoder is None and self._decoder is None:
+            if self._reranker is None:
                 return
-            self._encoder = self._decoder = None
+            self._reranker = None
         import torch
 
         # A model is full of reference cycles: without this its memory would stay taken.
@@ -116,23 +165,83 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         if torch.backends.mps.is_available():
             torch.mps.empty_cache()
 
-    def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        if self._encoder is None:
-            return self._decoder_logits(pairs)
-        windows = self._windows(self._encoder.tokenizer, pairs)
-        logits = self._encoder.logits(windows, show_progress=self.show_progress)
-        return batching.merge_windows(logits, windows.owners, self.long_documents)
+    @property
+    def family(self) -> ModelClass:
+        """The `model_class` in use, looked up by the model's name if none was given."""
+        return self.model_class or _look_up(self.model)
 
-    def _decoder_logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
+    def _load(self) -> Any:
+        """Load by FlagEmbedding, check what came, move it to its device and dtype."""
+        family = self.family
+        flag_class = _flag_class(self.model, family)
+        folder = find_folder(self.model, weights_wanted)
+        device = self.device or best_device()
+        wanted = torch_dtype(self.dtype, device)
+        try:
+            max_length = _checked_max_length(self, folder)
+            with (
+                _loading,
+                flag_patches.quiet(show_progress=self.show_progress),
+                flag_patches.loading_report() as missing,
+            ):
+                reranker = flag_patches.tamed(flag_class)(
+                    str(folder),
+                    devices=device,
+                    trust_remote_code=self.trust_remote_code,
+                    **self._arguments(device, wanted, max_length),
+                )
+            _check_loaded(reranker, missing)
+            reranker.model.to(device=device, dtype=wanted).eval()
+        except ModelLoadError:
+            raise
+        # SystemExit: FlagEmbedding leaves the process where it can't import a model's code.
+        except (Exception, SystemExit) as error:
+            msg = (
+                f"could not load '{self.model}' as {family} on {device}: {error}\n"
+                "Expected a name on the Hugging Face hub, or a folder with config.json, weights "
+                "and tokenizer. If it is of another family, set model_class."
+            )
+            raise ModelLoadError(msg) from error
+        self._check_query_length(max_length)
+        flag_patches.guard_forward(reranker.model)
+        return reranker
+
+    def _arguments(self, device: str, dtype: Any, max_length: int) -> dict[str, Any]:
+        """Arguments for FlagEmbedding's class."""
+        import torch
+
+        # Imported late: it imports torch.
+        from langchain_rerank.cross_encoders.torch_model import default_batch_tokens
+
+        budget = self.batch_tokens or default_batch_tokens(device)
+        arguments: dict[str, Any] = {
+            "batch_size": max(1, budget // max_length),
+            "max_length": max_length,
+            "query_max_length": self._query_limit(max_length),
+        }
+        # Their own defaults are "A: " and "B: ": pass on only what was given.
+        if self.query_instruction is not None:
+            arguments["query_instruction_for_rerank"] = self.query_instruction
+        if self.passage_instruction is not None:
+            arguments["passage_instruction_for_rerank"] = self.passage_instruction
+        # Two of the families warn unless one half precision is asked for; on a CPU all of them
+        # ignore float16, so asking for it there keeps float32 and the peace.
+        half_on_cpu = device == "cpu" and dtype == torch.float32
+        arguments["use_fp16"] = dtype == torch.float16 or half_on_cpu
+        if self.family != "encoder-only-base":
+            arguments["use_bf16"] = dtype == torch.bfloat16
+        return arguments
+
+    def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
-        tokenizer = self._decoder.tokenizer
-        pairs = self._short_queries(tokenizer, pairs)
+        reranker = self._reranker
+        pairs = self._short_queries(reranker.tokenizer, pairs, reranker.max_length)
         owners = list(range(len(pairs)))
         if self.long_documents != "first":
-            room = self.max_length - self._decoder_overhead()
-            pairs, owners = tokenization.text_windows(tokenizer, pairs, room)
+            room = reranker.max_length - self._overhead()
+            pairs, owners = tokenization.text_windows(reranker.tokenizer, pairs, room)
         with flag_patches.progress_shown(self.show_progress):
-            logits = self._decoder.compute_score(list(pairs), **self.compute_score_kwargs)
+            logits = reranker.compute_score(list(pairs), **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
@@ -141,19 +250,91 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             raise ScoringError(msg)
         return batching.merge_windows(np.asarray(logits, float), owners, self.long_documents)
 
-    def _decoder_overhead(self) -> int:
-        """Tokens that FlagEmbedding adds inside `max_length`: the first one and instructions."""
-        decoder = self._decoder
-        added = decoder.query_instruction_for_rerank + decoder.passage_instruction_for_rerank
-        return 1 + len(decoder.tokenizer(added, add_special_tokens=False)["input_ids"])
+    def _overhead(self) -> int:
+        """Tokens that FlagEmbedding adds inside `max_length`: special ones and instructions."""
+        reranker = self._reranker
+        before = reranker.query_instruction_for_rerank, reranker.passage_instruction_for_rerank
+        added = reranker.tokenizer("".join(filter(None, before)), add_special_tokens=False)
+        encoder = self.family == "encoder-only-base"
+        specials = reranker.tokenizer.num_special_tokens_to_add(pair=True) if encoder else 1
+        return specials + len(added["input_ids"])
 
-    def _decoder_arguments(self, device: str) -> dict[str, Any]:
-        """Arguments that only the decoder families take from here; encoders run in our loop."""
-        budget = self.batch_tokens or default_batch_tokens(device)
-        arguments: dict[str, Any] = {"batch_size": max(1, budget // self.max_length)}
-        # Their own defaults are "A: " and "B: ": pass on only what was given.
-        if self.query_instruction is not None:
-            arguments["query_instruction_for_rerank"] = self.query_instruction
-        if self.passage_instruction is not None:
-            arguments["passage_instruction_for_rerank"] = self.passage_instruction
-        return arguments
+
+def _flag_class(model: str, family: ModelClass) -> Any:
+    """Import FlagEmbedding, and return its class for a family.
+
+    Raises:
+        ModelLoadError: It isn't there, or doesn't go with the installed transformers.
+    """
+    import transformers
+
+    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    broken = _BROKEN_SINCE.get(family)
+    cause: ImportError | None = None
+    if broken is None or found < broken:
+        try:
+            import FlagEmbedding
+
+            return getattr(FlagEmbedding, _CLASSES[family])
+        except ImportError as error:
+            cause = error
+    major, minor = broken or _IMPORT_BROKEN_SINCE
+    below = f"transformers<{major}.{minor}"
+    other = (
+        "choose another model"
+        if broken
+        else "take TorchCrossEncoder, which runs encoders and BGE-Gemma anywhere"
+    )
+    msg = (
+        f"could not load '{model}' as {family}: FlagEmbedding needs {below} for it, found "
+        f"{transformers.__version__}{f' ({cause})' if cause else ''}. In an environment of its "
+        f'own, run: pip install langchain-rerank FlagEmbedding "{below}"; or {other}.'
+    )
+    raise ModelLoadError(msg) from cause
+
+
+def _checked_max_length(settings: FlagEmbeddingCrossEncoder, folder: Path) -> int:
+    """Refuse what FlagEmbedding would score in silence by half of what the checkpoint asks for."""
+    limit: int | None = None
+    if settings.family == "encoder-only-base":
+        trust = settings.trust_remote_code
+        checkpoint = read_checkpoint(settings.model, folder, trust_remote_code=trust)
+        limit = checkpoint.token_limit
+        more = checkpoint.layers or checkpoint.prompt or checkpoint.template is not None
+        if more or checkpoint.task != "sequence-classification":
+            msg = (
+                "FlagEmbedding would leave out its modules, prompt or chat template; use "
+                "TorchCrossEncoder."
+            )
+            raise ValueError(msg)
+    elif settings.family == "decoder-only-base" and "prompt" not in settings.compute_score_kwargs:
+        config = folder / "config.json"
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        if kind != "gemma":
+            msg = (
+                f"{config} says model_type {kind!r}, and FlagEmbedding would ask it BGE-Gemma's "
+                "question. Use TorchCrossEncoder, or give in compute_score_kwargs the prompt that "
+                "it was trained on."
+            )
+            raise ValueError(msg)
+    max_length = settings.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
+    if limit is not None and max_length > limit:
+        msg = f"max_length={max_length} is over the {limit} tokens that it reads."
+        raise ValueError(msg)
+    return max_length
+
+
+def _check_loaded(reranker: Any, missing: Sequence[str]) -> None:
+    """Refuse a model that would score at random."""
+    invented = [name for name, _ in reranker.model.named_parameters() if name in set(missing)]
+    if invented:
+        msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
+        raise ValueError(msg)
+    if not reranker.tokenizer.is_fast:
+        msg = f"it has no fast tokenizer, only {type(reranker.tokenizer).__name__}."
+        raise ValueError(msg)
+    # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
+    vocabulary, words = reranker.model.config.vocab_size, len(reranker.tokenizer)
+    if words < vocabulary // 2:
+        msg = f"its tokenizer knows {words} tokens, the model {vocabulary}: files are missing."
+        raise ValueError(msg)

@@ -1,7 +1,13 @@
 """What FlagEmbedding and transformers have no option for, changed from the outside.
 
 Each change is as narrow as it can be: one thread, one instance, or a switch that is off for
-everyone else in the process.
+everyone else in the process. All that is touched of other packages, and why:
+
+- `PreTrainedModel.from_pretrained`, while one loads: FlagEmbedding asks nobody which weights were
+  missing and so initialised at random.
+- `tqdm` and `trange` in the module of a FlagEmbedding class: its bars have no argument.
+- `__del__` in a subclass: prints at interpreter exit.
+- `forward` of one model: FlagEmbedding takes every RuntimeError for a lack of memory.
 """
 
 from __future__ import annotations
@@ -10,7 +16,6 @@ import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.errors import ScoringError
@@ -60,15 +65,11 @@ def loading_report() -> Iterator[list[str]]:
 
 
 @contextmanager
-def quiet(model: str, *, show_progress: bool) -> Iterator[None]:
-    """Hide transformers' bars, but not while a download may run, which can take minutes."""
+def quiet(*, show_progress: bool) -> Iterator[None]:
+    """Hide transformers' bar over the weights."""
     from transformers.utils import logging as transformers_logging
 
-    hide = (
-        not show_progress
-        and Path(model).exists()
-        and transformers_logging.is_progress_bar_enabled()
-    )
+    hide = not show_progress and transformers_logging.is_progress_bar_enabled()
     if hide:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
     try:
@@ -104,23 +105,19 @@ def guard_forward(model: Any) -> None:
     model.forward = forward
 
 
-def reranker_class(model_class: str) -> Any:
-    """Return FlagEmbedding's class for a family, without finalizer and with bars that switch.
+def tamed(flag_class: Any) -> Any:
+    """Return FlagEmbedding's class without finalizer and with bars that switch.
 
-    The finalizer stops a pool of processes, which one device never starts; at interpreter exit
-    it prints errors. The bars have no argument; they are switched by a context variable, which
-    leaves direct users of FlagEmbedding in the same process theirs.
+    The finalizer stops a pool of processes, which one device never starts, and moves the weights
+    to the CPU; at interpreter exit it prints errors. The bars have no argument; they are switched
+    by a context variable, which leaves direct users of FlagEmbedding in the same process theirs.
     """
-    from FlagEmbedding.inference.reranker import model_mapping
-
-    family = model_mapping.RerankerModelClass(model_class)
-    base = model_mapping.RERANKER_CLASS_MAPPING[family]
-    module = sys.modules[base.__module__]
+    module = sys.modules[flag_class.__module__]
     for name in ("tqdm", "trange"):
         bar = getattr(module, name, None)
         if bar is not None and not hasattr(bar, "switched"):
             setattr(module, name, _switched(bar))
-    return type(base.__name__, (base,), {"__del__": lambda _: None})
+    return type(flag_class.__name__, (flag_class,), {"__del__": lambda _: None})
 
 
 def _switched(bar: Any) -> Any:

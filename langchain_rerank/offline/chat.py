@@ -82,7 +82,7 @@ def offline_chat_model(**kwargs: Any) -> BaseChatModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class _LlamaServer:
     url: str
     api_key: str
     process: subprocess.Popen[str]
@@ -94,10 +94,10 @@ class _Server:
 
 _lock = threading.Lock()
 # By process id: a forked child must neither use up nor stop its parent's server.
-_running: dict[int, _Server] = {}
+_running: dict[int, _LlamaServer] = {}
 
 
-def _shared_server() -> _Server:
+def _shared_server() -> _LlamaServer:
     with _lock:
         server = _running.get(os.getpid())
         if server is not None and server.process.poll() is None:
@@ -110,7 +110,7 @@ def _shared_server() -> _Server:
         return server
 
 
-def _start_server(weights: Path) -> _Server:
+def _start_server(weights: Path) -> _LlamaServer:
     # Other users of the machine can reach loopback too: the key keeps them out.
     api_key = secrets.token_urlsafe()
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
@@ -127,7 +127,7 @@ def _start_server(weights: Path) -> _Server:
     )
     line = process.stdout.readline() if process.stdout else ""
     reply = json.loads(line) if line else {"error": "the server process ended before it was ready."}
-    server = _Server(reply.get("url", ""), api_key, process)
+    server = _LlamaServer(reply.get("url", ""), api_key, process)
     if not server.url:
         server.stop()
         message = (

