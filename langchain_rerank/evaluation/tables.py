@@ -97,7 +97,7 @@ def markdown(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
         parts += [f"**{_in_markdown(title)}**", "\n".join(f"| {line} |" for line in lines)]
     if notes:
         parts.append("\n".join(f"- {_in_markdown(note)}" for note in notes))
-    return "\n\n".join(parts) + "\n"
+    return well_formed("\n\n".join(parts) + "\n")
 
 
 def html(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
@@ -107,7 +107,7 @@ def html(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
         for title, found in tables:
             parts += [f"<p>{escape(title)}</p>", found.to_html(index=False, border=0)]
     parts += [f"<p>{escape(note)}</p>" for note in notes]
-    return f"<div>{''.join(parts)}</div>"
+    return well_formed(f"<div>{''.join(parts)}</div>")
 
 
 def with_interval(value: float, interval: Interval | None, form: str = ".4f") -> str:
