@@ -229,12 +229,7 @@ def unknown_document(doc_id: str) -> str:
 
 
 def corpus_of(documents: Iterable[Document]) -> dict[str, Document]:
-    """Key documents by id; one without gets the id that `index_documents` gives it.
-
-    Raises:
-        ValueError: One id names two different documents.
-        TypeError: A document is of another type; the message names its position.
-    """
+    """Key documents by id; one without gets the id that `index_documents` gives it."""
     corpus: dict[str, Document] = {}
     for position, document in enumerate(documents):
         check_document(document, position)

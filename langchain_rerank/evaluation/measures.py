@@ -22,19 +22,7 @@ _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))
 def parse_measures(
     measures: Iterable[str | ir_measures.Measure], *, min_relevance: int = 1
 ) -> list[ir_measures.Measure]:
-    """Turn names of measures into ir_measures' own, each once.
-
-    Args:
-        measures: Names such as "nDCG@10", "RR@10" or "P(rel=2)@5", or ir_measures' objects.
-        min_relevance: Grade from which a document counts as relevant in binary measures (RR, P,
-            R, AP, …); a `rel=` in a measure's own name wins. nDCG reads the grades themselves.
-
-    Raises:
-        ValueError: There is none, or one is unknown, lacks a parameter or is no mean over
-            queries; the message names it. Or `min_relevance` is less than 1.
-        TypeError: `measures` is a single str, or holds something else than measures.
-        MissingDependencyError: The extra `eval` is not installed.
-    """
+    """Turn names of measures into ir_measures' own, each once."""
     require_eval("ir_measures", purpose="Evaluation")
     from ir_measures import Measure
 
@@ -77,19 +65,6 @@ def per_query_values(
 
     The order of `rankings` is what is measured: it reaches ir_measures as scores that fall from
     rank to rank, so that no measure orders ties its own way; see `falling_scores`.
-
-    Args:
-        measures: What to measure; see `parse_measures`.
-        rankings: Document ids by query, best first, each of them once. Queries that the qrels
-            don't have are left out.
-        qrels: Grades by query and document.
-
-    Returns:
-        For each measure's name, a value for each query of the qrels, in their order; 0 where
-        there are no results, as in ir_measures.
-
-    Raises:
-        ValueError: ir_measures can't compute a measure here; the message names it.
     """
     import ir_measures
 

@@ -27,11 +27,7 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return one query's document ids, best first, as trec_eval orders them.
-
-    Raises:
-        ValueError: A score is NaN, which has no place in an order.
-    """
+    """Return one query's document ids, best first, as trec_eval orders them."""
     nan = next((doc_id for doc_id, score in scores.items() if math.isnan(score)), None)
     if nan is not None:
         msg = f"expected a number as score of document {nan!r}, got NaN"
@@ -42,16 +38,7 @@ def ranking(scores: Mapping[str, float]) -> list[str]:
 def falling_scores(
     doc_ids: Sequence[str], scores: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """Give a ranking scores that fall from each document to the next, in single precision.
-
-    Args:
-        doc_ids: One query's document ids, best first.
-        scores: Theirs: each is kept where it falls, else it becomes the next number below. Without
-            scores, or with ones that no file can order, they are n, n - 1, …, 1.
-
-    Raises:
-        ValueError: A document comes twice, or there are not as many scores as documents.
-    """
+    """Give a ranking scores that fall from each document to the next, in single precision."""
     if len(set(doc_ids)) < len(doc_ids):
         repeated = next(doc_id for doc_id in doc_ids if list(doc_ids).count(doc_id) > 1)
         msg = f"expected each document once in a ranking, got {repeated!r} again"
@@ -152,12 +139,7 @@ def _check_word(text: str, what: str) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file that hold text, numbered from 1, without their line ends.
-
-    Raises:
-        ValueError: A line is not UTF-8; the message names file and line.
-        OSError: The file can't be read.
-    """
+    """Yield the lines of a UTF-8 file that hold text, numbered from 1, without their line ends."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

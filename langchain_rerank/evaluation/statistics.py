@@ -34,10 +34,6 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; for
     retrieval measures, Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006.
-
-    Raises:
-        ValueError: A setting is out of range.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     require_eval("scipy", purpose="Statistics")
     from scipy.stats import bootstrap
@@ -70,10 +66,6 @@ def paired_test(
 
     Source: Smucker, Allan and Carterette, "A comparison of statistical significance tests for
     information retrieval evaluation", CIKM 2007.
-
-    Raises:
-        ValueError: The two are of different lengths or empty, or a setting is out of range.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     require_eval("scipy", purpose="Statistics")
     from scipy.stats import permutation_test

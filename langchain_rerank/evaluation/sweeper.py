@@ -144,11 +144,7 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
 
 
 def build_cross_encoder(model: str, backend: str) -> LocalCrossEncoder:
-    """Build the cross encoder that runs a model: "torch", or "onnx" in int8.
-
-    Raises:
-        ValueError: There is no such backend.
-    """
+    """Build the cross encoder that runs a model: "torch", or "onnx" in int8."""
     if backend not in get_args(Backend):
         msg = f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}"
         raise ValueError(msg)

@@ -93,12 +93,7 @@ class Answer:
 
 
 def check_system(name: str, system: AnySystem, dataset: Dataset) -> None:
-    """Check that a system is one, and has what it needs.
-
-    Raises:
-        ValueError: It reranks a run, and the data set has no corpus.
-        TypeError: It or its name is of another type.
-    """
+    """Check that a system is one, and has what it needs."""
     if not isinstance(name, str) or not name:
         msg = f"a system's name must be a non-empty str, got {name!r}"
         raise TypeError(msg)
@@ -116,12 +111,7 @@ def check_system(name: str, system: AnySystem, dataset: Dataset) -> None:
 def ask(
     name: str, system: AnySystem, dataset: Dataset, query_id: str, id_key: str | None = None
 ) -> Answer:
-    """Put one query to a system, and leave the query's own document out of what comes back.
-
-    Raises:
-        EvaluationError: The system failed, or gave something that can't be measured; the
-            message names system and query, and the real cause is chained.
-    """
+    """Put one query to a system, and leave the query's own document out of what comes back."""
     try:
         if isinstance(system, RerankedRun):
             return _rerank(system, dataset, query_id)
@@ -175,11 +165,7 @@ def without_query_itself(answer: Answer, dataset: Dataset, query_id: str) -> Ans
 def best_of_run(
     run: Run, dataset: Dataset, query_id: str, fetch_k: int
 ) -> tuple[list[Document], bool]:
-    """Return a run's first documents of a query, and whether its own was left out of them.
-
-    Raises:
-        ValueError: A document is not in the corpus.
-    """
+    """Return a run's first documents of a query, and whether its own was left out of them."""
     corpus = dataset.corpus or {}
     ids = ranking(run.get(query_id, {}))
     own = query_id in corpus and is_query_itself(dataset, query_id, corpus[query_id].page_content)

@@ -28,11 +28,7 @@ _SMALL_P = 0.001
 
 
 def pandas() -> Any:
-    """Import pandas.
-
-    Raises:
-        MissingDependencyError: The extra `eval` is not installed.
-    """
+    """Import pandas."""
     require_eval("pandas", purpose="A table")
     import pandas as pd
 

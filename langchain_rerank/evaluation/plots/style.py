@@ -22,11 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure, sized in inches, that Jupyter shows without pyplot.
-
-    Raises:
-        MissingDependencyError: The extra `eval` is not installed.
-    """
+    """Make an empty figure, sized in inches, that Jupyter shows without pyplot."""
     require_eval("matplotlib", purpose="Plotting")
     from matplotlib.figure import Figure
 

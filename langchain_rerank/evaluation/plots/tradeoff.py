@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 _LOGARITHMIC_FROM = 8
 """Ratio of the longest to the shortest latency."""
-_LONG_NAME = 24
-"""From this many letters on a legend has two columns instead of four."""
 _MANY = 12
 """With more points than this only those on the frontier have labels and intervals."""
 
@@ -262,7 +260,7 @@ def _draw_legend(axes: Axes, points: Sequence[_Point]) -> None:
         list(handles),
         title=f"numbers: fetch_k{weights}",
         loc="outside lower left",
-        ncols=2 if max(map(len, handles)) > _LONG_NAME else 4,
+        ncols=2,
         frameon=False,
         fontsize="small",
         title_fontsize="small",
