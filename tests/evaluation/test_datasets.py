@@ -13,9 +13,8 @@ import pytest
 from langchain_core.documents import Document
 
 from langchain_rerank.chroma import document_id
-from langchain_rerank.evaluation.beir import load_beir
 from langchain_rerank.evaluation.datasets import Dataset
-from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
+from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
 from langchain_rerank.evaluation.runs import read_run
 
 DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))
@@ -126,7 +125,6 @@ def test_a_partial_corpus_keeps_judgments_of_documents_it_lacks(folder):
         ("qrels/test.tsv", HEADER + "q1\td1\t1.5\n", "line 2: expected a whole number.*'1.5'"),
         ("qrels/test.tsv", "query\tdoc\tgrade\n", "line 1: expected a whole number.*'grade'"),
         ("qrels/test.tsv", HEADER + "q1\td1\n", "line 2: expected query id.* got 2 columns"),
-        ("qrels/test.tsv", HEADER + "q1\td1\t1\nq1\td1\t1\n", "line 3: document 'd1' is judged"),
     ],
 )
 def test_a_bad_line_is_one_error_that_names_it(folder, name, content, message):

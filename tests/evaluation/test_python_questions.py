@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from langchain_rerank.corpus import python_reference
-from langchain_rerank.evaluation.beir import load_beir
+from langchain_rerank.evaluation.loading import load_beir
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "python_questions"
 # Shorter runs of words can be the only way to say a thing.

@@ -102,9 +102,9 @@ def test_falling_scores_refuse_what_is_no_ranking():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (LINE + "q1 Q0 d2 2 1.5\n", "line 2: expected the 6 columns.* got 5"),
-        (LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: expected a number as score, got 'high'"),
-        (LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score, got 'nan'"),
+        (LINE + "q1 Q0 d2 2 1.5\n", "line 2: expected the 6 columns.* got 'q1 Q0 d2"),
+        (LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: .*a number as score, got 'q1 Q0 d2 2 high"),
+        (LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score, got NaN"),
         (LINE + "q2 Q0 d1 1 1 tag\n" + LINE, "line 3: document 'd1' stands twice.* query 'q1'"),
         ("\n \n", "without a result"),
         (b"\xff\xfe bad\n", "line 1: expected UTF-8"),

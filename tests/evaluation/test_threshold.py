@@ -177,7 +177,7 @@ def test_only_a_system_that_reranks_has_scores_for_it():
         ({"precision": 0}, "precision must be above 0 and at most 1, got 0"),
         ({"precision": 1.5}, "got 1.5"),
         ({"precision": float("nan")}, "got nan"),
-        ({"min_relevance": 0}, "min_relevance must be an int of at least 1, got 0"),
+        ({"min_relevance": 0}, "min_relevance must be an int of at least 1.*, got 0"),
         ({"unjudged": "skip"}, "unjudged must be 'not relevant' or 'leave out', got 'skip'"),
     ],
 )

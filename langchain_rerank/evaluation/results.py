@@ -1,4 +1,4 @@
-"""What an evaluation consists of: plain records, which a `Report` holds."""
+"""What a `Report` holds: plain records."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SystemResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EvaluationSettings:
     """How an evaluation was made."""
 
     measures: tuple[str, ...]
