@@ -202,7 +202,7 @@ def out_of_memory_over(tokens: int) -> Callable[[torch.Tensor], None]:
 @pytest.fixture
 def accelerated(tiny: TorchCrossEncoder) -> TorchCrossEncoder:
     """By a name that is not "cpu", the CPU goes the way of a GPU."""
-    return tiny.model_copy(update={"device": "cpu:0", "max_length": 128})
+    return tiny.model_copy(update={"device": "cpu:0", "dtype": "float32", "max_length": 128})
 
 
 def test_running_out_of_memory_changes_no_score_and_is_logged(accelerated, hook, caplog):
@@ -226,7 +226,7 @@ def test_a_single_pair_that_does_not_fit_says_what_to_do(accelerated, hook):
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_a_failure_is_chained_and_not_retried_and_leaves_the_model_usable(tiny, hook, device):
-    model = tiny.model_copy(update={"device": device, "batch_tokens": 10**5})
+    model = tiny.model_copy(update={"device": device, "dtype": "float32", "batch_tokens": 10**5})
     expected = model.score(PAIRS[:1])
     error = RuntimeError("boom")
     failures = [error]
@@ -245,7 +245,7 @@ def test_a_failure_is_chained_and_not_retried_and_leaves_the_model_usable(tiny, 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_batches_are_cut_by_tokens_longest_first(tiny, hook, device, one_torch_thread):
-    model = tiny.model_copy(update={"batch_tokens": 256, "device": device})
+    model = tiny.model_copy(update={"batch_tokens": 256, "dtype": "float32", "device": device})
     shapes = hook(model, lambda _: None)
     model.score(PAIRS)
     assert sum(rows for rows, _ in shapes) == len(PAIRS)
