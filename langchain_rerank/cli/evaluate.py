@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from langchain_rerank.compressor import Reranker
     from langchain_rerank.evaluation import Dataset, Report, Sweep
-    from langchain_rerank.evaluation.sweeper import Source
+    from langchain_rerank.evaluation.sweep_candidates import Source
     from langchain_rerank.evaluation.systems import AnySystem
 
 _RERANKED = "reranked"

@@ -116,10 +116,6 @@ class Dataset:
         Raises:
             ValueError: As `Dataset`, or one id names two different documents.
             TypeError: As `Dataset`.
-
-        Example:
-            >>> Dataset.from_questions([("Who wrote Emma?", ["7"]), ("Ulysses?", {"8": 2, "9": 1})])
-            Dataset(2 queries, 3 judgments)
         """
         queries, qrels = {}, {}
         for number, (text, relevant) in enumerate(questions, start=1):

@@ -211,16 +211,11 @@ def load_ir_dataset(
     Args:
         name: Such as "beir/scifact/test"; see https://ir-datasets.com.
         load_corpus: Whether to load the documents; all of them go into memory.
-        partial_corpus: Accept judgments of documents that are not in the corpus; see `Dataset`.
-
-    Returns:
-        The queries that have judgments. A document's title, where the set has that field, is
-        `metadata["title"]`.
+        partial_corpus: As `load_beir`'s.
 
     Raises:
         MissingDependencyError: ir_datasets is not installed.
-        ValueError: There is no set of that id, it lacks queries, judgments or documents, or it
-            judges a document twice with different grades.
+        ValueError: There is no such set, it lacks a part, or it judges a document differently.
     """
     require_eval("ir_datasets", purpose="load_ir_dataset")
     import ir_datasets

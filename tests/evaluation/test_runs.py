@@ -61,13 +61,6 @@ def test_ranking_is_the_order_of_trec_eval_on_ties(run):
         assert expected[doc_id] == pytest.approx(1 / rank)
 
 
-def test_ties_go_by_falling_document_id_and_ranks_in_the_file_do_not_count(tmp_path):
-    path = tmp_path / "run.trec"
-    path.write_text("q Q0 a 1 1.0 t\nq Q0 c 2 1.0 t\nq Q0 b 3 1.00000000001 t\nq Q0 z 4 7 t\n")
-
-    assert list(read_run(path)["q"]) == ["z", "c", "b", "a"]
-
-
 @given(st.dictionaries(words, st.floats() | tied_scores, min_size=1, max_size=8))
 def test_falling_scores_are_one_order_to_every_tool(scored):
     run = falling_scores(list(scored), list(scored.values()))

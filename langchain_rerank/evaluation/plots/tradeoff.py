@@ -241,7 +241,7 @@ def _draw_legend(axes: Axes, points: Sequence[_Point]) -> None:
     """Name the series below the axes, and say what the labels and the ring are."""
     from matplotlib.lines import Line2D
 
-    handles = {
+    handles: dict[str, dict[str, Any]] = {
         wrapped(series): {"color": color, "marker": marker, "markersize": 7, "linewidth": 1}
         for series, (color, marker) in _looks(points).items()
         if series
@@ -256,7 +256,7 @@ def _draw_legend(axes: Axes, points: Sequence[_Point]) -> None:
         handles["recommended"] = {"color": faded(1), "marker": "o", "markersize": 11, **dot}
     weights = " (first_stage_weight)" if any("(" in p.label for p in points if p.series) else ""
     axes.figure.legend(
-        [Line2D([], [], **look) for look in handles.values()],  # type: ignore[arg-type]  # mixed
+        [Line2D([], [], **look) for look in handles.values()],
         list(handles),
         title=f"numbers: fetch_k{weights}",
         loc="outside lower left",
