@@ -92,10 +92,14 @@ def check_folder(folder: Path) -> None:
     Raises:
         ModelLoadError: One is missing or damaged; the message names the folder to delete.
     """
-    for name, expected in _read_manifest(folder).items():
+    sums = _read_manifest(folder)
+    present = {path.name for path in folder.glob("[!.]*") if path.name != _MANIFEST}
+    for name in sorted({*sums, *present}):
         found = sha256_or_none(folder / name)
-        if found != expected:
-            detail = f"expected SHA-256 {expected}, found {found or 'no file'}"
+        if found != sums.get(name):
+            detail = (
+                f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
+            )
             raise ModelLoadError(_damaged(folder, name, detail))
 
 
