@@ -16,7 +16,7 @@ import platformdirs
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CACHE_VARIABLE = "LANGCHAIN_RERANK_CACHE"
 _MANIFEST = "manifest.json"
@@ -92,15 +92,31 @@ def check_folder(folder: Path) -> None:
     Raises:
         ModelLoadError: One is missing or damaged; the message names the folder to delete.
     """
-    sums = _read_manifest(folder)
-    present = {path.name for path in folder.glob("[!.]*") if path.name != _MANIFEST}
-    for name in sorted({*sums, *present}):
+    for name, expected in _read_manifest(folder).items():
         found = sha256_or_none(folder / name)
-        if found != sums.get(name):
-            detail = (
-                f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
-            )
+        if found != expected:
+            detail = f"expected SHA-256 {expected}, found {found or 'no file'}"
             raise ModelLoadError(_damaged(folder, name, detail))
+
+
+def remove_folders(parent: Path, prefix: str, but: Path) -> None:
+    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
+
+    Processes that have files of it open keep them; where the system allows no such removal, the
+    folder stays.
+    """
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
+        folder = parent / lock.name[1 : -len(".lock")]
+        if folder == but:
+            continue
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            aside = folder.with_name(f".{folder.name}.partial")
+            if folder.is_dir() and not aside.exists():
+                # At once, so that nobody finds half of it.
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_folders(parent: Path, prefix: str, but: Path) -> None:
