@@ -289,6 +289,8 @@ def _bound(
     keywords = dict(call.keywords)
     if "k" in parameters:
         keywords["k"] = call.fetch_k
+    elif not isinstance(stage, BaseRetriever):
+        logger.info("%s can't be asked for a number of documents: name k", type(stage).__name__)
     return BoundRetriever(stage, keywords) if keywords else stage
 
 

@@ -21,7 +21,6 @@ from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.pipeline import default_k, keeping, rerankers_in
 from langchain_rerank.ranking import candidates, check_question
-from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import check_instruction
 from langchain_rerank.text import well_formed
 
@@ -202,16 +201,6 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
         "fetch_k": fetch_k,
     }
     return RerankRetriever(**parts) if k is None else RerankRetriever(**parts, k=k)
-
-
-def cross_encoder_of(stage: Runnable[Any, Any]) -> BaseCrossEncoder | None:
-    """Find the cross encoder by which a chain's documents are ranked, through whatever wraps it."""
-    for one in runnables_in(stage):
-        function = vars(one).get("func")
-        compressor = getattr(one, "base_compressor", None) or getattr(function, "__self__", None)
-        for reranker in rerankers_in(compressor):
-            return reranker.model
-    return None
 
 
 def _as_compressor(

@@ -142,7 +142,7 @@ async def test_blocks_of_thought_are_no_answer(retrieval, thought):
         assert numbers(result) == [1]
 
 
-@pytest.mark.parametrize("texts", [("<think>They ask", "<think>Perhaps [2]"), (" ", "")])
+@pytest.mark.parametrize("texts", [("<think>They ask", "<think>Perhaps [2]"), (" ", " ")])
 async def test_where_only_thoughts_or_nothing_comes_the_question_is_searched_by(retrieval, texts):
     llm = replies(*texts)
     for result in await every_way(lambda: create_rag_chain(llm, retrieval), FOLLOW_UP):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from langchain_rerank.bench import hardware
 from langchain_rerank.bench.measure import paired_ratio, top_overlap
-from langchain_rerank.cross_encoders.onnx_encoder import available_cores
+from langchain_rerank.cross_encoders.processes import available_cores
 from langchain_rerank.files import replacing
 
 if TYPE_CHECKING:
