@@ -156,7 +156,6 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         modules_with(_SAVED, model_type="SentenceTransformer"),
         rf"{re.escape(_SAVED)}.*SentenceTransformer",
     ),
-    "sparse encoder": (modules_with(_SAVED, model_type="SparseEncoder"), r"SparseEncoder"),
     "activation of its own": (
         modules_with(_SAVED, activation_fn="custom.Scaled"),
         r"custom\.Scaled",
