@@ -254,23 +254,6 @@ def test_a_body_that_drips_is_given_up():
         assert client.post("/v2/rerank", json=GOOD).status_code == 200
 
 
-@pytest.mark.parametrize("sent", [b"", b"P", b"POST /rerank HTTP/1.1\r\nhost: x\r\nx-drip: "])
-@pytest.mark.parametrize("after_another", [False, True])
-def test_headers_that_drip_are_given_up(sent, after_another):
-    model = GatedCrossEncoder(is_open=True)
-    options = {"client_seconds": 0.3}
-    if after_another and not sent:
-        pytest.skip("an idle connection is kept for longer")
-    with client_of(model, server_options=options) as client, raw_connection(client) as sock:
-        if after_another:
-            sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
-        sock.sendall(sent)
-        start = time.monotonic()
-        assert not read_all(sock).startswith(b"HTTP"), "closed without an answer"
-        assert time.monotonic() - start < 10, "before uvicorn's own limit for idle connections"
-
-
 def test_headers_without_end_are_refused(small):
     with raw_connection(small) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * 20_000)
