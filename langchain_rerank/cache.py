@@ -16,7 +16,7 @@ import platformdirs
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CACHE_VARIABLE = "LANGCHAIN_RERANK_CACHE"
 _MANIFEST = "manifest.json"
@@ -97,6 +97,26 @@ def check_folder(folder: Path) -> None:
         if found != expected:
             detail = f"expected SHA-256 {expected}, found {found or 'no file'}"
             raise ModelLoadError(_damaged(folder, name, detail))
+
+
+def remove_folders(parent: Path, prefix: str, but: Path) -> None:
+    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
+
+    Processes that have files of it open keep them; where the system allows no such removal, the
+    folder stays.
+    """
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
+        folder = parent / lock.name[1 : -len(".lock")]
+        if folder == but:
+            continue
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            aside = folder.with_name(f".{folder.name}.partial")
+            if folder.is_dir() and not aside.exists():
+                # At once, so that nobody finds half of it.
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_folders(parent: Path, prefix: str, but: Path) -> None:

@@ -19,7 +19,7 @@ from langchain_rerank.cache import (
     remove_folders,
 )
 from langchain_rerank.cross_encoders import batching, onnx_files, tokenization
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
 from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.onnx_quantize import quantize
 from langchain_rerank.errors import ModelLoadError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GRAPH = "model.onnx"
+_FILES = (GRAPH, f"{GRAPH}.data", "tokenizer.json", "tokenizer_config.json")
 # Raise it with every change of what is written: a new recipe must never read an old folder.
 _FORMAT = 2
 _OPSET = 17
@@ -86,7 +87,8 @@ def quantized_folder(checkpoint: Checkpoint, graph: Path | None, *, show_progres
                 lock_timeout_s=_LOCK_TIMEOUT_S,
             )
         remove_folders(target.parent, f"{name}-", but=target)
-    check_folder(target)
+    templates = {path.name for path in target.glob("*.jinja")}
+    check_folder(target, sorted({*_FILES, *templates}))
     return target
 
 
