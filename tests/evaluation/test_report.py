@@ -132,12 +132,6 @@ def test_confidence_is_not_rounded_to_certainty(confidence, shown):
     assert f"with {shown} bootstrap intervals" in report.to_markdown()
 
 
-def test_names_of_more_than_one_line_leave_the_titles_whole():
-    systems = {"first\nrun": RUN, "second": RUN}
-    text = evaluate(systems, DATASET, ["RR"], show_progress=False).to_markdown()
-    assert "**Difference to first run**" in text
-
-
 def test_small_p_is_not_shown_as_0():
     queries = {f"q{number}": "red bird" for number in range(30)}
     dataset = Dataset(queries, {query: {"a": 1} for query in queries}, CORPUS)
