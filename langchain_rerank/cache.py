@@ -86,37 +86,20 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: f
             partial.rename(folder)
 
 
-def check_folder(folder: Path) -> None:
-    """Compare the files of a folder that `make_folder` made with the sums noted then.
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Compare files of a folder that `make_folder` made with the sums noted then.
 
     Raises:
         ModelLoadError: One is missing or damaged; the message names the folder to delete.
     """
-    for name, expected in _read_manifest(folder).items():
+    sums = _read_manifest(folder)
+    for name in names:
         found = sha256_or_none(folder / name)
-        if found != expected:
-            detail = f"expected SHA-256 {expected}, found {found or 'no file'}"
+        if found is None or found != sums.get(name):
+            detail = (
+                f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
+            )
             raise ModelLoadError(_damaged(folder, name, detail))
-
-
-def remove_folders(parent: Path, prefix: str, but: Path) -> None:
-    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
-
-    Processes that have files of it open keep them; where the system allows no such removal, the
-    folder stays.
-    """
-    from filelock import FileLock, Timeout
-
-    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
-        folder = parent / lock.name[1 : -len(".lock")]
-        if folder == but:
-            continue
-        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-            aside = folder.with_name(f".{folder.name}.partial")
-            if folder.is_dir() and not aside.exists():
-                # At once, so that nobody finds half of it.
-                folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_folders(parent: Path, prefix: str, but: Path) -> None:

