@@ -20,14 +20,16 @@ _TAG = (
     r"|\[(?P<mistral>/)?THINK\]|◁(?P<kimi>/)?think▷"
 )
 _THOUGHT_TAG = re.compile(_TAG)
-_TAG_OR_CODE = re.compile(rf"(?P<run>`+|~{{3,}})|{_TAG}")
+# More tildes than three underline a heading.
+_TILDES = "(?<!~)~~~(?!~)"
+_TAG_OR_CODE = re.compile(rf"(?P<run>`+|{_TILDES})|{_TAG}")
 # The end of what has come so far, where it may be the beginning of such a mark.
 _UNDECIDED = re.compile(r"(?:[`~]+|<[^<>]{0,60}|\[/?[THINK]{0,5}|◁/?\w{0,5})?\Z")
 # As in CommonMark, a code span ends within its paragraph or is none.
 _SPAN = r"(?<!`)(?P<ticks>`{1,2})(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`)"
 _CODE_SPAN = re.compile(_SPAN, re.DOTALL)
 _CODE = re.compile(
-    rf"(?P<fence>`{{3,}}|~{{3,}}).*?(?:(?P=fence)[`~]*|\Z)|{_SPAN}"
+    rf"(?P<fence>`{{3,}}|{_TILDES}).*?(?:(?P=fence)[`~]*|\Z)|{_SPAN}"
     r"|<(?P<html>(?i:code|pre))\b.*?(?:</(?P=html)>|\Z)",
     re.DOTALL,
 )

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from langchain_core.documents import Document
 
+from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import check_document
+from langchain_rerank.shared_folder import (
+    any_vector,
+    is_open,
+    local_folder,
+    lost_vectors,
+    only_writer,
+    take_over,
+)
 from langchain_rerank.text import well_formed
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,11 +54,17 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
 ) -> Chroma:
     """Put documents into a Chroma collection in cosine space, each of them once.
 
-    A document keeps its id; one without gets an id made from its `source` metadata and its text.
-    What the collection already holds in the same form is neither embedded nor written again, so
-    running a notebook cell twice adds nothing and an interrupted run goes on where it stopped.
-    (One document is embedded each time, to see that the embeddings are still the same.) Documents
-    that are in the collection and not in `documents` stay.
+    A document keeps its id; one without gets an id made of its text and its metadata, so the same
+    text of two pages or files is kept twice. What the collection already holds in the same form is
+    neither embedded nor written again: running a notebook cell twice adds nothing, and an
+    interrupted run goes on where it stopped. (One document is embedded each time, to see that the
+    embeddings are still the same.) A known id with another text or other metadata is updated;
+    documents that are in the collection and not in `documents` stay.
+
+    One process at a time indexes into a folder; another one waits, and says so. What others have
+    written while this process had the folder open is taken over, as Chroma would write this
+    process's vectors over theirs. Vectors that Chroma has lost all the same, now or earlier, are
+    embedded and written again, and a warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -65,6 +84,7 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         ValueError: `client` comes with `persist_directory`, one id names two different documents,
             metadata hold what Chroma can't store, or the collection is of another space or was
             made with other embeddings. Nothing has been written then.
+        RerankError: Vectors are lost and can't be written again.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -77,47 +97,44 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     """
     from langchain_chroma import Chroma
 
-    prepared = _prepare(documents)
-    client = _client(client, persist_directory)
-    collection = client.get_or_create_collection(
-        collection_name,
-        configuration={"hnsw": _HNSW},
-        embedding_function=None,
-    )
-    space = (collection.configuration_json.get("hnsw") or {}).get("space")
-    if space != _HNSW["space"]:
-        msg = (
-            f"collection '{collection_name}' exists in {space} space, expected cosine: choose "
-            "another collection_name, or delete it and index again"
-        )
+    if client is not None and persist_directory is not None:
+        msg = f"expected client or persist_directory, got both ({persist_directory})"
         raise ValueError(msg)
-    _check_embeddings(collection, embeddings)
-    store = Chroma(collection_name, embeddings, client=client)
-    _add(store, _missing(collection, prepared), show_progress=show_progress)
+    prepared = _prepare(documents)
+    folder = persist_directory if client is None else local_folder(client)
+    with only_writer(folder) as others_wrote:
+        was_open = client is not None or is_open(persist_directory)
+        client = client or _client(persist_directory)
+        collection = client.get_or_create_collection(
+            collection_name, configuration={"hnsw": _HNSW}, embedding_function=None
+        )
+        _check_space(collection)
+        if others_wrote and was_open:
+            take_over(client, collection)
+        _check_embeddings(collection, embeddings)
+        store = Chroma(collection_name, embeddings, client=client)
+        _add(store, _missing(collection, prepared), show_progress=show_progress)
+        _restore(store, collection)
     return store
 
 
-def _client(client: ClientAPI | None, persist_directory: str | Path | None) -> ClientAPI:
-    import chromadb
-
-    if client is None:
-        # Settings stay Chroma's own: a second client of one process must have the same ones as
-        # the first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
-        if persist_directory is None:
-            return chromadb.EphemeralClient()
-        return chromadb.PersistentClient(str(persist_directory))
-    if persist_directory is not None:
-        msg = f"expected client or persist_directory, got both ({persist_directory})"
-        raise ValueError(msg)
-    return client
-
-
 def document_id(document: Document) -> str:
-    """Return the document's id, or the one it gets from its source and text."""
+    """Return the document's id, or the one it gets from its text and metadata."""
     if document.id:
         return well_formed(document.id)
-    parts = (str(document.metadata.get("source", "")), document.page_content)
-    return hashlib.sha256("\0".join(map(well_formed, parts)).encode()).hexdigest()
+    metadata = {str(name): one for name, one in document.metadata.items() if one is not None}
+    content = json.dumps([document.page_content, metadata], sort_keys=True, default=repr)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _client(persist_directory: str | Path | None) -> ClientAPI:
+    import chromadb
+
+    # Settings stay Chroma's own: a second client of one process must have the same ones as the
+    # first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
+    if persist_directory is None:
+        return chromadb.EphemeralClient()
+    return chromadb.PersistentClient(str(persist_directory))
 
 
 def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
@@ -125,10 +142,10 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
     prepared: dict[str, Document] = {}
     for position, document in enumerate(documents):
         check_document(document, position)
-        key = document_id(document)
         metadata = _stored_metadata(document.metadata, position)
+        key = document_id(document)
         stored = Document(well_formed(document.page_content), metadata=metadata, id=key)
-        if prepared.setdefault(key, stored) != stored and document.id:
+        if prepared.setdefault(key, stored) != stored:
             msg = f"document {position} has the id '{key}' of an earlier, different document"
             raise ValueError(msg)
     return prepared
@@ -138,6 +155,9 @@ def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
     """Metadata as Chroma gives them back: without the fields that are None."""
     stored: dict[str, Any] = {}
     for name, value in metadata.items():
+        if not isinstance(name, str):
+            msg = f"metadata field {name!r} of document {position} must be named by a str"
+            raise TypeError(msg)
         if value is None:
             continue
         if not name or name[0] in "#$" or name == "chroma:document":
@@ -165,26 +185,67 @@ def _storable(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _check_space(collection: Collection) -> None:
+    space = (collection.configuration_json.get("hnsw") or {}).get("space")
+    if space != _HNSW["space"]:
+        msg = (
+            f"collection '{collection.name}' exists in {space} space, expected cosine: choose "
+            "another collection_name, or delete it and index again"
+        )
+        raise ValueError(msg)
+
+
 def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
     """Embed one known document again: another model's vectors must not join those that are there.
 
     Two models may share a vector size; the mixture would search wrongly and say nothing.
     """
-    known = collection.get(limit=1, include=["documents", "embeddings"])
-    if not known["ids"] or not known["documents"] or known["embeddings"] is None:
+    known = any_vector(collection)
+    if known is None:
         return
-    [now] = embeddings.embed_documents([known["documents"][0] or ""])
-    then = np.asarray(known["embeddings"][0], float)
+    key, then = known
+    texts = collection.get(ids=[key], include=["documents"])["documents"]
+    if not texts or texts[0] is None:
+        return
+    [now] = embeddings.embed_documents(texts)
     if len(now) == len(then):
         cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
         if cosine >= _SAME_MODEL_COSINE:
             return
     msg = (
-        f"collection '{collection.name}' was made with other embeddings: its document "
-        f"'{known['ids'][0]}' now gets another vector. Use the same model, or another "
-        "collection_name"
+        f"collection '{collection.name}' was made with other embeddings: its document '{key}' "
+        "now gets another vector. Use the same model, or another collection_name"
     )
     raise ValueError(msg)
+
+
+def _restore(store: Chroma, collection: Collection) -> None:
+    """Embed and write again the documents whose vectors are lost."""
+    lost = lost_vectors(collection)
+    for start in range(0, len(lost), _BATCH):
+        found = collection.get(ids=lost[start : start + _BATCH], include=["documents", "metadatas"])
+        rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
+        documents = [
+            Document(text, metadata=dict(metadata or {}), id=key)
+            for key, text, metadata in rows
+            if text is not None
+        ]
+        if documents:
+            store.add_documents(documents)
+    if still := lost and lost_vectors(collection):
+        msg = (
+            f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
+            f"'{still[0]}', and they can't be written again: delete these documents, or the "
+            "collection, and index again"
+        )
+        raise RerankError(msg)
+    if lost:
+        logger.warning(
+            "collection '%s' had lost the vectors of %d documents, as happens where two processes "
+            "have a folder open; they have been written again",
+            collection.name,
+            len(lost),
+        )
 
 
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import logging
 import re
+import tokenize
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
@@ -13,8 +16,17 @@ if TYPE_CHECKING:
 
     from langchain_text_splitters import TextSplitter
 
+logger = logging.getLogger(__name__)
+
 CHUNK_CHARACTERS = 900
 SUFFIXES = {".txt": None, ".md": "markdown", ".rst": "rst", ".py": "python"}
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # Shorter paragraphs (headings, "For example:") may stand in many topics without being repeats.
 _REPEAT_CHARACTERS = 80
 
@@ -42,8 +54,9 @@ def read_folder(folder: Path) -> list[Document]:
     """Return the text, Markdown, reStructuredText and Python files below a folder, in chunks.
 
     Args:
-        folder: Searched with its subfolders, hidden ones left out. Files are read as UTF-8;
-            what is not UTF-8 becomes U+FFFD.
+        folder: Searched with its subfolders, hidden ones left out. Files are read as UTF-8, as
+            UTF-16 or UTF-32 after a byte order mark, Python also as its first lines say. What is
+            no such text is left out, and a warning names it.
 
     Returns:
         Chunks of up to 900 characters, with each file's path below `folder` as `source`.
@@ -55,17 +68,41 @@ def read_folder(folder: Path) -> list[Document]:
         msg = f"expected a folder of documents, got {str(folder)!r}, which is not one"
         raise ValueError(msg)
     chunks = []
+    unread = []
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in place.parts)
         if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            try:
+                text = _read(path)
+            except (UnicodeError, SyntaxError) as error:  # SyntaxError: of a Python file's encoding
+                unread.append(place.as_posix())
+                logger.warning("%s is left out, as it is no text in UTF-8: %s", path, error)
+                continue
             language = SUFFIXES[path.suffix.lower()]
             chunks += _split(text, language, {"source": place.as_posix()})
     if not chunks:
         msg = f"found no text in {', '.join(SUFFIXES)} files in {str(folder)!r}"
+        if unread:
+            msg += f"; not in UTF-8: {', '.join(unread[:10])}"
         raise ValueError(msg)
     return chunks
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    # UTF-32's mark begins with UTF-16's.
+    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and path.suffix.lower() == ".py":
+        with tokenize.open(path) as file:
+            text = file.read()
+    else:
+        text = path.read_text(encoding)
+    if "\0" in text:
+        msg = "it holds NUL characters"
+        raise UnicodeError(msg)
+    return text
 
 
 def _new_runs(text: str, seen: set[str]) -> Iterable[str]:

@@ -18,9 +18,9 @@ from langchain_core.runnables import (
     RunnableBranch,
     RunnableConfig,
     RunnableLambda,
-    RunnableParallel,
     RunnablePassthrough,
     RunnableSequence,
+    RunnableSerializable,
     RunnableWithFallbacks,
 )
 from langchain_core.runnables.base import RunnableBindingBase, RunnableEachBase
@@ -106,8 +106,9 @@ class _Call:
 @singledispatch
 def _placed(stage: Any, call: _Call) -> Any:
     """Copy one runnable with the call set in it; each kind that LangChain has, below."""
-    if holds_retriever(stage):
-        return with_members(stage, lambda one: _placed(one, call) if holds_retriever(one) else one)
+    if isinstance(stage, RunnableSerializable) and holds_retriever(stage):
+        # A function beside a retriever may search too; only its signature tells.
+        return with_members(stage, lambda one: _placed(one, call) if _may_search(one) else one)
     # Every runnable's `invoke` takes any keyword; one that is named there is used.
     return _bound(stage, call, _parameters(stage.invoke), any_keyword=False)
 
@@ -151,17 +152,6 @@ def _(stage: Any, call: _Call) -> Any:
     return with_members(stage, partial(_placed, call=call))
 
 
-@_placed.register(RunnableParallel)
-def _(stage: RunnableParallel[Any], call: _Call) -> Any:
-    # A function beside a retriever may search too; only its signature tells.
-    return with_members(
-        stage,
-        lambda one: (
-            _placed(one, call) if isinstance(one, RunnableLambda) or holds_retriever(one) else one
-        ),
-    )
-
-
 @_placed.register(RunnablePassthrough)
 def _(stage: RunnablePassthrough[Any], call: _Call) -> Any:  # noqa: ARG001  # it gives what it is given
     return stage
@@ -176,11 +166,12 @@ def _(stage: RunnableLambda[Any, Any], call: _Call) -> Any:
             return _placed(owner, call)
     for function in functions:
         parameters = _parameters(function)
-        if call.keywords.keys() - parameters.keys():
-            # Its **kwargs go to what it calls.
-            for one in filter(holds_retriever, used_by(stage)):
-                _placed(one, call)
         bound = _bound(stage, call, parameters)
+        if call.keywords.keys() - parameters.keys():
+            # Its **kwargs go to what it calls; a vector store takes them.
+            for one in used_by(stage):
+                if isinstance(one, Runnable) and holds_retriever(one):
+                    _placed(one, call)
     return bound
 
 
@@ -268,6 +259,10 @@ def _gives_documents(stage: Runnable[Any, Any]) -> bool:
     return bool(found) and all(found)
 
 
+def _may_search(stage: Runnable[Any, Any]) -> bool:
+    return isinstance(stage, RunnableLambda) or holds_retriever(stage)
+
+
 def _searches(field: str, value: object) -> bool:
     """Whether a retriever's field holds what it searches by; LangChain's are named retriever(s)."""
     inside = members(value)
@@ -294,6 +289,8 @@ def _bound(
     keywords = dict(call.keywords)
     if "k" in parameters:
         keywords["k"] = call.fetch_k
+    elif not isinstance(stage, BaseRetriever):
+        logger.info("%s can't be asked for a number of documents: name k", type(stage).__name__)
     return BoundRetriever(stage, keywords) if keywords else stage
 
 

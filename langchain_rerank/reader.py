@@ -7,14 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import sentencex
-from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
+from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import TypedDict
 
 from langchain_rerank.answers import strip_footnotes
 from langchain_rerank.pipeline import rerankers_in
 from langchain_rerank.ranking import as_logits, best_first
 from langchain_rerank.runnables import runnables_in
-from langchain_rerank.scoring import score_pairs
+from langchain_rerank.scoring import in_thread, score_pairs
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
         """Find the best sentences without blocking the event loop; see `invoke`."""
 
         async def read(given: dict[str, Any]) -> list[Quote]:
-            return await run_in_executor(None, self._read, given)
+            return await in_thread(self._read, given)
 
         return await self._acall_with_config(read, input, config)
 

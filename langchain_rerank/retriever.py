@@ -13,14 +13,14 @@ from langchain_core.callbacks import (
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.config import patch_config, set_config_context
+from langchain_core.runnables.utils import coro_with_context
 from pydantic import ConfigDict, Field, model_validator
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.pipeline import default_k, keeping, rerankers_in
 from langchain_rerank.ranking import candidates, check_question
-from langchain_rerank.runnables import runnables_in
 from langchain_rerank.scoring import check_instruction
 from langchain_rerank.text import well_formed
 
@@ -103,7 +103,10 @@ class RerankRetriever(ContextualCompressionRetriever):
         k, fetch_k, compressor = self._settled(k, fetch_k, instruction)
         config = patch_config(within, callbacks=run_manager.get_child())
         first_stage = with_fetch_k(self.base_retriever, fetch_k, kwargs, config)
-        found = _distinct(first_stage.invoke(query, config), query, compressor)[:fetch_k]
+        # What LangChain's wrappers add to their config comes from the context.
+        with set_config_context(config) as context:
+            found = context.run(first_stage.invoke, query, config)
+        found = _distinct(found, query, compressor)[:fetch_k]
         if not found:
             return []
         callbacks = run_manager.get_child()
@@ -124,7 +127,10 @@ class RerankRetriever(ContextualCompressionRetriever):
         k, fetch_k, compressor = self._settled(k, fetch_k, instruction)
         config = patch_config(within, callbacks=run_manager.get_child())
         first_stage = with_fetch_k(self.base_retriever, fetch_k, kwargs, config)
-        found = _distinct(await first_stage.ainvoke(query, config), query, compressor)[:fetch_k]
+        with set_config_context(config) as context:
+            search = context.run(first_stage.ainvoke, query, config)
+            found = await coro_with_context(search, context)
+        found = _distinct(found, query, compressor)[:fetch_k]
         if not found:
             return []
         callbacks = run_manager.get_child()
@@ -195,16 +201,6 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
         "fetch_k": fetch_k,
     }
     return RerankRetriever(**parts) if k is None else RerankRetriever(**parts, k=k)
-
-
-def cross_encoder_of(stage: Runnable[Any, Any]) -> BaseCrossEncoder | None:
-    """Find the cross encoder by which a chain's documents are ranked, through whatever wraps it."""
-    for one in runnables_in(stage):
-        function = vars(one).get("func")
-        compressor = getattr(one, "base_compressor", None) or getattr(function, "__self__", None)
-        for reranker in rerankers_in(compressor):
-            return reranker.model
-    return None
 
 
 def _as_compressor(

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel
 
 AnyRunnable = Runnable[Any, Any]
@@ -35,8 +36,8 @@ def runnables_in(stage: AnyRunnable) -> Iterator[AnyRunnable]:
             waiting += members(vars(one))
 
 
-def used_by(stage: RunnableLambda[Any, Any]) -> list[AnyRunnable]:
-    """Find the runnables that a function uses."""
+def used_by(stage: RunnableLambda[Any, Any]) -> list[Any]:
+    """Find the runnables, and the vector stores, that a function uses."""
     values: list[Any] = list(stage.deps)
     for function in functions_of(stage):
         values.append(function)
@@ -44,12 +45,13 @@ def used_by(stage: RunnableLambda[Any, Any]) -> list[AnyRunnable]:
         if inspect.isfunction(function):
             names = inspect.getclosurevars(function)
             values += [*names.nonlocals.values(), *names.globals.values()]
-    return members([*values, *(getattr(value, "__self__", None) for value in values)])
+    values += [getattr(value, "__self__", None) for value in values]
+    return [*members(values), *(value for value in values if isinstance(value, VectorStore))]
 
 
 def holds_retriever(stage: AnyRunnable) -> bool:
-    """Whether a retriever is anywhere inside, or `stage` is one."""
-    return any(isinstance(one, BaseRetriever) for one in runnables_in(stage))
+    """Whether a retriever, or a function that asks a store, is inside, or `stage` is one."""
+    return any(isinstance(one, BaseRetriever | VectorStore) for one in runnables_in(stage))
 
 
 def members(value: object) -> list[AnyRunnable]:

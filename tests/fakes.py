@@ -8,8 +8,10 @@ import threading
 from typing import Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import BaseMessage
+from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
 
 
@@ -40,6 +42,17 @@ class RecordingChatModel(FakeListChatModel):
     def _call(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> str:
         self.prompts.append(messages)
         return super()._call(messages, *args, **kwargs)
+
+
+class RecordingRetriever(BaseRetriever):
+    """Always finds the same documents, and keeps the queries it was asked."""
+
+    documents: list[Document]
+    queries: list[str] = Field(default_factory=list)
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        self.queries.append(query)
+        return self.documents
 
 
 class BrokenCrossEncoder(WordOverlapCrossEncoder):

@@ -129,6 +129,7 @@ def test_citations(answer, numbers):
         ("[2] It rains.", "[note 2] It rains.", " It rains."),
         ("capital[2] and city [1][3] of", "capital[note 2] and city [note 1][note 3] of",
          "capital and city of"),
+        ("Head\n~~~~\nAll.[3]", "Head\n~~~~\nAll.[note 3]", "Head\n~~~~\nAll."),
         ("首都【2】。", "首都【note 2】。", "首都。"),
         ("In [2024].", "In [2024].", "In [2024]."),
         ("As [7] says.", "As [note 7] says.", "As says."),

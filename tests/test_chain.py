@@ -8,26 +8,20 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain.agents import create_agent
-from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
-from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import ConfigurableField, RunnableGenerator, RunnableLambda
-from langchain_core.tools import create_retriever_tool
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
 from langchain_rerank import (
     ExtractiveReader,
     Reranker,
-    RerankRetriever,
     create_rag_chain,
     create_rerank_retriever,
 )
 from langchain_rerank.chain import NOTHING_FOUND, find_citations, format_documents
-from tests.fakes import RecordingChatModel, WordOverlapCrossEncoder
+from tests.fakes import RecordingChatModel, RecordingRetriever, WordOverlapCrossEncoder
 
 BERLIN = Document("Berlin has 3,520,031 people.", metadata={"source": "cities"}, id="b")
 PARIS = Document("Paris has 2,100,000 people.", id="p")
@@ -35,29 +29,13 @@ QUESTION = "How many people live in Berlin?"
 FOLLOW_UP = {"question": "And Paris?", "chat_history": [("human", QUESTION), ("ai", "Many [2].")]}
 
 
-class Retrieval(BaseRetriever):
-    """Always finds the same, and remembers what it was asked."""
-
-    documents: list[Document]
-    queries: list[str] = []  # noqa: RUF012  # pydantic copies it
-
-    def _get_relevant_documents(self, query, *, run_manager):
-        self.queries.append(query)
-        return self.documents
-
-
 @pytest.fixture
-def retrieval() -> Retrieval:
-    return Retrieval(documents=[BERLIN, PARIS])
+def retrieval() -> RecordingRetriever:
+    return RecordingRetriever(documents=[BERLIN, PARIS])
 
 
 def replies(*texts: str) -> FakeListChatModel:
     return FakeListChatModel(responses=list(texts))
-
-
-def reranked(*texts: str) -> RerankRetriever:
-    first_stage = Retrieval(documents=[Document(text) for text in texts])
-    return create_rerank_retriever(first_stage, reranker=WordOverlapCrossEncoder(), k=2)
 
 
 def numbers(result):
@@ -164,8 +142,9 @@ async def test_blocks_of_thought_are_no_answer(retrieval, thought):
         assert numbers(result) == [1]
 
 
-async def test_a_thought_that_was_cut_off_leaves_the_question_and_no_answer(retrieval):
-    llm = replies("<think>They ask about", "<think>Perhaps [2]")
+@pytest.mark.parametrize("texts", [("<think>They ask", "<think>Perhaps [2]"), (" ", " ")])
+async def test_where_only_thoughts_or_nothing_comes_the_question_is_searched_by(retrieval, texts):
+    llm = replies(*texts)
     for result in await every_way(lambda: create_rag_chain(llm, retrieval), FOLLOW_UP):
         assert (result["answer"], result["citations"]) == ("", [])
     assert retrieval.queries == ["And Paris?"] * 4
@@ -194,7 +173,7 @@ def test_a_footnote_mark_that_is_copied_cites_nothing():
     llm = RunnableLambda(
         lambda prompt: re.search(r"<document [^>]*>\n(.*)\n", prompt.to_string())[1]
     )
-    result = create_rag_chain(llm, Retrieval(documents=passages)).invoke(QUESTION)
+    result = create_rag_chain(llm, RecordingRetriever(documents=passages)).invoke(QUESTION)
     assert result["answer"] == "Berlin is large.[note 2] See `x[2]`."
     assert result["citations"] == []
     assert result["context"] == passages
@@ -225,14 +204,9 @@ def test_chat_history_takes_every_form_of_message(retrieval, history):
     assert llm.prompts[0][1] == HumanMessage("Hi")
 
 
-def test_a_blank_rephrasing_falls_back_to_the_question(retrieval):
-    create_rag_chain(replies(" ", "Fine."), retrieval).invoke(FOLLOW_UP)
-    assert retrieval.queries == ["And Paris?"]
-
-
 def test_no_documents_no_call_of_the_model():
     llm = RecordingChatModel(responses=["never"])
-    result = create_rag_chain(llm, Retrieval(documents=[])).invoke(QUESTION)
+    result = create_rag_chain(llm, RecordingRetriever(documents=[])).invoke(QUESTION)
     assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
     assert llm.prompts == []
 
@@ -278,7 +252,7 @@ def test_own_prompt_takes_further_keys_of_the_input(retrieval):
 
 
 def test_graph_and_schemas_of_both_chains_can_be_drawn(retrieval):
-    retriever = reranked("Berlin.").with_config(run_name="r")
+    retriever = create_rerank_retriever(retrieval, reranker=WordOverlapCrossEncoder())
     for chain in (create_rag_chain(replies("x"), retrieval), create_rag_chain(None, retriever)):
         assert "Question" in chain.get_graph().draw_mermaid()
         output = chain.get_output_jsonschema()["$defs"]["RagOutput"]
@@ -325,7 +299,7 @@ TORN = "torn \ud83d \x00 text"
 )
 def test_torn_texts_and_long_histories_reach_model_and_retriever_as_valid_text(question, history):
     llm = RecordingChatModel(responses=[f"rephrased {TORN}", "ok"] if history else ["ok"])
-    torn = Retrieval(documents=[Document(TORN, metadata={"source": TORN})])
+    torn = RecordingRetriever(documents=[Document(TORN, metadata={"source": TORN})])
     given = {"question": question, "chat_history": history}
     result = create_rag_chain(llm, torn).invoke(given)
     for prompt in llm.prompts:
@@ -344,101 +318,3 @@ def test_models_with_fallbacks_and_options_are_chat_models_too(retrieval):
     result = create_rag_chain(llm, retrieval).invoke(QUESTION)
     assert result["answer"] == "Fine [2]."
     assert result["citations"] == [{"number": 2, "document": PARIS}]
-
-
-# Without a chat model
-
-
-def test_a_reader_streams_the_citations_after_the_answer():
-    reading = create_rag_chain(
-        None, reranked("Paris is a city.", "It rains. 3,520,031 live in Berlin. Large.")
-    )
-    result = reading.invoke("people live in Berlin")
-    assert result["answer"] == "3,520,031 live in Berlin. [1]"
-    assert numbers(result) == [1]
-    for _ in range(50):  # two threads would finish in either order
-        order = [key for piece in reading.stream(QUESTION) for key in piece]
-        assert order == ["question", "context", "answer", "citations"]
-
-
-def test_brackets_in_a_quoted_sentence_are_no_citations():
-    reading = create_rag_chain(
-        None, reranked("The value x[2] is the best of all.[2]", "Something.", "More.")
-    )
-    result = reading.invoke("best value of all")
-    assert result["answer"] == "The value x[2] is the best of all. [1]"
-    assert numbers(result) == [1]
-
-
-@pytest.mark.parametrize("texts", [[], [" "]])
-def test_a_reader_that_finds_nothing_says_so(texts):
-    result = create_rag_chain(None, reranked(*texts)).invoke("why")
-    assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
-
-
-def test_a_reader_searches_by_the_last_question_and_the_new_one(retrieval):
-    create_rag_chain(ExtractiveReader(WordOverlapCrossEncoder()), retrieval).invoke(FOLLOW_UP)
-    assert retrieval.queries == [f"{QUESTION}\nAnd Paris?"]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    {
-        "bind": lambda retriever: retriever.bind(k=1),
-        "config": lambda retriever: retriever.with_config(tags=["a"]),
-        "retry": lambda retriever: retriever.with_retry(),
-        "fallbacks": lambda retriever: retriever.with_fallbacks([retriever]),
-        "fields": lambda retriever: retriever.configurable_fields(k=ConfigurableField(id="k")),
-        "alternatives": lambda retriever: retriever.configurable_alternatives(
-            ConfigurableField(id="which"), other=retriever
-        ),
-        "many": lambda retriever: retriever.with_retry().with_config(tags=["a"]).with_retry(),
-        "sequence": lambda retriever: RunnableLambda(str.strip) | retriever.with_retry(),
-        "ensemble": lambda retriever: EnsembleRetriever(retrievers=[retriever], weights=[1]),
-        "cascade": lambda retriever: ContextualCompressionRetriever(
-            base_retriever=retriever, base_compressor=DocumentCompressorPipeline(transformers=[])
-        ),
-        "pipeline": lambda retriever: retriever.model_copy(
-            update={
-                "base_compressor": DocumentCompressorPipeline(
-                    transformers=[retriever.base_compressor]
-                )
-            }
-        ),
-    }.items(),
-    ids=lambda item: item[0],
-)
-async def test_the_cross_encoder_is_found_through_what_wraps_the_retriever(wrap):
-    reading = create_rag_chain(None, wrap[1](reranked("It rains. People live in Berlin.")))
-    assert reading.invoke("people live in Berlin")["answer"] == "People live in Berlin. [1]"
-    assert (await reading.ainvoke("people live in Berlin"))["citations"]
-
-
-# As an agent's tool
-
-
-@pytest.mark.parametrize("query", ["", " \n", "\N{IDEOGRAPHIC SPACE}"])
-@pytest.mark.parametrize("kind", ["retriever", "chain"])
-async def test_a_blank_query_of_an_agents_model_is_told_to_it(kind, query):
-    class Agent(GenericFakeChatModel):
-        def bind_tools(self, tools, **kwargs):
-            return self
-
-    def search(query: str) -> str:
-        """Search."""
-        return create_rag_chain(None, retriever).invoke(query)["answer"]
-
-    retriever = reranked("Berlin has museums.")
-    tool = create_retriever_tool(retriever, "search", "S.") if kind == "retriever" else search
-    calls = [{"name": "search", "args": {"query": text}, "id": "1"} for text in (query, "museums")]
-
-    def agent():
-        messages = [*(AIMessage("", tool_calls=[call]) for call in calls), AIMessage("Done.")]
-        return create_agent(Agent(messages=iter(messages)), [tool])
-
-    asked = {"messages": [("human", "Search!")]}
-    for result in (agent().invoke(asked), await agent().ainvoke(asked)):
-        _, _, told, _, found, last = result["messages"]
-        assert "query must hold text" in told.text
-        assert "Berlin has museums." in found.text
-        assert last.text == "Done."

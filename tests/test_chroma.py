@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import shutil
 import uuid
@@ -21,6 +22,7 @@ from langchain_rerank import create_rerank_retriever, index_documents
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -43,6 +45,18 @@ class CountingEmbeddings(DeterministicFakeEmbedding):
         return super().embed_documents(texts)
 
 
+class OtherEmbeddings(CountingEmbeddings):
+    """Another model with vectors of the same size."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return super().embed_documents([f"other: {text}" for text in texts])
+
+
+@pytest.fixture
+def counting() -> CountingEmbeddings:
+    return CountingEmbeddings()
+
+
 @pytest.fixture
 def collection_name() -> str:
     """A name of its own, for all of a process's in-memory clients are one."""
@@ -50,8 +64,9 @@ def collection_name() -> str:
 
 
 @pytest.fixture
-def counting() -> CountingEmbeddings:
-    return CountingEmbeddings()
+def index(collection_name: str, counting: CountingEmbeddings) -> Callable[..., Chroma]:
+    """`index_documents` into one collection in memory; takes documents."""
+    return functools.partial(index_documents, embeddings=counting, collection_name=collection_name)
 
 
 def stored(store: Chroma) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -76,167 +91,172 @@ def test_real_embeddings_find_the_document(collection_name: str, embeddings: Emb
     assert scored[1] > 0.8
 
 
-def test_second_run_adds_and_embeds_nothing(
-    collection_name: str, counting: CountingEmbeddings
-) -> None:
-    first = stored(index_documents(BERLIN, counting, collection_name=collection_name))
-    assert sorted(counting.embedded) == sorted(document.page_content for document in BERLIN)
-
-    counting.embedded.clear()
-    again = index_documents(iter(BERLIN), counting, collection_name=collection_name)
-    assert len(counting.embedded) == 1
-    assert stored(again) == first
-    assert len(first) == 3
-
-
-def test_documents_are_added_and_none_removed(
-    collection_name: str, counting: CountingEmbeddings
-) -> None:
-    index_documents(BERLIN[:1], counting, collection_name=collection_name)
-    store = index_documents(BERLIN[1:], counting, collection_name=collection_name)
-    assert len(stored(store)) == 3
-    assert len(counting.embedded) == 1 + 1 + 2
-
-
-def test_ids_are_kept_and_made_of_source_and_text(
-    collection_name: str, counting: CountingEmbeddings
-) -> None:
-    documents = [
-        Document("same text", metadata={"source": "a"}),
-        Document("same text", metadata={"source": "b"}),
-        Document("same text", metadata={"source": "a"}),
-        Document("same text", id="mine"),
-        Document("same text", id=""),
-    ]
-    found = stored(index_documents(documents, counting, collection_name=collection_name))
-    assert len(found) == 4
-    assert found["mine"] == ("same text", {})
-    assert sorted(metadata.get("source", "") for _, metadata in found.values()) == [
-        "",
-        "",
-        "a",
-        "b",
-    ]
-
-    index_documents(documents, counting, collection_name=collection_name)
-    assert len(counting.embedded) == 4 + 1
-
-
-def test_changed_document_is_updated(collection_name: str, counting: CountingEmbeddings) -> None:
-    index_documents(BERLIN, counting, collection_name=collection_name)
-    counting.embedded.clear()
-
-    changed = Document("Paris is the capital of France.", metadata={"source": "c"}, id="paris")
-    store = index_documents([*BERLIN[:2], changed], counting, collection_name=collection_name)
-
-    assert counting.embedded[1:] == ["Paris is the capital of France."]
-    assert stored(store)["paris"] == (changed.page_content, {"source": "c"})
-    assert len(stored(store)) == 3
-    (found,) = store.similarity_search("Paris is the capital of France.", k=1)
-    assert found.id == "paris"
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"a": 1.5},
-        {"a": 1.5001, "b": "x", "tags": ["p"]},
-        {"a": 1.5, "b": "x", "tags": ["p", "q"]},
-        {"a": 1.5, "b": "y", "tags": ["p"]},
-        {},
-    ],
-)
-def test_changed_metadata_replace_the_old(
-    collection_name: str, counting: CountingEmbeddings, metadata: dict
-) -> None:
-    before = Document("text", id="1", metadata={"a": 1.5, "b": "x", "tags": ["p"]})
-    index_documents([before], counting, collection_name=collection_name)
-    after = Document("text", id="1", metadata=metadata)
-    store = index_documents([after], counting, collection_name=collection_name)
-    assert stored(store) == {"1": ("text", metadata)}
-
-    counting.embedded.clear()
-    index_documents([after], counting, collection_name=collection_name)
-    assert len(counting.embedded) == 1
-
-
-def test_input_stays_as_it_was(collection_name: str, counting: CountingEmbeddings) -> None:
+def test_second_run_adds_and_embeds_nothing(index: Any, counting: CountingEmbeddings) -> None:
     documents = [Document("text", metadata={"none": None, "tags": ["a"]}), *BERLIN]
     before = copy.deepcopy(documents)
-    index_documents(documents, counting, collection_name=collection_name)
+    first = stored(index(documents))
+    assert sorted(counting.embedded) == sorted(document.page_content for document in documents)
+    counting.embedded.clear()
+    assert stored(index(iter(documents))) == first
+    assert len(counting.embedded) == 1
+    assert len(first) == 4
     assert documents == before
 
 
-def test_metadata_come_back_without_none(
-    collection_name: str, counting: CountingEmbeddings
+def test_documents_are_added_and_none_removed(index: Any, counting: CountingEmbeddings) -> None:
+    index(BERLIN[:1])
+    assert len(stored(index(BERLIN[1:]))) == 3
+    assert len(counting.embedded) == 1 + 1 + 2
+    assert len(stored(index([]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"source": "a", "page": 1}, {"source": "a", "page": 2}),
+        ({"file": "a"}, {"file": "b"}),
+        ({}, {"page": 1}),
+        ({"page": 1}, {"page": "1"}),
+        ({"page": 1}, {"page": True}),
+        ({"a": "x", "b": "y"}, {"a": "y", "b": "x"}),
+        ({"tags": ["a", "b"]}, {"tags": ["b", "a"]}),
+        ({"tags": ["a"]}, {"tags": "a"}),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
+def test_same_text_with_other_metadata_is_another_document(
+    index: Any,
+    one: dict[str, Any],
+    other: dict[str, Any],
+    together: bool,  # noqa: FBT001
 ) -> None:
+    documents = [Document("Chapter 1", metadata=metadata) for metadata in (one, other)]
+    for _ in range(2):
+        store = index(documents) if together else [index([d]) for d in documents][-1]
+        held = [metadata for _, metadata in stored(store).values()]
+        assert held in ([one, other], [other, one])
+    for metadata in (one, other):
+        for name, value in metadata.items():
+            if not isinstance(value, list):
+                found = store.similarity_search("Chapter 1", filter={name: value})
+                assert metadata in [document.metadata for document in found]
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        (Document("text", metadata={"a": 1, "b": 2}), Document("text", metadata={"b": 2, "a": 1})),
+        (Document("text", metadata={"a": None}), Document("text")),
+        (Document("text", id=""), Document("text")),
+        (Document("text", id="1"), Document("text", id="1")),
+    ],
+    ids=["order of keys", "none", "empty id", "same id"],
+)
+def test_same_document_is_stored_once(
+    index: Any, counting: CountingEmbeddings, one: Document, same: Document
+) -> None:
+    index([one, same])
+    assert len(stored(index([same]))) == 1
+    assert len(counting.embedded) == 1 + 1
+
+
+def test_ids_of_the_caller_are_kept(index: Any) -> None:
+    found = stored(index([Document("text", id="mine"), Document("text", id="2"), Document("text")]))
+    assert len(found) == 3
+    assert found["mine"] == found["2"] == ("text", {})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Document("other text", id="1", metadata={"a": 1.5, "b": "x", "tags": ["p"]}),
+        *(
+            Document("text", id="1", metadata=metadata)
+            for metadata in (
+                {"a": 1.5},
+                {"a": 1.5001, "b": "x", "tags": ["p"]},
+                {"a": 1.5, "b": "x", "tags": ["p", "q"]},
+                {"a": 1.5, "b": "y", "tags": ["p"]},
+                {},
+            )
+        ),
+    ],
+    ids=repr,
+)
+def test_known_id_is_updated(index: Any, counting: CountingEmbeddings, changed: Document) -> None:
+    index([Document("text", id="1", metadata={"a": 1.5, "b": "x", "tags": ["p"]}), *BERLIN])
+    counting.embedded.clear()
+    store = index([changed, *BERLIN])
+    assert counting.embedded[1:] == [changed.page_content]
+    assert len(stored(store)) == 4
+    assert stored(store)["1"] == (changed.page_content, changed.metadata)
+    (found,) = store.similarity_search(changed.page_content, k=1)
+    assert found.id == "1"
+
+    counting.embedded.clear()
+    index([changed])
+    assert len(counting.embedded) == 1
+
+
+def test_metadata_come_back_without_none(index: Any) -> None:
     metadata = {"str": "a", "int": 2**62, "float": 0.5, "bool": True, "tags": ["a", "b"]}
-    documents = [Document("text", id="1", metadata={**metadata, "none": None})]
-    store = index_documents(documents, counting, collection_name=collection_name)
+    store = index([Document("text", id="1", metadata={**metadata, "none": None})])
     assert stored(store)["1"][1] == metadata
     assert store.similarity_search("text", k=1, filter={"bool": True})[0].metadata == metadata
 
 
-def test_one_id_for_two_documents_is_an_error(tmp_path: Path, counting: CountingEmbeddings) -> None:
-    documents = [Document("one", id="1"), Document("two", id="2"), Document("other", id="1")]
-    with pytest.raises(ValueError, match="document 2 has the id '1' of an earlier"):
-        index_documents(documents, counting, persist_directory=tmp_path / "db")
-    assert counting.embedded == []
-    assert not (tmp_path / "db").exists()
-
-
-def test_same_document_twice_is_no_error(
-    collection_name: str, counting: CountingEmbeddings
-) -> None:
-    documents = [Document("one", id="1"), Document("one", id="1")]
-    store = index_documents(documents, counting, collection_name=collection_name)
-    assert stored(store) == {"1": ("one", {})}
+LOSSY = [{"a": 1}, ("a", "b"), [], [1, 2.0], [["a"]], [None], b"bytes", math.nan, math.inf]
+LOSSY += [[math.nan], 2**63]
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("document", "error", "message"),
     [
-        {"a": 1},
-        ("a", "b"),
-        [],
-        [1, 2.0],
-        [["a"]],
-        [None],
-        b"bytes",
-        math.nan,
-        math.inf,
-        [math.nan],
-        2**63,
+        *(
+            (
+                Document("x", metadata={"good": 1, "bad": value}),
+                ValueError,
+                "metadata field 'bad' of document 1 must be",
+            )
+            for value in LOSSY
+        ),
+        *(
+            (
+                Document("x", metadata={name: 1}),
+                ValueError,
+                "of document 1 has a name that Chroma reserves",
+            )
+            for name in ("", "#a", "$a", "chroma:document")
+        ),
+        *(
+            (
+                Document("x", metadata={name: value}),
+                TypeError,
+                "metadata field .* of document 1 must be named by a str",
+            )
+            for name, value in ((1, "a"), (None, "a"), (("a",), None), (2.5, "a"))
+        ),
+        (Document("other", id="1"), ValueError, "document 1 has the id '1' of an earlier"),
+        (
+            Document.model_construct(page_content=None, metadata={}, id=None),
+            TypeError,
+            "page_content of document 1 must be a str, got NoneType",
+        ),
     ],
     ids=repr,
 )
-def test_metadata_that_chroma_loses_are_refused(
-    tmp_path: Path, counting: CountingEmbeddings, value: object
+def test_what_chroma_would_lose_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    counting: CountingEmbeddings,
+    document: Document,
+    error: type[Exception],
+    message: str,
 ) -> None:
-    documents = [Document("one"), Document("two", metadata={"good": 1, "bad": value})]
-    with pytest.raises(ValueError, match="metadata field 'bad' of document 1 must be"):
+    documents = [Document("one", id="1"), document]
+    with pytest.raises(error, match=message):
         index_documents(documents, counting, persist_directory=tmp_path / "db")
     assert counting.embedded == []
-    assert not (tmp_path / "db").exists()
-
-
-@pytest.mark.parametrize("name", ["", "#a", "$a", "chroma:document"])
-def test_field_names_that_chroma_reserves_are_refused(
-    tmp_path: Path, counting: CountingEmbeddings, name: str
-) -> None:
-    with pytest.raises(ValueError, match="of document 0 has a name that Chroma reserves"):
-        index_documents(
-            [Document("one", metadata={name: 1})], counting, persist_directory=tmp_path / "db"
-        )
-    assert not (tmp_path / "db").exists()
-
-
-def test_document_without_text_is_named_by_its_position(
-    tmp_path: Path, counting: CountingEmbeddings
-) -> None:
-    documents = [Document("a"), Document.model_construct(page_content=None, metadata={}, id=None)]
-    with pytest.raises(TypeError, match="page_content of document 1 must be a str, got NoneType"):
-        index_documents(documents, counting, persist_directory=tmp_path / "db")
     assert not (tmp_path / "db").exists()
 
 
@@ -258,9 +278,7 @@ VALUES = st.one_of(
 @given(
     documents=st.lists(
         st.builds(
-            Document,
-            page_content=ANY_TEXT,
-            metadata=st.dictionaries(NAMES, VALUES, max_size=2),
+            Document, page_content=ANY_TEXT, metadata=st.dictionaries(NAMES, VALUES, max_size=2)
         ),
         min_size=1,
         max_size=3,
@@ -278,25 +296,23 @@ def test_any_text_is_stored_once(documents: list[Document]) -> None:
 
 
 def test_floats_that_chroma_rounds_are_stored_once(
-    collection_name: str, counting: CountingEmbeddings
+    index: Any, counting: CountingEmbeddings
 ) -> None:
     documents = [
         Document(str(i), id=str(i), metadata={"score": math.sin(i), "scores": [math.cos(i)]})
         for i in range(100)
     ]
-    store = index_documents(documents, counting, collection_name=collection_name)
-    found = stored(store)
+    found = stored(index(documents))
     assert any(found[str(i)][1]["score"] != math.sin(i) for i in range(100))
     counting.embedded.clear()
-    index_documents(documents, counting, collection_name=collection_name)
+    index(documents)
     assert len(counting.embedded) == 1
 
 
-def test_surrogates_and_nul_are_stored(collection_name: str, counting: CountingEmbeddings) -> None:
+def test_surrogates_and_nul_are_stored(index: Any) -> None:
     documents = [Document("lone \ud800", id="a\ud800", metadata={"k\ud800": "v\ud800"})]
     documents.append(Document("n\0l", id="nul", metadata={"k": "v\0"}))
-    store = index_documents(documents, counting, collection_name=collection_name)
-    assert stored(store) == {
+    assert stored(index(documents)) == {
         "a\ufffd": ("lone \ufffd", {"k\ufffd": "v\ufffd"}),
         "nul": ("n\0l", {"k": "v\0"}),
     }
@@ -330,14 +346,9 @@ def test_collection_on_disk_opens_as_a_plain_chroma(
     assert len(stored(reopened)) == 3
 
     counting.embedded.clear()
-    index_documents(BERLIN, counting, persist_directory=tmp_path / "copy")
+    client = chromadb.PersistentClient(str(tmp_path / "copy"))
+    index_documents(BERLIN, counting, client=client)
     assert len(counting.embedded) == 1
-
-
-def test_own_client_is_used(tmp_path: Path, counting: CountingEmbeddings) -> None:
-    client = chromadb.PersistentClient(str(tmp_path))
-    index_documents(BERLIN, counting, collection_name="berlin", client=client)
-    assert client.get_collection("berlin").count() == 3
 
 
 def test_client_and_folder_together_are_an_error(
@@ -349,41 +360,33 @@ def test_client_and_folder_together_are_an_error(
     assert not (tmp_path / "db").exists()
 
 
-class OtherEmbeddings(CountingEmbeddings):
-    """Another model with vectors of the same size."""
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return super().embed_documents([f"other: {text}" for text in texts])
-
-
 @pytest.mark.parametrize("other", [CountingEmbeddings(size=8), OtherEmbeddings()], ids=type)
 def test_other_embeddings_are_refused(
-    collection_name: str, counting: CountingEmbeddings, other: CountingEmbeddings
+    index: Any, collection_name: str, other: CountingEmbeddings
 ) -> None:
-    index_documents(BERLIN[:1], counting, collection_name=collection_name)
+    index(BERLIN[:1])
     message = f"collection '{collection_name}' was made with other embeddings"
     with pytest.raises(ValueError, match=message):
-        index_documents(BERLIN, other, collection_name=collection_name)
-    assert len(stored(index_documents([], counting, collection_name=collection_name))) == 1
+        index(BERLIN, embeddings=other)
+    assert len(stored(index([]))) == 1
 
 
 def test_collection_in_another_space_is_refused(
-    collection_name: str, counting: CountingEmbeddings
+    index: Any, collection_name: str, counting: CountingEmbeddings
 ) -> None:
     plain = Chroma.from_documents(BERLIN, counting, collection_name=collection_name)
     counting.embedded.clear()
     with pytest.raises(ValueError, match="exists in l2 space, expected cosine"):
-        index_documents(BERLIN, counting, collection_name=collection_name)
+        index(BERLIN)
     assert counting.embedded == []
     assert len(stored(plain)) == 3
 
 
 def test_collection_is_made_for_deep_candidate_lists(
-    collection_name: str, counting: CountingEmbeddings
+    index: Any, collection_name: str, counting: CountingEmbeddings
 ) -> None:
     documents = [Document(f"document {i}", id=str(i)) for i in range(300)]
-    store = index_documents(documents, counting, collection_name=collection_name)
-
+    store = index(documents)
     collection = chromadb.EphemeralClient().get_collection(collection_name)
     assert collection.configuration_json["hnsw"]["space"] == "cosine"
     assert collection.configuration_json["hnsw"]["ef_search"] >= 400
@@ -401,25 +404,21 @@ def test_collection_is_made_for_deep_candidate_lists(
     assert len(model.calls[0]) == 100
 
 
-def test_no_documents_make_an_empty_collection(
-    collection_name: str, counting: CountingEmbeddings
-) -> None:
-    store = index_documents([], counting, collection_name=collection_name)
-    assert store.similarity_search("question", k=5) == []
+def test_no_documents_make_an_empty_collection(index: Any) -> None:
+    assert index([]).similarity_search("question", k=5) == []
 
 
 @pytest.mark.parametrize("show_progress", [True, False])
 def test_progress_is_shown_where_asked_for(
-    collection_name: str,
-    counting: CountingEmbeddings,
+    index: Any,
     capsys: pytest.CaptureFixture,
     show_progress: bool,  # noqa: FBT001
 ) -> None:
-    index_documents(BERLIN, counting, collection_name=collection_name, show_progress=show_progress)
+    index(BERLIN, show_progress=show_progress)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("Indexing" in captured.err and "3/3" in captured.err) is show_progress
     assert bool(captured.err) is show_progress
     # Nothing is left to do.
-    index_documents(BERLIN, counting, collection_name=collection_name, show_progress=show_progress)
+    index(BERLIN, show_progress=show_progress)
     assert capsys.readouterr().err == ""

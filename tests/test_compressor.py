@@ -101,7 +101,6 @@ def values(documents: list[Document], name: str) -> list[Any]:
 TEXTS = ["", "a", "b", "c", "d", "e", "f"]
 SCORES = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 0.5, 2.0, math.inf, math.nan])
 TABLES = st.fixed_dictionaries(dict.fromkeys(TEXTS, SCORES))
-FINITE_TABLES = st.fixed_dictionaries(dict.fromkeys(TEXTS, st.sampled_from([-1.5, 0.0, 0.5, 2.0])))
 OURS = ("relevance_score", "retrieval_rank", "fused_score")
 METADATA = st.dictionaries(
     st.sampled_from(["source", "tags", *OURS]), st.sampled_from([7, "a", ["a"], ["a", "b"]])
@@ -149,21 +148,6 @@ def test_threshold_means_the_relevance_score_and_comes_before_top_n(
     above = [document for document in everything if table[document.page_content] >= limit]
     limited = reranker.model_copy(update={"top_n": top_n, "score_threshold": limit})
     assert limited.compress_documents(documents, "query") == above[:top_n]
-
-
-@given(data=st.data(), table=FINITE_TABLES)
-def test_input_order_decides_nothing_but_ties(data: st.DataObject, table: dict) -> None:
-    documents = data.draw(DOCUMENTS)
-    reranker = Reranker(model=TableCrossEncoder(table), top_n=None, deduplicate=False)
-
-    def groups(given: list[Document]) -> list[tuple[str, list[str]]]:
-        found: dict[str, list[str]] = {}
-        for document in reranker.compress_documents(given, "query"):
-            score = str(document.metadata["relevance_score"] + 0.0)
-            found.setdefault(score, []).append(f"{document.id} {document.page_content}")
-        return [(score, sorted(group)) for score, group in found.items()]
-
-    assert groups(documents) == groups(data.draw(st.permutations(documents)))
 
 
 @given(documents=DOCUMENTS, table=TABLES)

@@ -35,7 +35,7 @@ from langchain_core.stores import InMemoryStore
 from langchain_core.structured_query import Comparator, Comparison, StructuredQuery, Visitor
 
 from langchain_rerank import RerankRetriever, create_rerank_retriever, index_documents
-from langchain_rerank.retriever import cross_encoder_of
+from langchain_rerank.reader import reader_of
 from tests.fakes import WordOverlapCrossEncoder
 
 TENANT = {"tenant": "a"}
@@ -207,6 +207,7 @@ DROPPING: dict[str, Any] = {
     "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
     | RunnableLambda(merge),
     "beside, a retriever": RunnableParallel(a=plain(), b=Everything()) | RunnableLambda(merge),
+    "added after": plain() | RunnableLambda(lambda found: found + STORE.similarity_search("x")),
     "two after each other": RunnablePassthrough.assign(a=Everything())
     | RunnablePassthrough.assign(b=plain())
     | RunnableLambda(merge),
@@ -295,11 +296,10 @@ def test_the_cross_encoder_is_found_through_whatever_wraps_the_retriever() -> No
         RunnableLambda(lambda query: [*retriever.invoke(query)]),
         RunnableLambda(retriever.invoke),
         EnsembleRetriever(retrievers=[plain(), retriever]),
-        {"query": RunnablePassthrough(), "documents": plain()}
-        | retriever.base_compressor.as_runnable(),
     ):
-        assert cross_encoder_of(stage) is model
-    assert cross_encoder_of(plain()) is None
+        assert reader_of(stage)._cross_encoder is model
+    with pytest.raises(ValueError, match="must be a RerankRetriever"):
+        reader_of(plain())
 
 
 def test_a_rerank_retriever_takes_any_of_them_directly() -> None:

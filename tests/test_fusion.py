@@ -37,26 +37,20 @@ def test_z_scores_have_mean_0_and_deviation_1(values: list[float]) -> None:
         assert sorted(standardized) == [standardized[i] for i in falling(values)][::-1]
 
 
-def test_z_scores_are_scipys() -> None:
-    values = [3.0, -1.0, 0.5, 0.5, 11.0]
-    assert z_scores(values) == pytest.approx(stats.zscore(values))
-
-
 @given(logits=LOGITS)
 def test_a_sigmoid_is_undone(logits: list[float]) -> None:
     assert as_logits(sigmoid(np.array(logits)).tolist()) == pytest.approx(logits, abs=1e-6)
 
 
-def test_logits_are_scipys() -> None:
+def test_parts_are_scipys() -> None:
+    values = [3.0, -1.0, 0.5, 0.5, 11.0]
+    assert z_scores(values) == pytest.approx(stats.zscore(values))
     probabilities = [1e-9, 0.25, 0.5, 0.999, 1 - 1e-9]
     assert as_logits(probabilities) == pytest.approx(special.logit(probabilities))
 
 
-def test_what_a_sigmoid_no_longer_tells_apart_is_equal() -> None:
+def test_scores_without_a_finite_logit_take_the_nearest() -> None:
     assert as_logits([0.0, 5e-324, 0.5, 1.0]) == [-36.0, -36.0, 0.0, 36.0]
-
-
-def test_infinite_scores_count_as_the_nearest_finite_one() -> None:
     assert as_logits([math.inf, 3.0, -7.0, -math.inf]) == [3.0, 3.0, -7.0, -7.0]
     assert len(set(as_logits([math.inf, -math.inf]))) == 1
 
@@ -123,11 +117,7 @@ def test_weight_0_is_the_order_of_the_scores(scores: list[float]) -> None:
     assert by_score == sorted(fused, reverse=True)
 
 
-def test_ranks_must_match_the_scores() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        fused_scores([1.0, 2.0], [1], 0.5)
-
-
-def test_ranks_start_at_1() -> None:
-    with pytest.raises(ValueError, match=r"math domain|positive"):
-        fused_scores([1.0, 2.0], [0, 1], 0.5)
+@pytest.mark.parametrize(("ranks", "message"), [([1], "shorter"), ([0, 1], "math domain|positive")])
+def test_ranks_match_the_scores_and_start_at_1(ranks: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fused_scores([1.0, 2.0], ranks, 0.5)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
 import uuid
+from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
+import bm25s
+import chromadb
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from langchain_chroma import Chroma
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_rerank import MissingDependencyError, create_rerank_retriever, index_documents
-from langchain_rerank.hybrid import KeywordRetriever
+from langchain_rerank.hybrid import HybridRetriever, KeywordRetriever, _words
 from tests.fakes import WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
-    from langchain_chroma import Chroma
+    from collections.abc import Callable
+    from pathlib import Path
 
     from langchain_rerank import RerankRetriever
 
@@ -127,43 +140,189 @@ def test_filter_that_allows_nothing_gives_nothing() -> None:
     assert retriever.invoke(QUERY, filter={"owner": "nobody"}) == []
 
 
-def test_deleted_documents_never_come_back() -> None:
+WORDS = st.sampled_from(["apple", "pear", "plum"])
+KEYS = st.sampled_from("abcd")
+OWNERS = st.sampled_from(["ann", "bob"])
+
+
+class ChangingStore(RuleBasedStateMachine):
+    """Writes of two clients and questions, in any order, against a dict."""
+
+    def stores(self) -> list[Chroma]:
+        name = f"test-{uuid.uuid4().hex}"
+        return [Chroma(name, EMBEDDINGS, client=chromadb.EphemeralClient()) for _ in range(2)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clients = self.stores()
+        self.keyword = KeywordRetriever(store=self.clients[0])
+        self.model: dict[str, tuple[str, str]] = {}
+
+    @rule(key=KEYS, text=WORDS, owner=OWNERS, client=st.integers(0, 1))
+    def add_or_update(self, key: str, text: str, owner: str, client: int) -> None:
+        document = Document(text, id=key, metadata={"owner": owner})
+        self.clients[client].add_documents([document])
+        self.model[key] = (text, owner)
+
+    @rule(key=KEYS, client=st.integers(0, 1))
+    def delete(self, key: str, client: int) -> None:
+        self.clients[client].delete([key])
+        self.model.pop(key, None)
+
+    @rule(word=WORDS, owner=st.none() | OWNERS)
+    def ask(self, word: str, owner: str | None) -> None:
+        found = self.keyword.invoke(word, filter={"owner": owner} if owner else None)
+        assert {d.id: (d.page_content, d.metadata["owner"]) for d in found} == {
+            key: value
+            for key, value in self.model.items()
+            if value[0] == word and owner in (None, value[1])
+        }
+        assert len(found) == len(set(ids(found)))
+
+
+class ChangingFolder(ChangingStore):
+    """Two clients with nothing in common but the folder, as in two processes."""
+
+    def stores(self) -> list[Chroma]:
+        self.folder = tempfile.mkdtemp()
+        paths = (self.folder, f"{self.folder}/.")
+        return [Chroma("shared", EMBEDDINGS, persist_directory=path) for path in paths]
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+for machine in (ChangingStore, ChangingFolder):
+    machine.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestChangingStore = ChangingStore.TestCase
+TestChangingFolder = ChangingFolder.TestCase
+
+
+def test_what_another_process_writes_is_seen(tmp_path: Path) -> None:
+    store = index_documents(haystack(), EMBEDDINGS, persist_directory=tmp_path)
+    retriever = make_retriever(store, k=3, fetch_k=10)
+    assert "needle" not in ids(retriever.invoke(QUERY))
+    code = f"""
+import chromadb
+collection = chromadb.PersistentClient({str(tmp_path)!r}).get_collection("langchain")
+collection.add(ids=["needle"], documents=["ERR_TLS_0x8F31"], embeddings=[[1.0] * 16])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert ids(retriever.invoke(QUERY))[0] == "needle"
+
+
+def age(folder: Path, seconds: float) -> None:
+    """Set the time of the last write back."""
+    then = time.time() - seconds
+    os.utime(folder / "chroma.sqlite3", (then, then))
+
+
+def test_unchanged_folder_is_not_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "bm25s")
+    store = index_documents([NEEDLE], EMBEDDINGS, persist_directory=tmp_path)
+    age(tmp_path, 60)
+    reads = ReadsOf(store)
+    keyword = KeywordRetriever(store=reads)
+    for _ in range(3):
+        assert ids(keyword.invoke(QUERY)) == ["needle"]
+        assert reads.whole == 1
+    # A change elsewhere in the folder: read again, but not indexed again.
+    Chroma("other", EMBEDDINGS, persist_directory=str(tmp_path)).add_texts(["text"])
+    assert ids(keyword.invoke(QUERY)) == ["needle"]
+    assert reads.whole == 2
+    assert caplog.text.count("Building index") == 1
+
+
+def test_second_write_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
+    store = index_documents([NEEDLE], EMBEDDINGS, persist_directory=tmp_path)
+    keyword = KeywordRetriever(store=store)
+    before = (tmp_path / "chroma.sqlite3").stat()
+    assert ids(keyword.invoke(QUERY)) == ["needle"]
+    store.update_document("needle", Document("plums", id="needle", metadata={"owner": "ann"}))
+    os.utime(tmp_path / "chroma.sqlite3", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    assert ids(keyword.invoke("plums")) == ["needle"]
+
+
+class ReadsOf:
+    """A store that counts how often all of its texts are read, and does `before_fetch`."""
+
+    def __init__(self, store: Chroma, before_fetch: Callable[[], object] = lambda: None) -> None:
+        self._client = store._client
+        self._store = store
+        self._before_fetch = before_fetch
+        self.whole = 0
+
+    def get(self, ids: list[str] | None = None, **options: Any) -> dict[str, Any]:
+        if ids:
+            self._before_fetch()
+        self.whole += ids is None and options["include"] == ["documents"]
+        return self._store.get(ids=ids, **options)
+
+
+def test_filter_holds_for_what_changes_during_the_search() -> None:
+    store = make_store(NEEDLE, *haystack(5))
+    stolen = NEEDLE.model_copy(update={"metadata": {"owner": "bob"}})
+    changing = ReadsOf(store, lambda: store.update_document("needle", stolen))
+    assert KeywordRetriever(store=changing).invoke(QUERY, filter={"owner": "ann"}) == []
+
+
+def test_deleted_and_changed_documents_never_come_back() -> None:
     store = make_store(NEEDLE, *haystack(20))
     retriever = make_retriever(store, k=21)
     assert "needle" in ids(retriever.invoke(QUERY))
-    store.delete(["needle"])
-    assert ids(retriever.invoke(QUERY)).count("needle") == 0
-    assert len(retriever.invoke(QUERY)) == 20
-
-
-def test_changed_documents_come_as_they_are_now() -> None:
-    store = make_store(NEEDLE, *haystack(20))
-    retriever = make_retriever(store, k=5)
-    retriever.invoke(QUERY)
     changed = Document("now about something else", id="needle", metadata={"owner": "eve"})
     store.update_document("needle", changed)
-    for document in retriever.invoke(QUERY, k=21):
-        assert "ERR_TLS" not in document.page_content
-    keyword = KeywordRetriever(store=store)
-    assert keyword.invoke("something else") == [changed]
-
-
-def test_filter_goes_by_the_metadata_of_now() -> None:
-    store = make_store(NEEDLE, *haystack(20))
-    retriever = make_retriever(store, k=21)
-    assert "needle" in ids(retriever.invoke(QUERY, filter={"owner": "ann"}))
-    store.update_document("needle", NEEDLE.model_copy(update={"metadata": {"owner": "bob"}}))
-    assert retriever.invoke(QUERY, filter={"owner": "ann"}) == []
-
-
-def test_refresh_finds_new_documents() -> None:
-    store = make_store(*haystack())
-    retriever = make_retriever(store, k=3, fetch_k=10)
-    retriever.invoke(QUERY)
-    store.add_documents([NEEDLE])
+    assert not any("ERR_TLS" in found.page_content for found in retriever.invoke(QUERY))
+    assert retriever.invoke("something else")[0].metadata["owner"] == "eve"
+    store.delete(["needle"])
     assert "needle" not in ids(retriever.invoke(QUERY))
-    retriever.base_retriever.keyword.refresh()
-    assert ids(retriever.invoke(QUERY))[0] == "needle"
+
+
+async def test_same_text_of_two_pages_is_found_twice() -> None:
+    pages = [Document("The same text.", metadata={"page": page}) for page in (1, 2)]
+    store = make_store(*pages)
+    hybrid = HybridRetriever(dense=store.as_retriever(), keyword=KeywordRetriever(store=store))
+    for found in (hybrid.invoke("same text", k=5), await hybrid.ainvoke("same text", k=5)):
+        assert sorted(one.metadata["page"] for one in found) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("任何人不得加以酷刑。", "酷刑"),
+        ("東京タワーは高い。", "タワー"),
+        ("東京ﾀﾜｰは高い。", "タワー"),
+        ("緑茶を飲む。", "茶"),
+        ("บุคคลใดจะถูกทรมานไม่ได้", "ทรมาน"),
+        ("서울은 한국의 수도이다.", "서울에서"),
+        ("ມະນຸດທຸກຄົນເກີດມາ", "ມະນຸດ"),
+        ("यह हिन्दी में है", "हिन्दी"),
+        ("le café d'Élodie", "CAFE elodie"),
+        ("\uff21\uff22\uff23\uff11\uff12\uff13", "abc123"),
+        ("Die Straße", "STRASSE"),
+        ("in\u00adfor\u00admation", "information"),
+        ("Windows™", "windows"),
+        ("İstanbul", "istanbul"),
+        ("مُحَمَّد", "محمد"),
+    ],
+)
+def test_words_of_many_languages_are_found(text: str, query: str) -> None:
+    keyword = KeywordRetriever(store=make_store(Document(text, id="hit"), *haystack(3)))
+    assert ids(keyword.invoke(query)) == ["hit"]
+
+
+def test_marks_are_parts_of_words() -> None:
+    assert _words("हिन्दी में") == ["हिन्दी", "में"]
+    assert _words("ที่") == ["ท", "ี", "่", "ที", "ี่"]
+
+
+def test_english_words_are_those_of_bm25s() -> None:
+    for text in topics.values():
+        if text.isascii():
+            [expected] = bm25s.tokenize([text], return_ids=False, show_progress=False)
+            assert _words(text) == expected
 
 
 @pytest.mark.parametrize(

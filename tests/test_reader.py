@@ -5,12 +5,26 @@ from __future__ import annotations
 import math
 
 import pytest
+from langchain.agents import create_agent
+from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
+from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tools import create_retriever_tool
 
-from langchain_rerank import ExtractiveReader, ScoringError
+from langchain_rerank import (
+    ExtractiveReader,
+    RerankRetriever,
+    ScoringError,
+    create_rag_chain,
+    create_rerank_retriever,
+)
+from langchain_rerank.chain import NOTHING_FOUND
 from langchain_rerank.reader import close_to_best, numbered_sentences
-from tests.fakes import WordOverlapCrossEncoder
+from tests.fakes import RecordingRetriever, WordOverlapCrossEncoder
 
 PASSAGES = [
     Document("Berlin has many\nmuseums.  [1]\n\nIts population, e.g. in 2015, was 3,520,031."),
@@ -122,3 +136,106 @@ def test_passages_without_a_sentence_are_not_scored():
 def test_max_sentences_must_be_positive():
     with pytest.raises(ValueError, match="max_sentences must be > 0, got 0"):
         ExtractiveReader(WordOverlapCrossEncoder(), max_sentences=0)
+
+
+# In a chain
+
+
+def reranked(*texts: str) -> RerankRetriever:
+    first_stage = RecordingRetriever(documents=[Document(text) for text in texts])
+    return create_rerank_retriever(first_stage, reranker=WordOverlapCrossEncoder(), k=2)
+
+
+def test_a_reader_streams_the_citations_after_the_answer():
+    reading = create_rag_chain(
+        None, reranked("Paris is a city.", "It rains. 3,520,031 live in Berlin. Large.")
+    )
+    result = reading.invoke("people live in Berlin")
+    assert result["answer"] == "3,520,031 live in Berlin. [1]"
+    assert [citation["number"] for citation in result["citations"]] == [1]
+    for _ in range(50):  # two threads would finish in either order
+        order = [key for piece in reading.stream("why") for key in piece]
+        assert order == ["question", "context", "answer", "citations"]
+
+
+def test_brackets_in_a_quoted_sentence_are_no_citations():
+    reading = create_rag_chain(
+        None, reranked("The value x[2] is the best of all.[2]", "Something.", "More.")
+    )
+    result = reading.invoke("best value of all")
+    assert result["answer"] == "The value x[2] is the best of all. [1]"
+    assert [citation["number"] for citation in result["citations"]] == [1]
+
+
+@pytest.mark.parametrize("texts", [[], [" "]])
+def test_a_reader_that_finds_nothing_says_so(texts):
+    result = create_rag_chain(None, reranked(*texts)).invoke("why")
+    assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
+
+
+def test_a_reader_searches_by_the_last_question_and_the_new_one():
+    retriever = RecordingRetriever(documents=PASSAGES)
+    create_rag_chain(ExtractiveReader(WordOverlapCrossEncoder()), retriever).invoke(
+        {"question": "And Paris?", "chat_history": [("human", "Berlin?"), ("ai", "Large.")]}
+    )
+    assert retriever.queries == ["Berlin?\nAnd Paris?"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    {
+        "bind": lambda retriever: retriever.bind(k=1),
+        "config": lambda retriever: retriever.with_config(tags=["a"]),
+        "retry": lambda retriever: retriever.with_retry(),
+        "fallbacks": lambda retriever: retriever.with_fallbacks([retriever]),
+        "fields": lambda retriever: retriever.configurable_fields(k=ConfigurableField(id="k")),
+        "alternatives": lambda retriever: retriever.configurable_alternatives(
+            ConfigurableField(id="which"), other=retriever
+        ),
+        "many": lambda retriever: retriever.with_retry().with_config(tags=["a"]).with_retry(),
+        "sequence": lambda retriever: RunnableLambda(str.strip) | retriever.with_retry(),
+        "ensemble": lambda retriever: EnsembleRetriever(retrievers=[retriever], weights=[1]),
+        "cascade": lambda retriever: ContextualCompressionRetriever(
+            base_retriever=retriever, base_compressor=DocumentCompressorPipeline(transformers=[])
+        ),
+        "pipeline": lambda retriever: retriever.model_copy(
+            update={
+                "base_compressor": DocumentCompressorPipeline(
+                    transformers=[retriever.base_compressor]
+                )
+            }
+        ),
+    }.items(),
+    ids=lambda item: item[0],
+)
+async def test_the_cross_encoder_is_found_through_what_wraps_the_retriever(wrap):
+    reading = create_rag_chain(None, wrap[1](reranked("It rains. People live in Berlin.")))
+    assert reading.invoke("people live in Berlin")["answer"] == "People live in Berlin. [1]"
+    assert (await reading.ainvoke("people live in Berlin"))["citations"]
+
+
+@pytest.mark.parametrize("query", ["", " \n", "\N{IDEOGRAPHIC SPACE}"])
+@pytest.mark.parametrize("kind", ["retriever", "chain"])
+async def test_a_blank_query_of_an_agents_model_is_told_to_it(kind, query):
+    class Agent(GenericFakeChatModel):
+        def bind_tools(self, tools, **kwargs):
+            return self
+
+    def search(query: str) -> str:
+        """Search."""
+        return create_rag_chain(None, retriever).invoke(query)["answer"]
+
+    retriever = reranked("Berlin has museums.")
+    tool = create_retriever_tool(retriever, "search", "S.") if kind == "retriever" else search
+    calls = [{"name": "search", "args": {"query": text}, "id": "1"} for text in (query, "museums")]
+
+    def agent():
+        messages = [*(AIMessage("", tool_calls=[call]) for call in calls), AIMessage("Done.")]
+        return create_agent(Agent(messages=iter(messages)), [tool])
+
+    asked = {"messages": [("human", "Search!")]}
+    for result in (agent().invoke(asked), await agent().ainvoke(asked)):
+        _, _, told, _, found, last = result["messages"]
+        assert "query must hold text" in told.text
+        assert "Berlin has museums." in found.text
+        assert last.text == "Done."

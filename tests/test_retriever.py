@@ -526,11 +526,16 @@ async def test_each_query_is_one_run_with_both_stages_however_it_is_asked(query,
         assert ids(first.outputs["documents"]) == ids(reranked.outputs["output"]) == ["7"]
 
 
-@pytest.mark.parametrize("hybrid", [False, True])
-async def test_in_a_chain_both_stages_are_traced_below_the_retriever(model, *, hybrid) -> None:
+@pytest.mark.parametrize("kind", ["VectorStoreRetriever", "HybridRetriever", "with_config", "bind"])
+async def test_in_a_chain_both_stages_are_traced_below_the_retriever(model, kind: str) -> None:
     documents = [Document("even"), Document("odd")]
-    store = index_documents(documents, PositiveEmbedding(), collection_name="traced-in-a-chain")
-    retriever = create_rerank_retriever(store, reranker=model, k=1, fetch_k=2, hybrid=hybrid)
+    source: Any = index_documents(documents, PositiveEmbedding(), collection_name=f"in-a-{kind}")
+    if kind == "with_config":
+        source = source.as_retriever().with_config(tags=["mine"])
+    elif kind == "bind":
+        source = source.as_retriever().bind(k=1)
+    hybrid = kind == "HybridRetriever"
+    retriever = create_rerank_retriever(source, reranker=model, k=1, fetch_k=2, hybrid=hybrid)
     chain = RunnablePassthrough() | retriever
     collector = RunCollectorCallbackHandler()
     config: Any = {"callbacks": [collector]}
@@ -539,10 +544,8 @@ async def test_in_a_chain_both_stages_are_traced_below_the_retriever(model, *, h
     chain.batch(["even"], config)
     assert len(collector.traced_runs) == 3
     for run in collector.traced_runs:
-        assert [child.name for child in run.child_runs] == [
-            "RunnablePassthrough",
-            "RerankRetriever",
-        ]
+        names = [child.name for child in run.child_runs]
+        assert names == ["RunnablePassthrough", "RerankRetriever"]
         first_stage, reranking = run.child_runs[1].child_runs
         assert reranking.name == "Reranker"
         assert first_stage.name == ("HybridRetriever" if hybrid else "VectorStoreRetriever")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_rerank.bench.tasks import Task
     from langchain_rerank.evaluation.datasets import Dataset
     from langchain_rerank.evaluation.runs import Run
-    from langchain_rerank.evaluation.systems import System
+    from langchain_rerank.evaluation.systems import AnySystem
 
 _MEASURE = "nDCG@10"
 FIRST_STAGE = "first stage"
@@ -42,7 +42,7 @@ def ndcg_at_10(
         "torch": TorchCrossEncoder(model=checkpoint, device=task.models.device),
         "onnx": OnnxCrossEncoder(model=checkpoint),
     }
-    systems: dict[str, System] = {FIRST_STAGE: run}
+    systems: dict[str, AnySystem] = {FIRST_STAGE: run}
     for key, cross_encoder in cross_encoders.items():
         if key in keys:
             reranker = Reranker(model=cross_encoder, top_n=None, deduplicate=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from langchain_rerank.bench import inputs, synthetic
 from langchain_rerank.bench.systems import CPU_SYSTEMS, GPU_SYSTEMS, Models
-from langchain_rerank.evaluation.beir import load_beir
+from langchain_rerank.evaluation.loading import load_beir
 from langchain_rerank.evaluation.runs import read_run
 from langchain_rerank.offline.reranker import offline_reranker
 from langchain_rerank.offline.wheels import RERANKER, verified_folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import threading
 from pathlib import Path
@@ -14,11 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_rerank.cross_encoders import batching, flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import (
-    find_folder,
-    read_checkpoint,
-    weights_wanted,
-)
+from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
 
@@ -47,9 +42,6 @@ _FAMILIES: dict[str, ModelClass] = {
 # found with FlagEmbedding 1.4.2. Where others can be imported at all, they are tried.
 _BROKEN_SINCE = {"decoder-only-layerwise": (4, 54), "decoder-only-lightweight": (4, 48)}
 _IMPORT_BROKEN_SINCE = (5, 24)
-# FlagEmbedding's own default.
-_MAX_LENGTH = 512
-
 _PROCESS = os.getpid()
 _loading = threading.Lock()
 
@@ -178,7 +170,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         device = self.device or best_device()
         wanted = torch_dtype(self.dtype, device)
         try:
-            max_length = _checked_max_length(self, folder)
+            max_length = flag_patches.checked_max_length(self, folder)
             with (
                 _loading,
                 flag_patches.quiet(show_progress=self.show_progress),
@@ -190,7 +182,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                     trust_remote_code=self.trust_remote_code,
                     **self._arguments(device, wanted, max_length),
                 )
-            _check_loaded(reranker, missing)
+            flag_patches.check_loaded(reranker, missing)
             reranker.model.to(device=device, dtype=wanted).eval()
         except ModelLoadError:
             raise
@@ -291,50 +283,3 @@ def _flag_class(model: str, family: ModelClass) -> Any:
         f'own, run: pip install langchain-rerank FlagEmbedding "{below}"; or {other}.'
     )
     raise ModelLoadError(msg) from cause
-
-
-def _checked_max_length(settings: FlagEmbeddingCrossEncoder, folder: Path) -> int:
-    """Refuse what FlagEmbedding would score in silence by half of what the checkpoint asks for."""
-    limit: int | None = None
-    if settings.family == "encoder-only-base":
-        trust = settings.trust_remote_code
-        checkpoint = read_checkpoint(settings.model, folder, trust_remote_code=trust)
-        limit = checkpoint.token_limit
-        more = checkpoint.layers or checkpoint.prompt or checkpoint.template is not None
-        if more or checkpoint.task != "sequence-classification":
-            msg = (
-                "FlagEmbedding would leave out its modules, prompt or chat template; use "
-                "TorchCrossEncoder."
-            )
-            raise ValueError(msg)
-    elif settings.family == "decoder-only-base" and "prompt" not in settings.compute_score_kwargs:
-        config = folder / "config.json"
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        if kind != "gemma":
-            msg = (
-                f"{config} says model_type {kind!r}, and FlagEmbedding would ask it BGE-Gemma's "
-                "question. Use TorchCrossEncoder, or give in compute_score_kwargs the prompt that "
-                "it was trained on."
-            )
-            raise ValueError(msg)
-    max_length = settings.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
-    if limit is not None and max_length > limit:
-        msg = f"max_length={max_length} is over the {limit} tokens that it reads."
-        raise ValueError(msg)
-    return max_length
-
-
-def _check_loaded(reranker: Any, missing: Sequence[str]) -> None:
-    """Refuse a model that would score at random."""
-    invented = [name for name, _ in reranker.model.named_parameters() if name in set(missing)]
-    if invented:
-        msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
-        raise ValueError(msg)
-    if not reranker.tokenizer.is_fast:
-        msg = f"it has no fast tokenizer, only {type(reranker.tokenizer).__name__}."
-        raise ValueError(msg)
-    # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
-    vocabulary, words = reranker.model.config.vocab_size, len(reranker.tokenizer)
-    if words < vocabulary // 2:
-        msg = f"its tokenizer knows {words} tokens, the model {vocabulary}: files are missing."
-        raise ValueError(msg)

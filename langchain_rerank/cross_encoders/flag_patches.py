@@ -1,4 +1,4 @@
-"""What FlagEmbedding and transformers have no option for, changed from the outside.
+"""What FlagEmbedding has no option for, changed from the outside, and checks that it lacks.
 
 Each change is as narrow as it can be: one thread, one instance, or a switch that is off for
 everyone else in the process. All that is touched of other packages, and why:
@@ -12,16 +12,24 @@ everyone else in the process. All that is touched of other packages, and why:
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
+
+# FlagEmbedding's own default.
+_MAX_LENGTH = 512
 
 _show_progress: ContextVar[bool] = ContextVar("show_progress", default=True)
 
@@ -128,3 +136,50 @@ def _switched(bar: Any) -> Any:
 
     show.switched = True  # type: ignore[attr-defined]  # marks the wrapper, so it wraps once
     return show
+
+
+def checked_max_length(settings: FlagEmbeddingCrossEncoder, folder: Path) -> int:
+    """Refuse what FlagEmbedding would score in silence by half of what the checkpoint asks for."""
+    limit: int | None = None
+    if settings.family == "encoder-only-base":
+        trust = settings.trust_remote_code
+        checkpoint = read_checkpoint(settings.model, folder, trust_remote_code=trust)
+        limit = checkpoint.token_limit
+        more = checkpoint.layers or checkpoint.prompt or checkpoint.template is not None
+        if more or checkpoint.task != "sequence-classification":
+            msg = (
+                "FlagEmbedding would leave out its modules, prompt or chat template; use "
+                "TorchCrossEncoder."
+            )
+            raise ValueError(msg)
+    elif settings.family == "decoder-only-base" and "prompt" not in settings.compute_score_kwargs:
+        config = folder / "config.json"
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        if kind != "gemma":
+            msg = (
+                f"{config} says model_type {kind!r}, and FlagEmbedding would ask it BGE-Gemma's "
+                "question. Use TorchCrossEncoder, or give in compute_score_kwargs the prompt that "
+                "it was trained on."
+            )
+            raise ValueError(msg)
+    max_length = settings.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
+    if limit is not None and max_length > limit:
+        msg = f"max_length={max_length} is over the {limit} tokens that it reads."
+        raise ValueError(msg)
+    return max_length
+
+
+def check_loaded(reranker: Any, missing: Sequence[str]) -> None:
+    """Refuse a model that would score at random."""
+    invented = [name for name, _ in reranker.model.named_parameters() if name in set(missing)]
+    if invented:
+        msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
+        raise ValueError(msg)
+    if not reranker.tokenizer.is_fast:
+        msg = f"it has no fast tokenizer, only {type(reranker.tokenizer).__name__}."
+        raise ValueError(msg)
+    # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
+    vocabulary, words = reranker.model.config.vocab_size, len(reranker.tokenizer)
+    if words < vocabulary // 2:
+        msg = f"its tokenizer knows {words} tokens, the model {vocabulary}: files are missing."
+        raise ValueError(msg)

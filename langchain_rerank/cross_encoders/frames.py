@@ -22,7 +22,8 @@ class Frame:
         instruction_format: How a user's instruction is written there.
         strip: White space around query and passage is dropped.
         bos: The tokenizer's first token, where it has one other than padding, comes first.
-        uncounted_end: Segments behind the passage's don't count towards `max_length`.
+        uncounted_end: The passage's segment alone counts towards `max_length`, as FlagEmbedding
+            has it, or all with two ends' length on top, whichever is less.
     """
 
     segments: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

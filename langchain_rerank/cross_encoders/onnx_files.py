@@ -8,12 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langchain_rerank.cross_encoders.checkpoint import (
-    Checkpoint,
-    find_folder,
-    read_checkpoint,
-    weights_wanted,
-)
+from langchain_rerank.cross_encoders.checkpoint import Checkpoint, read_checkpoint
+from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:

@@ -151,12 +151,15 @@ def encode_framed(
     truncated = 0
     for owner, (query, passage) in enumerate(pairs):
         start = passage if whole else start_of(tokenizer, passage, max_length)
-        before, inside, after = _encode_segment(
+        marker, inside, after = _encode_segment(
             tokenizer, parts(frame, frame.segments[split], query, start)
         )
         end = ids_of(frame.segments[split + 1 :], query)
-        before = first + ids_of(frame.segments[:split], query) + before
-        room = max_length - len(before) - len(after) - (0 if frame.uncounted_end else len(end))
+        before = first + ids_of(frame.segments[:split], query) + marker
+        room = max_length - len(before) - len(after) - len(end)
+        if frame.uncounted_end:
+            # FlagEmbedding makes room for the end twice.
+            room = min(room + 2 * len(end), max_length - len(marker) - len(after))
         if room < 1:
             msg = (
                 f"max_length={max_length} leaves no room for the passage: the model's prompt and "

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, frames, heads
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
 from langchain_rerank.cross_encoders.processes import PerProcess
 from langchain_rerank.cross_encoders.torch import best_device, torch_dtype
 from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers

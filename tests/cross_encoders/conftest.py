@@ -9,15 +9,17 @@ from langchain_core.stores import InMemoryByteStore
 
 from langchain_rerank import (
     CachedCrossEncoder,
+    FlagEmbeddingCrossEncoder,
     OnnxCrossEncoder,
     RemoteCrossEncoder,
     TorchCrossEncoder,
 )
+from tests.cross_encoders.families import Family, save_tiny
 from tests.fakes import WordOverlapCrossEncoder
 from tests.stand_ins import StandIn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -88,6 +90,52 @@ def one_torch_thread() -> Iterator[None]:
 def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
     """A tiny cross encoder of the test's own, free to be hooked and changed."""
     return TorchCrossEncoder(model=tiny_checkpoint, device="cpu", normalize=False)
+
+
+@pytest.fixture(scope="session")
+def flag_folder(
+    checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Family], str]:
+    """Folder of a family's tiny checkpoint, saved when first asked for."""
+    saved: dict[str, str] = {}
+
+    def flag_folder(family: Family) -> str:
+        if family.name not in saved:
+            saved[family.name] = save_tiny(
+                family, tmp_path_factory.mktemp(family.name) / "model", checkpoint
+            )
+        return saved[family.name]
+
+    return flag_folder
+
+
+@pytest.fixture
+def make_flag(flag_folder: Callable[[Family], str]) -> Callable[..., FlagEmbeddingCrossEncoder]:
+    def make_flag(family: Family, **fields: Any) -> FlagEmbeddingCrossEncoder:
+        if "model" not in fields:
+            fields["model"] = flag_folder(family)
+        defaults = {
+            "model_class": family.name,
+            "device": "cpu",
+            "normalize": False,
+            "compute_score_kwargs": family.compute_score,
+        }
+        return FlagEmbeddingCrossEncoder(**{**defaults, **fields})
+
+    return make_flag
+
+
+@pytest.fixture
+def flagembedding(flag_folder: Callable[[Family], str]) -> Callable[..., Any]:
+    """FlagEmbedding's own class on the same checkpoint."""
+
+    def flagembedding(family: Family, **arguments: Any) -> Any:
+        import FlagEmbedding
+
+        flag_class = getattr(FlagEmbedding, family.flag_class)
+        return flag_class(flag_folder(family), devices="cpu", use_fp16=True, **arguments)
+
+    return flagembedding
 
 
 @pytest.fixture

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-import socket
 import subprocess
 import sys
 import uuid
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chromadb
 import pytest
+from langchain_chroma import Chroma
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_rerank import create_rerank_retriever, index_documents
+from langchain_rerank.hybrid import KeywordRetriever
+from langchain_rerank.shared_folder import lost_vectors
 from tests.fakes import WordOverlapCrossEncoder
+from tests.support import free_port, wait_until
+from tests.test_shared_folder import damage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from chromadb.api import ClientAPI
 
@@ -36,42 +41,37 @@ DOCUMENTS = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientAPI]:
-    folder = tmp_path_factory.mktemp("chroma")
+@contextmanager
+def chroma_server(folder: Path) -> Iterator[Callable[[], ClientAPI]]:
+    """Yields what makes a client."""
     port = free_port()
     program = Path(sys.executable).with_name("chroma")
     command = [program, "run", "--path", folder, "--host", "127.0.0.1", "--port", str(port)]
+
+    def client() -> ClientAPI | None:
+        with suppress(ValueError):  # what chromadb makes of a refused connection
+            return chromadb.HttpClient(host="127.0.0.1", port=port)
+        assert server.poll() is None, (folder / "server.log").read_text()
+        return None
+
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        yield wait_for(server, port, folder / "server.log")
+        yield lambda: wait_until(client, "a Chroma server")
     finally:
         server.terminate()
         server.wait(timeout=20)
 
 
-def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> ClientAPI:
-    for _ in range(100):
-        try:
-            found = chromadb.HttpClient(host="127.0.0.1", port=port)
-            found.heartbeat()
-        except ValueError:  # what chromadb makes of a refused connection
-            try:
-                server.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-        return found
-    msg = f"no Chroma server: {log.read_text()}"
-    raise RuntimeError(msg)
+@pytest.fixture(scope="module")
+def new_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], ClientAPI]]:
+    with chroma_server(tmp_path_factory.mktemp("chroma")) as new:
+        yield new
+
+
+@pytest.fixture
+def client(new_client: Callable[[], ClientAPI]) -> ClientAPI:
+    return new_client()
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_retrieves_filters_and_batches(client: ClientAPI, collection_name:
         assert found[0].page_content == "text number 7"
     batches = retriever.batch(["text number 7", "text number 8"], filter=below)
     assert [batch[0].page_content for batch in batches] == ["text number 7", "text number 8"]
-    assert [len(call) for call in model.calls] == [100, 10, 10, 20]
+    assert [len(call) for call in model.calls] == [100, 10, 10, 10, 10]
 
 
 async def test_hybrid_finds_the_identifier(client: ClientAPI, collection_name: str) -> None:
@@ -153,3 +153,29 @@ async def test_hybrid_finds_the_identifier(client: ClientAPI, collection_name: s
     assert retriever.invoke(query)[0].id == "needle"
     assert (await retriever.ainvoke(query))[0].id == "needle"
     assert "needle" not in [found.id for found in retriever.invoke(query, filter={"owner": "bob"})]
+
+
+def test_hybrid_sees_what_another_client_writes(
+    client: ClientAPI, new_client: Callable[[], ClientAPI], collection_name: str
+) -> None:
+    options = {"embedding_function": EMBEDDINGS, "collection_name": collection_name}
+    store, other = (Chroma(client=one, **options) for one in (client, new_client()))
+    keyword = KeywordRetriever(store=store)
+    assert keyword.invoke("apple") == []
+    other.add_documents([Document("apple", id="1"), Document("apple pear", id="2")])
+    assert [found.id for found in keyword.invoke("apple")] == ["1", "2"]
+    other.add_documents([Document("plum", id="1")])
+    assert [found.id for found in keyword.invoke("apple")] == ["2"]
+    assert [found.id for found in keyword.invoke("plum")] == ["1"]
+    other.delete(["2"])
+    assert keyword.invoke("apple") == []
+
+
+def test_server_on_a_damaged_folder_gets_its_vectors_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(tmp_path / "db")
+    with chroma_server(tmp_path / "db") as new_client:
+        store = index_documents([], DeterministicFakeEmbedding(size=16), client=new_client())
+        assert lost_vectors(store._collection) == []
+    assert "had lost the vectors of 500 documents" in caplog.text
