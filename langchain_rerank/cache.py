@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,26 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
                 f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
             )
             raise ModelLoadError(_damaged(folder, name, detail))
+
+
+def remove_folders(parent: Path, prefix: str, but: Path) -> None:
+    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
+
+    Processes that have files of it open keep them; where the system allows no such removal, the
+    folder stays.
+    """
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
+        folder = parent / lock.name[1 : -len(".lock")]
+        if folder == but:
+            continue
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            aside = folder.with_name(f".{folder.name}.partial")
+            if folder.is_dir() and not aside.exists():
+                # At once, so that nobody finds half of it.
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_or_none(path: Path) -> str | None:

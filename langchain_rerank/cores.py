@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
-from langchain_rerank.cross_encoders.onnx_encoder import available_cores
+from langchain_rerank.cross_encoders.processes import available_cores
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder

@@ -51,7 +51,7 @@ def only_writer(folder: str | Path | None) -> Iterator[bool]:
     """Keep other processes and threads from indexing into a folder; None locks nothing.
 
     Yields:
-        Whether another process may have indexed into it since this one did.
+        Whether another process or client may have indexed into it since this one did.
     """
     if folder is None:
         yield False
@@ -67,12 +67,13 @@ def only_writer(folder: str | Path | None) -> Iterator[bool]:
         held = lock.acquire()
     with held:
         writer = Path(folder, _LAST_WRITER)
-        process = f"{os.getpid()}-{_PROCESS}"
-        mine = writer.is_file() and writer.read_text(encoding="utf-8") == process
+        # Clients of one process that spell the folder differently share nothing either.
+        me = f"{os.getpid()}-{_PROCESS} {str(folder)!a}"
+        mine = writer.is_file() and writer.read_text(encoding="utf-8") == me
         # Whoever is killed while writing is another one to all.
         writer.unlink(missing_ok=True)
         yield not mine
-        writer.write_text(process, encoding="utf-8")
+        writer.write_text(me, encoding="utf-8")
 
 
 def take_over(client: ClientAPI, collection: Collection) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import chromadb
 import numpy as np
@@ -17,6 +18,9 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_rerank import RerankError, index_documents
 from langchain_rerank.shared_folder import lost_vectors, vectors
 from tests.support import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=16)
 
@@ -43,22 +47,31 @@ def check(collection: chromadb.Collection, count: int) -> None:
     assert np.allclose(given, expected, atol=1e-5)
 
 
+def write_a_lot(folder: str) -> None:
+    """Updates, deletes and adds, so many that Chroma writes its graph."""
+    for start in (100, 600):
+        documents = texts("new", range(start, start + 500))
+        store = index_documents(documents, EMBEDDINGS, persist_directory=folder)
+    store.delete([str(i) for i in range(100)])
+
+
+def write_in_another_process(folder: Path) -> None:
+    code = "import sys; from tests.test_shared_folder import *; write_a_lot(sys.argv[1])"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=root)
+
+
+def write_by_another_spelling(folder: Path) -> None:
+    write_a_lot(f"{folder}/../{folder.name}/")
+
+
+@pytest.mark.parametrize("write", [write_in_another_process, write_by_another_spelling])
 def test_what_others_wrote_while_the_folder_was_open_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, write: Callable[[Path], None]
 ) -> None:
     store = index_documents(texts("old", range(500)), EMBEDDINGS, persist_directory=tmp_path)
     store.similarity_search("old 1")
-    # Updates, deletes and adds, so many that Chroma writes its graph.
-    code = """
-import sys
-from tests.test_shared_folder import EMBEDDINGS, index_documents, texts
-for start in (100, 600):
-    documents = texts("new", range(start, start + 500))
-    store = index_documents(documents, EMBEDDINGS, persist_directory=sys.argv[1])
-store.delete([str(i) for i in range(100)])
-"""
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, cwd=root)
+    write(tmp_path)
     more = texts("old", range(1100, 2200))
     store = index_documents(more, EMBEDDINGS, persist_directory=tmp_path)
     check(store._collection, 2100)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from langchain_rerank.compressor import Reranker
     from langchain_rerank.evaluation import Dataset, Report, Sweep
-    from langchain_rerank.evaluation.pools import Source
-    from langchain_rerank.evaluation.systems import System
+    from langchain_rerank.evaluation.sweep_candidates import Source
+    from langchain_rerank.evaluation.systems import AnySystem
 
 _RERANKED = "reranked"
 _DEPTHS = (10, 20, 50, 100, 200)
@@ -147,7 +147,7 @@ def _print_lacking(data: Dataset) -> None:
 def _reranker(model: str | None, backend: str) -> Reranker:
     """Load the model, so that a wrong one is told before anything else is done."""
     from langchain_rerank.compressor import Reranker
-    from langchain_rerank.evaluation.contenders import build_cross_encoder
+    from langchain_rerank.evaluation.sweeper import build_cross_encoder
     from langchain_rerank.offline import offline_reranker
 
     built = build_cross_encoder(model or offline_reranker(), backend)
@@ -175,7 +175,7 @@ def _dense_index(data: Dataset, name: str) -> VectorStore:
     return cached_index("eval", place, data.documents)
 
 
-def _retrievers(store: VectorStore, reranker: Reranker, fetch_k: int) -> dict[str, System]:
+def _retrievers(store: VectorStore, reranker: Reranker, fetch_k: int) -> dict[str, AnySystem]:
     from langchain_rerank.retriever import create_rerank_retriever
 
     dense = store.as_retriever(search_kwargs={"k": fetch_k})
@@ -184,7 +184,7 @@ def _retrievers(store: VectorStore, reranker: Reranker, fetch_k: int) -> dict[st
 
 
 def _report(
-    systems: dict[str, System], data: Dataset, measures: list[str], min_relevance: int
+    systems: dict[str, AnySystem], data: Dataset, measures: list[str], min_relevance: int
 ) -> Report:
     from langchain_rerank.evaluation import evaluate as run_evaluation
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_rerank.cli.console import console
-from langchain_rerank.evaluation import rendering
+from langchain_rerank.evaluation import tables
 from langchain_rerank.evaluation.runs import write_run
 from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
@@ -46,8 +46,8 @@ def make_folder(folder: Path) -> None:
 def print_report(report: Report) -> None:
     """Print the tables of a report, and the queries that lost most."""
     console.print()
-    console.print(Text(rendering.summary_line(report)))
-    for table in rendering.tables(report):
+    console.print(Text(tables.summary_line(report)))
+    for table in tables.report_tables(report):
         console.print(_in_rich(table))
     for note in report.notes:
         console.print(Text(note))
@@ -58,7 +58,7 @@ def print_sweep(sweep: Sweep) -> None:
     """Print the settings that were tried, and which one is recommended."""
     console.print()
     console.print(_in_rich(sweep.table()))
-    for text in (str(sweep.recommend()), *sweep.notes):
+    for text in sweep.conclusions():
         console.print(Text(text))
 
 
@@ -87,13 +87,14 @@ def write(folder: Path, report: Report, sweep: Sweep | None) -> None:
     console.print(Text(well_formed(f"\nIn {folder}: {written}")))
 
 
-def _in_rich(table: rendering.Table) -> Table:
+def _in_rich(table: tables.Table) -> Table:
+    title, frame = table
     # Titles and headings hold names of files, whose brackets would be taken for styles.
-    first, *others = map(escape, table.headings)
-    shown = Table(first, title=escape(table.title))
+    first, *others = map(escape, frame.columns)
+    shown = Table(first, title=escape(title))
     for heading in others:
         shown.add_column(heading, justify="right")
-    for row in table.rows:
+    for row in frame.itertuples(index=False):
         shown.add_row(*map(Text, row))
     return shown
 

@@ -118,11 +118,9 @@ def build_cross_encoder(
         model: A hub name, a folder, "offline", or None for the default.
         backend: What it runs in.
     """
-    from langchain_rerank.cross_encoders.torch import (
-        DEFAULT_MODEL,
-        TorchCrossEncoder,
-    )
+    from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+    from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 
     if model == "offline":
         from langchain_rerank.offline import offline_reranker

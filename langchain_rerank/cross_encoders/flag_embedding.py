@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_rerank.cross_encoders import batching, flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import find_folder, weights_wanted
+from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
 QUERY, PASSAGE, INSTRUCTION = "\ue0f0query\ue0f1", "\ue0f0passage\ue0f1", "\ue0f0instruction\ue0f1"
 
@@ -121,6 +124,30 @@ def instructed(frame: Frame, instruction: str | None) -> Frame:
         msg = "the model takes no instruction"
         raise ValueError(msg)
     return replace(frame, instruction=frame.instruction_format.format(instruction))
+
+
+def frame_of_checkpoint(
+    checkpoint: Checkpoint, tokenizer: Any, instruction: str | None
+) -> Frame | None:
+    """Find what stands around a pair; None where pairs are encoded as such.
+
+    Raises:
+        ValueError: There is an instruction, and the model takes none.
+    """
+    if checkpoint.frame is not None:
+        return instructed(checkpoint.frame, instruction)
+    if checkpoint.template is not None:
+        prompt = checkpoint.prompt if instruction is None else instruction
+        frame = frame_of_template(tokenizer, dict(checkpoint.template), prompt)
+        if instruction is None or prompt in "".join(frame.segments):
+            return frame
+    elif instruction is None:
+        return None
+    msg = (
+        f"instruction was given, but {checkpoint.folder} takes none; query_instruction is put "
+        "before the query of any model"
+    )
+    raise ValueError(msg)
 
 
 def frame_of_template(tokenizer: Any, arguments: dict[str, Any], prompt: str) -> Frame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +147,7 @@ class Scorer(nn.Module):
         if self._task == "text-generation":
             # Padded on the right, a row's last token never sees the padding.
             last: torch.Tensor = output.logits[
-                torch.arange(len(mask), device=mask.device), mask.sum(1) - 1
+                torch.arange(mask.shape[0], device=mask.device), mask.sum(1) - 1
             ]
             return last[:, 0] - last[:, 1] if last.shape[1] == 2 else last[:, 0]  # noqa: PLR2004  # true and false
         if self._task == "sequence-classification" and not self.layers:
@@ -209,13 +209,13 @@ class _Pooling(nn.Module):
 
     def forward(self, features: Features) -> None:
         tokens, mask = features["token_embeddings"], features["attention_mask"]
-        wide = mask.unsqueeze(-1).to(tokens.dtype)
+        wide, rows = mask.unsqueeze(-1).to(tokens.dtype), torch.arange(mask.shape[0])
         pooled = []
         for mode in self._modes:
             if mode == "cls":
                 pooled.append(tokens[:, 0])
             elif mode == "lasttoken":
-                pooled.append(tokens[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1])
+                pooled.append(tokens[rows.to(mask.device), mask.sum(1) - 1])
             elif mode == "mean":
                 total = (tokens * wide).sum(1, dtype=torch.float32)
                 pooled.append((total / wide.sum(1, dtype=torch.float32)).to(tokens.dtype))

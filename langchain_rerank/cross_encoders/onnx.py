@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field, PrivateAttr
 
+from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, onnx_export, onnx_files
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.onnx_encoder import OnnxEncoder
+from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
+from langchain_rerank.cross_encoders.processes import PerProcess, available_cores
 from langchain_rerank.errors import ModelLoadError, RerankError, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
 
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
+    from langchain_rerank.cross_encoders.frames import Frame
+    from langchain_rerank.cross_encoders.tokenization import Windows
+
 _EXTRA = "langchain-rerank[onnx]"
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_shared: weakref.WeakValueDictionary[Any, OnnxModel] = weakref.WeakValueDictionary()
+_loading = PerProcess(threading.RLock)
 
 
 class OnnxCrossEncoder(LocalCrossEncoder):
-    """An encoder-only reranker in int8 on the CPU, as a LangChain cross encoder.
+    """A reranker in int8 on the CPU, as a LangChain cross encoder.
 
-    `model` is a folder or a hub repository with `tokenizer.json` and either an ONNX graph
-    (`model*.onnx` or `onnx/model*.onnx`; of several, an int8 one that suits the processor) or a
-    checkpoint with one logit, such as the BGE rerankers base, large and v2-m3. A checkpoint or a
-    float32 graph is fused and quantized at the first use, and kept in the cache
-    (`LANGCHAIN_RERANK_CACHE`) for the next.
+    `model` is a folder or a hub repository with `tokenizer.json` and an ONNX graph (`model*.onnx`
+    or `onnx/model*.onnx`; of several, an int8 one that suits the processor), or with any
+    checkpoint that `TorchCrossEncoder` reads: the BGE, ModernBERT and Qwen3 rerankers,
+    sentence-transformers' modules. A checkpoint or a float32 graph is fused and quantized at the
+    first use, and kept in the cache (`LANGCHAIN_RERANK_CACHE`) for the next; that takes less than
+    three times the memory of its weights in float32, and PyTorch only for a checkpoint.
 
     Scores differ slightly from float32's, the order hardly does. Each window runs alone, on one
     thread, as many at once as there are cores: in int8, the activations of a batch share one
@@ -56,53 +69,192 @@ class OnnxCrossEncoder(LocalCrossEncoder):
     """How many windows are scored at once, on a thread each; None takes the cores that this
     process may use."""
 
-    _encoder: OnnxEncoder | None = PrivateAttr(default=None)
+    _loaded: OnnxModel | None = PrivateAttr(default=None)
 
     def load(self) -> None:
         """Load the graph now instead of at the first `score`; does nothing once loaded.
 
         Raises:
             MissingDependencyError: The extra `onnx` is not installed.
-            ModelLoadError: The model is missing, damaged or not a reranker, or can't be exported;
-                its message says what was looked for and what to do.
+            ModelLoadError: The model is missing, damaged or not a reranker, can't be exported, or
+                reads less than `max_length`; its message says what was looked for and what to do.
+            ValueError: `instruction` is given, and the model takes none.
         """
         with self._lock.get():
-            if self._encoder is not None:
+            if self._loaded is not None:
                 return
             require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
-            folder = onnx_files.model_folder(self.model)
-            try:
-                self._encoder = self._open(folder)
-            except RerankError:
-                raise
-            # ONNX Runtime's, protobuf's and transformers' own errors.
-            except Exception as error:
-                msg = f"could not load '{self.model}' in ONNX Runtime: {error}"
-                raise ModelLoadError(msg) from error
+            model = _shared_model(self.model, show_progress=self.show_progress)
+            limit = model.checkpoint.token_limit
+            max_length = self.max_length or model.checkpoint.default_max_length
+            if limit is not None and max_length > limit:
+                msg = (
+                    f"could not load '{self.model}': max_length={max_length} is over the {limit} "
+                    'tokens that it reads; give at most that, or none and long_documents="max".'
+                )
+                raise ModelLoadError(msg)
+            self._check_query_length(max_length)
+            model.frame(self.instruction)
+            self._loaded = model
 
     def close(self) -> None:
-        """Free the graph; the next `score` loads it again."""
-        with self._lock.get():
-            self._encoder = None
+        """Let go of the graph, which is freed with the last that shares it.
 
-    def _open(self, folder: Path) -> OnnxEncoder:
-        graph = onnx_files.graph_in(folder)
-        if graph is None or not onnx_export.is_quantized(graph):
-            folder = onnx_export.quantized_folder(
-                folder, graph, max_length=self.max_length or 512, show_progress=self.show_progress
-            )
-            graph = folder / onnx_export.GRAPH
-        encoder = OnnxEncoder(graph, folder, self.num_threads, self.batch_tokens)
-        limit = encoder.tokenizer.model_max_length
-        if (self.max_length or 0) > limit:
-            msg = f"max_length={self.max_length} is over the {limit} tokens that it reads."
-            raise ValueError(msg)
-        return encoder
+        The next `score` loads it again.
+        """
+        with self._lock.get():
+            self._loaded = None
+
+    @property
+    def activation(self) -> str:
+        """What the checkpoint's author makes of a logit; see `TorchCrossEncoder.activation`.
+
+        Raises:
+            ModelLoadError: The model could not be loaded.
+        """
+        self.load()
+        return self._model.checkpoint.activation
+
+    @property
+    def _model(self) -> OnnxModel:
+        if self._loaded is None:
+            msg = "the model is used before it is loaded"
+            raise AssertionError(msg)
+        return self._loaded
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        if self._encoder is None:
-            msg = "_logits is called loaded"
-            raise AssertionError(msg)
-        windows = self._windows(self._encoder.tokenizer, pairs, self.max_length or 512)
-        logits = self._encoder.logits(windows, show_progress=self.show_progress)
-        return batching.merge_windows(logits, windows.owners, self.long_documents)
+        model, checkpoint = self._model, self._model.checkpoint
+        max_length = self.max_length or checkpoint.default_max_length
+        with model.lock.get():
+            frame = model.frame(self.instruction)
+            prompt = (
+                "" if model.checkpoint is None or frame is not None else model.checkpoint.prompt
+            )
+            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
+        logits = model.logits(
+            windows,
+            batch_tokens=self.batch_tokens,
+            threads=self.num_threads or available_cores(),
+            show_progress=self.show_progress,
+        )
+        merged = batching.merge_windows(logits, windows.owners, self.long_documents)
+        return merged / checkpoint.divisor
+
+
+class OnnxModel:
+    """An ONNX graph with one logit a pair, and its tokenizer, which is used under `lock`."""
+
+    def __init__(self, graph: Path, tokenizer_folder: Path, checkpoint: Checkpoint) -> None:
+        """Load both and check that they fit together.
+
+        Raises:
+            ValueError: The graph is no cross encoder, or its tokenizer is not there.
+        """
+        self.checkpoint = checkpoint
+        self.lock = PerProcess(threading.RLock)
+        # What a thread of the parent was using at a fork would stay locked in the child.
+        self._session = PerProcess(lambda: _session(graph))
+        names = [given.name for given in self._session.get().get_inputs()]
+        if not {"input_ids"} <= set(names) <= _INPUTS:
+            msg = f"its graph takes {names}, expected input_ids and at most {sorted(_INPUTS)}."
+            raise ValueError(msg)
+        self.tokenizer = PerProcess(lambda: onnx_export.load_tokenizer(tokenizer_folder, names))
+        self._names = names
+        outputs = [given.name for given in self._session.get().get_outputs()]
+        self._output = "logits" if "logits" in outputs else outputs[0]
+        self._check_logits()
+
+    def frame(self, instruction: str | None) -> Frame | None:
+        """What stands around a pair; see `frame_of_checkpoint`."""
+        return frame_of_checkpoint(self.checkpoint, self.tokenizer.get(), instruction)
+
+    def logits(
+        self, windows: Windows, *, batch_tokens: int | None, threads: int, show_progress: bool
+    ) -> npt.NDArray[np.float64]:
+        """Score every window; shape (windows,).
+
+        In int8, the activations of a batch share one scale, so that neighbours would change a
+        window's score: each runs alone, unless a budget of tokens for batches was given.
+        """
+        from tqdm.auto import tqdm
+
+        lengths = [len(row) for row in windows.features["input_ids"]]
+        batches = batching.batches_by_length(lengths, batch_tokens or 1)
+        scores: npt.NDArray[np.float64] = np.empty(len(lengths))
+        bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
+        with ThreadPoolExecutor(min(threads, len(batches))) as pool, bar as progress:
+            futures = [pool.submit(self._forward, windows, batch) for batch in batches]
+            try:
+                for batch, future in zip(batches, futures, strict=True):
+                    check_cancelled()
+                    scores[batch] = future.result()
+                    progress.update(len(batch))
+            finally:
+                for future in futures:
+                    future.cancel()
+        return scores
+
+    def _forward(self, windows: Windows, batch: list[int]) -> npt.NDArray[np.float32]:
+        """Logits of one batch, shape (rows,)."""
+        tokenizer = self.tokenizer.get()
+        # As `Scorer.padding_side` has it.
+        classifies = self.checkpoint.task == "sequence-classification"
+        side = tokenizer.padding_side if classifies else "right"
+        padded = batching.pad_batch(windows.features, batch, tokenizer.pad_token_id, side)
+        if "token_type_ids" in self._names:
+            # A language model's prompt has none.
+            padded.setdefault("token_type_ids", np.zeros_like(padded["input_ids"]))
+        (logits,) = self._session.get().run([self._output], padded)
+        flat: npt.NDArray[np.float32] = logits.reshape(len(batch))
+        return flat
+
+    def _check_logits(self) -> None:
+        encoded = self.tokenizer.get()(["query"], ["passage"])
+        inputs = {name: np.array(rows, dtype=np.int64) for name, rows in encoded.items()}
+        (logits,) = self._session.get().run([self._output], inputs)
+        if logits.size != 1:
+            msg = f"its graph gives {logits.shape} numbers a pair, a reranker gives one logit."
+            raise ValueError(msg)
+
+
+def _session(graph: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # One thread a window and a window a core: threads that share a window wait on each other.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+        # An addition and a layer norm after it take a fifth of the fused operator's time.
+        disabled_optimizers=["SkipLayerNormFusion"],
+    )
+
+
+def _shared_model(name: str, *, show_progress: bool) -> OnnxModel:
+    """Return a model, loaded once for all that ask for the same.
+
+    Raises:
+        ModelLoadError: It is missing, damaged, not a reranker or can't be exported.
+    """
+    try:
+        checkpoint, graph = onnx_files.find_model(name)
+        folder = checkpoint.folder
+        if graph is None or not onnx_export.is_quantized(graph):
+            folder = onnx_export.quantized_folder(checkpoint, graph, show_progress=show_progress)
+            graph = folder / onnx_export.GRAPH
+        with _loading.get():
+            key = (str(graph.resolve()), graph.stat().st_mtime_ns, name)
+            model = _shared.get(key)
+            if model is None:
+                model = _shared[key] = OnnxModel(graph, folder, checkpoint)
+            return model
+    except RerankError:
+        raise
+    # ONNX Runtime's, protobuf's and transformers' own errors.
+    except Exception as error:
+        msg = f"could not load '{name}' in ONNX Runtime: {error}"
+        raise ModelLoadError(msg) from error

@@ -1,39 +1,57 @@
-"""From a checkpoint or a float32 graph to a fused int8 graph in the user's cache, once."""
+"""From a checkpoint or a float32 graph to an int8 graph in the user's cache, once."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import inspect
-import json
 import logging
-import shutil
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.cache import cache_dir, check_folder, is_complete, make_folder
-from langchain_rerank.cross_encoders import onnx_files
-from langchain_rerank.cross_encoders.onnx_encoder import load_tokenizer
-from langchain_rerank.errors import ModelLoadError, RerankError
+from tqdm.auto import tqdm
+
+from langchain_rerank.cache import (
+    cache_dir,
+    check_folder,
+    is_complete,
+    make_folder,
+    remove_folders,
+)
+from langchain_rerank.cross_encoders import batching, onnx_files, tokenization
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
+from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
+from langchain_rerank.cross_encoders.onnx_quantize import quantize
+from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    import onnx
+    import torch
+    from torch import nn
+
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 GRAPH = "model.onnx"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_FILES = (GRAPH, f"{GRAPH}.data", "tokenizer.json", "tokenizer_config.json")
 # Raise it with every change of what is written: a new recipe must never read an old folder.
-_FORMAT = 1
-_LIBRARIES = ("onnx", "onnxruntime", "torch", "transformers")
+_FORMAT = 2
 _OPSET = 17
 # A large model takes minutes; a holder that is still busy after this long hangs.
 _LOCK_TIMEOUT_S = 3600
-_SOURCE_SUFFIXES = {".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".txt"}
+_SOURCE_SUFFIXES = {
+    *(".json", ".safetensors", ".bin", ".pt", ".onnx", ".onnx_data", ".data"),
+    *(".txt", ".model", ".jinja"),
+}
 _QUANTIZED_OPERATORS = {
     *("DequantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulNBits"),
     *("QAttention", "QLinearMatMul"),
 }
+# Their positions follow from the length of the input, which a trace takes for a constant.
+_UNTRACEABLE_POSITIONS = {"dynamic", "longrope"}
 
 
 def is_quantized(graph: Path) -> bool:
@@ -44,168 +62,218 @@ def is_quantized(graph: Path) -> bool:
     return any(node.op_type in _QUANTIZED_OPERATORS for node in nodes)
 
 
-def quantized_folder(
-    folder: Path, graph: Path | None, *, max_length: int, show_progress: bool
-) -> Path:
+def quantized_folder(checkpoint: Checkpoint, graph: Path | None, *, show_progress: bool) -> Path:
     """Return a folder of the cache with the int8 graph and the tokenizer of a model.
 
+    What was made earlier of the same model, before its files changed, is removed.
+
     Args:
-        folder: The model's folder.
-        graph: Its float32 graph; None exports its checkpoint.
-        max_length: Tokens that the model must be able to read.
+        checkpoint: What the model says of itself.
+        graph: Its float32 graph; None exports the checkpoint.
         show_progress: Show a bar over the steps.
 
     Raises:
         ModelLoadError: The model can't be loaded, exported or quantized, the cache can't be
             written, or what lies in it is damaged.
     """
-    target = cache_dir() / "onnx" / f"{folder.resolve().name[:40]}-{_key(folder, graph)}"
+    name, key = _name_and_key(checkpoint, graph)
+    target = cache_dir() / "onnx" / f"{name}-{key}"
     if not is_complete(target):
-        logger.info("quantizing '%s' into %s, which is done once", folder, target)
-
-        def fill(partial: Path) -> None:
-            _fill(partial, folder, graph, max_length=max_length, show_progress=show_progress)
-
-        make_folder(target, fill, lock_timeout_s=_LOCK_TIMEOUT_S)
-    check_folder(target, (GRAPH, *_TOKENIZER_FILES))
+        logger.info("quantizing '%s' into %s, which is done once", checkpoint.folder, target)
+        with tqdm(total=2, unit="step", disable=not show_progress) as bar:
+            make_folder(
+                target,
+                lambda partial: _fill(partial, checkpoint, graph, bar),
+                lock_timeout_s=_LOCK_TIMEOUT_S,
+            )
+        remove_folders(target.parent, f"{name}-", but=target)
+    templates = {path.name for path in target.glob("*.jinja")}
+    check_folder(target, sorted({*_FILES, *templates}))
     return target
 
 
-def _key(folder: Path, graph: Path | None) -> str:
-    """Hash all that the result depends on: the model's files, versions, processor, recipe."""
-    files = [path for path in folder.iterdir() if path.suffix in _SOURCE_SUFFIXES]
-    # A float32 graph's own data, where it lies in onnx/.
-    files += [] if graph is None else graph.parent.glob(f"{graph.name}*")
-    stats = {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    source = {
-        # A snapshot of the hub is named by its commit.
-        "folder": str(folder.resolve()),
-        "files": sorted(stats.items()),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "processor": onnx_files.processor(),
-        "format": _FORMAT,
+def _name_and_key(checkpoint: Checkpoint, graph: Path | None) -> tuple[str, str]:
+    """Name a model and hash its present state; the libraries' versions are not part of it."""
+    folder = checkpoint.folder.resolve()
+    # All commits of a repository of the hub are one model.
+    model = folder.parents[1] if folder.parent.name == "snapshots" else folder
+    identity = hashlib.sha256(f"{model} {onnx_files.processor()}".encode()).hexdigest()[:8]
+    stats = {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (*folder.glob("*"), *folder.glob("*/*"))
+        if path.suffix in _SOURCE_SUFFIXES
     }
-    return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+    answers = checkpoint.true_token, checkpoint.false_token
+    state = (_FORMAT, str(folder), sorted(stats.items()), str(graph), answers)
+    return f"{model.name[:40]}-{identity}", hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
-def _fill(
-    partial: Path, folder: Path, graph: Path | None, *, max_length: int, show_progress: bool
-) -> None:
-    from tqdm.auto import tqdm
-
-    steps: list[tuple[str, Any]] = []
-    work = partial / "work"
-    work.mkdir()
-    if graph is None:
-        steps = [("Exporting", lambda: _export(folder, work / "float.onnx", partial, max_length))]
-    else:
-        steps = [("Copying", lambda: _copy_tokenizer(folder, partial))]
-    steps += [
-        ("Fusing", lambda: _fuse(graph or work / "float.onnx", work / "fused.onnx", folder)),
-        ("Quantizing", lambda: _quantize(work / "fused.onnx", partial / GRAPH)),
-    ]
-    with tqdm(steps, unit="step", disable=not show_progress) as bar:
-        for name, step in bar:
-            bar.set_description(name)
-            try:
-                step()
-            except (RerankError, OSError):
-                raise
-            except Exception as error:
-                msg = (
-                    f"could not turn '{folder}' into an int8 ONNX graph: {name} failed with "
-                    f"{type(error).__name__}: {error}\nUse TorchCrossEncoder for this "
-                    "model, or a repository that holds an int8 ONNX graph."
-                )
-                raise ModelLoadError(msg) from error
-    shutil.rmtree(work)
+def _fill(partial: Path, checkpoint: Checkpoint, graph: Path | None, bar: Any) -> None:
+    try:
+        bar.set_description("Exporting")
+        if graph is None:
+            model, weights = _export(checkpoint, partial)
+        else:
+            load_tokenizer(checkpoint.folder).save_pretrained(partial)
+            model, weights = _read(graph)
+        bar.update()
+        bar.set_description("Quantizing")
+        quantize(model, weights, checkpoint.config, partial / GRAPH)
+        bar.update()
+    except OSError:
+        raise
+    except RefusedError as error:
+        msg = f"could not load '{checkpoint.folder}': {error}"
+        raise ModelLoadError(msg) from error
+    except Exception as error:
+        msg = (
+            f"could not turn '{checkpoint.folder}' into an int8 ONNX graph: "
+            f"{type(error).__name__}: {error}\nUse TorchCrossEncoder for this model, or a "
+            "repository that holds an int8 ONNX graph."
+        )
+        raise ModelLoadError(msg) from error
 
 
-def _copy_tokenizer(folder: Path, partial: Path) -> None:
-    load_tokenizer(folder, ("input_ids",)).save_pretrained(partial)
+def load_tokenizer(folder: Path, features: Sequence[str] = ("input_ids",)) -> Any:
+    """Load tokenizer.json, which needs neither config.json nor PyTorch, to give some features.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not (folder / "tokenizer.json").is_file():
+        msg = f"there is no tokenizer.json in {folder}."
+        raise ValueError(msg)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.model_input_names = list(features)
+    return tokenizer
 
 
-def _export(folder: Path, graph: Path, partial: Path, max_length: int) -> None:
-    """Trace the checkpoint in float32; its tokenizer goes into `partial`."""
+def _read(graph: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Read a float32 graph and take its matrices out, as `trace` leaves them out."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(graph))
+    given = {value.name for value in model.graph.input}
+    weights, rest = {}, []
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:  # noqa: PLR2004  # a matrix
+            rest.append(tensor)
+            continue
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        if tensor.name not in given:
+            shape = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            model.graph.input.append(shape)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(rest)
+    return model, weights
+
+
+def _export(checkpoint: Checkpoint, partial: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Trace a checkpoint; its tokenizer goes into `partial`."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    from langchain_rerank.cross_encoders import heads
+    from langchain_rerank.cross_encoders.torch_model import hidden_bars
+
+    _check(checkpoint)
+    with hidden_bars(show_progress=False):
+        tokenizer = heads.load_tokenizer(checkpoint)
+        scorer = heads.build(checkpoint, tokenizer).float()
     tokenizer.save_pretrained(partial)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    if hasattr(model, "set_attn_implementation"):
+    if hasattr(scorer.model, "set_attn_implementation"):
         # The pattern that ONNX Runtime fuses.
-        model.set_attn_implementation("eager")
-    model.config.return_dict = False
-    encoded = tokenizer(["a query"] * 2, ["a passage of words"] * 2, return_tensors="pt")
-    # In the order of the signature, as the tracer sorts them so before it names them.
-    accepted = inspect.signature(model.forward).parameters
-    features = {name: encoded[name] for name in accepted if name in encoded}
+        scorer.model.set_attn_implementation("eager")
+    # Of two lengths, as a trace might take a mask without gaps for none.
+    pairs = [("a query", "a passage"), ("another query", "a somewhat longer passage of words")]
+    frame = frame_of_checkpoint(checkpoint, tokenizer, None)
+    if frame is None:
+        windows = tokenization.encode_first(tokenizer, pairs, 64)
+    else:
+        windows = tokenization.encode_framed(tokenizer, frame, pairs, 10**6, whole=False)
+    side = scorer.padding_side or tokenizer.padding_side
+    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id, side)
+    return trace(scorer, {name: torch.from_numpy(row) for name, row in rows.items()})
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    config = checkpoint.config
+    positions = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # It may be one setting, or one for each kind of layer.
+    kind = next((kind for kind in _UNTRACEABLE_POSITIONS if repr(kind) in repr(positions)), None)
+    if kind is not None:
+        msg = f"its positions ({kind}) depend on the length of the input. Use TorchCrossEncoder."
+        raise RefusedError(msg)
+    if checkpoint.float32_layers:
+        msg = (
+            f"it wants {', '.join(checkpoint.float32_layers)} computed in float32 "
+            "(keep_in_fp32_modules). Use TorchCrossEncoder."
+        )
+        raise RefusedError(msg)
+
+
+def trace(
+    scorer: nn.Module, features: dict[str, torch.Tensor]
+) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
+    """Trace a model in float32, without a copy of its matrices.
+
+    Args:
+        scorer: Takes `features` by name and gives one logit a row. Its matrices are taken out.
+        features: A batch, each of shape (rows, longest row).
+
+    Returns:
+        The graph, which takes the matrices as inputs after the features; and those, by name.
+    """
+    import onnx
+    import torch
+    from torch import nn
+
+    matrices: dict[str, torch.Tensor] = {}
+    places: dict[str, list[tuple[nn.Module, str]]] = {}
+    names: dict[int, str] = {}
+    for path, module in scorer.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 2:  # noqa: PLR2004  # a matrix
+                # One that stands in two places is one input.
+                full = names.setdefault(id(parameter), f"{path}.{name}")
+                matrices[full] = parameter.detach()
+                places.setdefault(full, []).append((module, name))
+
+    class Opened(nn.Module):
+        """The model as a function of its features and matrices."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scorer = scorer
+
+        def forward(self, *given: torch.Tensor) -> torch.Tensor:
+            for spots, matrix in zip(places.values(), given[len(features) :], strict=True):
+                for module, name in spots:
+                    # Past nn.Module, which takes nothing but parameters here.
+                    module.__dict__[name] = matrix
+            logits: torch.Tensor = self.scorer(**dict(zip(features, given, strict=False)))
+            return logits
+
+    for spots in places.values():
+        for module, name in spots:
+            delattr(module, name)
     axes = {name: {0: "batch", 1: "sequence"} for name in features}
-    with warnings.catch_warnings(), torch.inference_mode():
+    folder = tempfile.TemporaryDirectory()
+    with folder, warnings.catch_warnings(), torch.inference_mode():
         # The tracer warns of each shape that it takes for constant, torch of its exporter's age:
         # the new one needs a further package, and its graphs don't fuse.
         warnings.simplefilter("ignore")
+        file = Path(folder.name, GRAPH)
         torch.onnx.export(
-            model,
-            (features,),
-            str(graph),
+            Opened().eval(),
+            (*features.values(), *matrices.values()),
+            file,
             dynamo=False,
             opset_version=_OPSET,
-            input_names=list(features),
+            input_names=[*features, *matrices],
             output_names=["logits"],
             dynamic_axes={**axes, "logits": {0: "batch"}},
         )
-
-
-def _fuse(graph: Path, fused: Path, folder: Path) -> None:
-    """Replace attention and GELU by ONNX Runtime's own operators."""
-    from onnxruntime.quantization.quant_utils import (
-        add_pre_process_metadata,
-    )
-    from onnxruntime.transformers import optimizer
-    from onnxruntime.transformers.fusion_options import (
-        FusionOptions,
-    )
-
-    # The graph alone tells the number of heads only where it was exported without dynamic axes.
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    options = FusionOptions("bert")
-    # Quantized, it would run in float32 again.
-    options.enable_embed_layer_norm = False
-    # Slow on a CPU; see OnnxEncoder.
-    options.enable_skip_layer_norm = False
-    options.enable_bias_skip_layer_norm = False
-    model = optimizer.optimize_model(
-        str(graph),
-        model_type="bert",
-        # 0 leaves a number to be guessed.
-        num_heads=config.get("num_attention_heads", 0),
-        hidden_size=config.get("hidden_size", 0),
-        opt_level=0,
-        optimization_options=options,
-    )
-    # Otherwise the quantizer advises on the root logger to preprocess the graph.
-    add_pre_process_metadata(model.model)
-    # Outside, as a protobuf file ends at 2 GB.
-    model.save_model_to_file(str(fused), use_external_data_format=True)
-
-
-def _quantize(fused: Path, target: Path) -> None:
-    """Turn weights to int8; activations are scaled as they come."""
-    import onnx
-    from onnxruntime.quantization import (
-        QuantType,
-        quantize_dynamic,
-    )
-
-    quantize_dynamic(
-        fused,
-        target,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        # Without VNNI, sums of full 8-bit products overflow.
-        reduce_range=onnx_files.processor() == "x86",
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-    )
+        return onnx.load(file), matrices

@@ -1,20 +1,25 @@
-"""Where a model's files lie, and which of its ONNX graphs suits this processor."""
+"""Which of a model's files are needed, and which of its ONNX graphs suits this processor."""
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from langchain_rerank.cross_encoders.checkpoint import Checkpoint, read_checkpoint
+from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHTS = ("*.safetensors", "*.bin")
 _GRAPHS = ("model*.onnx", "onnx/model*.onnx")
-_REST = ("*.json", "*.txt", "*.model")
+# Tokenizers say 10**30 for "no limit".
+_NO_LIMIT = 10**9
+_REST = (".json", ".txt", ".model", ".jinja")
 
 # How exporters mark their files: half precision and 4 bits are slow or less exact on a CPU.
 _UNSUITED = {"fp16", "float16", "bf16", "o4", "q4", "q4f16", "q8f16", "bnb4"}
@@ -59,55 +64,59 @@ def best_graph(names: Iterable[str], kind: str) -> str | None:
     return min(ranked)[-1] if ranked else None
 
 
-def graph_in(folder: Path) -> Path | None:
-    """Find the graph to run among the files of a folder."""
-    files = (path for pattern in _GRAPHS for path in folder.glob(pattern))
-    name = best_graph((path.relative_to(folder).as_posix() for path in files), processor())
-    return None if name is None else folder / name
+def find_model(model: str) -> tuple[Checkpoint, Path | None]:
+    """Find a model; one on the hub is downloaded, as far as it is needed.
 
-
-def model_folder(model: str) -> Path:
-    """Return the folder of a model; one on the hub is downloaded, as far as it is needed.
+    Returns:
+        What its checkpoint says of itself, little without config.json, and the ONNX graph to run,
+        None where its weights are to be exported.
 
     Raises:
-        ModelLoadError: There is no such folder or repository, or neither graph nor weights in it.
+        ModelLoadError: There is no such folder or repository, it has neither graph nor weights,
+            or it asks for something that is not done.
     """
-    folder = Path(model) if Path(model).is_dir() else _snapshot(model)
-    if graph_in(folder) is None and not any(any(folder.glob(weights)) for weights in WEIGHTS):
+    folder = find_folder(model, settings_wanted)
+    described = any((folder / name).is_file() for name in ("config.json", "modules.json"))
+    checkpoint = read_checkpoint(model, folder) if described else _graph_alone(folder)
+    # A published graph ends where the transformer does.
+    whole = checkpoint.task == "sequence-classification" and not checkpoint.layers
+    find_folder(model, graph_wanted if whole else weights_wanted)
+    files = (path for pattern in _GRAPHS for path in folder.glob(pattern))
+    names = [path.relative_to(folder).as_posix() for path in files if whole]
+    graph = best_graph(names, processor())
+    weighty = described and any(any(checkpoint.transformer.glob(name)) for name in _WEIGHTS)
+    if graph is None and not weighty:
         msg = (
             f"could not load '{model}': found neither an ONNX graph in int8 or float32 "
-            f"({', '.join(_GRAPHS)}) nor weights ({', '.join(WEIGHTS)}) in {folder}. Expected a "
-            "folder or a repository on the Hugging Face hub that holds one of them, with its "
-            "tokenizer.json."
+            f"({', '.join(_GRAPHS)}) nor a checkpoint (config.json with {' or '.join(_WEIGHTS)}) "
+            f"in {folder}. Expected a folder or a repository on the Hugging Face hub that holds "
+            "one of them, with its tokenizer.json."
         )
         raise ModelLoadError(msg)
-    return folder
+    return checkpoint, None if graph is None else folder / graph
 
 
-def _snapshot(repository: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        files = [file.rfilename for file in HfApi().model_info(repository).siblings or ()]
-        return Path(snapshot_download(repository, allow_patterns=wanted_files(files)))
-    # The hub's client raises its own errors, requests', httpx's and ValueError.
-    except Exception as error:  # noqa: BLE001  # without a network, an earlier download will do
-        try:
-            return Path(snapshot_download(repository, local_files_only=True))
-        except Exception:  # noqa: BLE001  # says only that there was no download
-            msg = (
-                f"could not load '{repository}': there is no folder of that name here, and the "
-                f"Hugging Face hub gave no repository: {error}"
-            )
-            raise ModelLoadError(msg) from error
+def _graph_alone(folder: Path) -> Checkpoint:
+    settings = folder / "tokenizer_config.json"
+    stated = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    limit = int(stated.get("model_max_length") or _NO_LIMIT)
+    return Checkpoint(
+        folder,
+        folder,
+        "sequence-classification",
+        token_limit=limit if limit < _NO_LIMIT else None,
+    )
 
 
-def wanted_files(names: Iterable[str]) -> list[str]:
-    """Choose what to download: one graph, or the weights where there is none, and the rest."""
-    names = list(names)
+def settings_wanted(names: Sequence[str]) -> list[str]:
+    """Choose what says what a model is: settings, tokenizer, chat template."""
+    return [name for name in names if name.endswith(_REST)]
+
+
+def graph_wanted(names: Sequence[str]) -> list[str]:
+    """Choose what to download: one graph, or the weights where there is none."""
     graph = best_graph(names, processor())
-    if graph is not None:
-        # Beside a large graph lies its data, named model.onnx_data or model.onnx.data.
-        return [*_REST, graph, f"{graph}_data", f"{graph}.data"]
-    safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
-    return [*_REST, "*.safetensors" if safe else "*.bin"]
+    if graph is None:
+        return weights_wanted(names)
+    # Beside a large graph lies its data, named model.onnx_data or model.onnx.data.
+    return [graph, f"{graph}_data", f"{graph}.data"]

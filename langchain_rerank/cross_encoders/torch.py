@@ -9,11 +9,8 @@ from pydantic import Field, PrivateAttr
 
 from langchain_rerank.cross_encoders import batching
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import (
-    find_folder,
-    read_checkpoint,
-    weights_wanted,
-)
+from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
+from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, frames, heads
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
 from langchain_rerank.cross_encoders.processes import PerProcess
 from langchain_rerank.cross_encoders.torch import best_device, torch_dtype
 from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
@@ -74,26 +74,10 @@ class TorchModel:
             ValueError: There is an instruction, and the model takes none.
         """
         if instruction not in self._frames:
-            self._frames[instruction] = self._make_frame(instruction)
+            self._frames[instruction] = frames.frame_of_checkpoint(
+                self.checkpoint, self.tokenizer.get(), instruction
+            )
         return self._frames[instruction]
-
-    def _make_frame(self, instruction: str | None) -> Frame | None:
-        checkpoint = self.checkpoint
-        if checkpoint.frame is not None:
-            return frames.instructed(checkpoint.frame, instruction)
-        if checkpoint.template is not None:
-            tokenizer, arguments = self.tokenizer.get(), dict(checkpoint.template)
-            prompt = checkpoint.prompt if instruction is None else instruction
-            frame = frames.frame_of_template(tokenizer, arguments, prompt)
-            if instruction is None or prompt in "".join(frame.segments):
-                return frame
-        elif instruction is None:
-            return None
-        msg = (
-            f"instruction was given, but {checkpoint.folder} takes none; query_instruction is put "
-            "before the query of any model"
-        )
-        raise ValueError(msg)
 
     def logits(
         self, windows: Windows, *, batch_tokens: int | None, show_progress: bool
@@ -222,7 +206,7 @@ def _load(
         )
         raise RefusedError(msg)
     trust = settings.trust_remote_code
-    with _quiet(show_progress=settings.show_progress):
+    with hidden_bars(show_progress=settings.show_progress):
         tokenizer = heads.load_tokenizer(checkpoint, trust_remote_code=trust)
         scorer = heads.build(checkpoint, tokenizer, trust_remote_code=trust)
     scorer.to(device=device, dtype=dtype)
@@ -234,7 +218,7 @@ def _load(
 
 
 @contextmanager
-def _quiet(*, show_progress: bool) -> Iterator[None]:
+def hidden_bars(*, show_progress: bool) -> Iterator[None]:
     """Hide transformers' bar over the weights."""
     from transformers.utils import logging as transformers_logging
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from langchain_rerank.errors import EvaluationError
-    from langchain_rerank.evaluation.beir import load_beir
     from langchain_rerank.evaluation.datasets import Dataset
     from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
-    from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
+    from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
     from langchain_rerank.evaluation.plots import (
         plot_measures,
         plot_rank_movement,
@@ -50,31 +49,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Dataset": "evaluation.datasets",
-    "EvaluationError": "errors",
-    "Report": "evaluation.report",
-    "RerankedRun": "evaluation.systems",
-    "Sweep": "evaluation.sweep_report",
-    "evaluate": "evaluation.evaluator",
-    "generate_dataset": "evaluation.generate",
-    "load_beir": "evaluation.beir",
-    "load_ir_dataset": "evaluation.ir_dataset",
-    "plot_measures": "evaluation.plots",
-    "plot_rank_movement": "evaluation.plots",
-    "plot_scores": "evaluation.plots",
-    "plot_tradeoff": "evaluation.plots",
-    "read_run": "evaluation.runs",
-    "suggest_threshold": "evaluation.threshold",
-    "sweep": "evaluation.sweeper",
-    "write_run": "evaluation.runs",
+    "datasets": ["Dataset"],
+    "evaluator": ["evaluate"],
+    "generate": ["generate_dataset"],
+    "loading": ["load_beir", "load_ir_dataset"],
+    "plots": ["plot_measures", "plot_rank_movement", "plot_scores", "plot_tradeoff"],
+    "report": ["Report"],
+    "runs": ["read_run", "write_run"],
+    "sweep_report": ["Sweep"],
+    "sweeper": ["sweep"],
+    "systems": ["EvaluationError", "RerankedRun"],
+    "threshold": ["suggest_threshold"],
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    home = next((one for one, names in _HOMES.items() if name in names), None)
+    if home is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"langchain_rerank.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -15,6 +15,9 @@ from langchain_rerank.ranking import check_document
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LARGEST_GRADE = 1_000_000
+"""In either direction: trec_eval, which measures, counts in C and takes memory by grade."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dataset:
@@ -78,12 +81,7 @@ class Dataset:
             msg = f"qrels name the query {query_id!r}, which is not in queries"
             raise ValueError(msg)
         for doc_id, grade in grades.items():
-            if type(grade) is not int:
-                msg = (
-                    f"grade of document {doc_id!r} for query {query_id!r} must be an int, "
-                    f"got {type(grade).__name__}"
-                )
-                raise TypeError(msg)
+            check_grade(query_id, doc_id, grade)
             if self.corpus is not None and not self.partial_corpus and doc_id not in self.corpus:
                 msg = f"qrels of query {query_id!r} name {unknown_document(doc_id)}"
                 raise ValueError(msg)
@@ -118,10 +116,6 @@ class Dataset:
         Raises:
             ValueError: As `Dataset`, or one id names two different documents.
             TypeError: As `Dataset`.
-
-        Example:
-            >>> Dataset.from_questions([("Who wrote Emma?", ["7"]), ("Ulysses?", {"8": 2, "9": 1})])
-            Dataset(2 queries, 3 judgments)
         """
         queries, qrels = {}, {}
         for number, (text, relevant) in enumerate(questions, start=1):
@@ -210,6 +204,18 @@ def check_query_text(query_id: str, text: str) -> None:
         raise ValueError(msg)
 
 
+def check_grade(query_id: str, doc_id: str, grade: int) -> None:
+    """Raise `TypeError` for a grade that is no int, `ValueError` for one beyond all measure."""
+    what = f"grade of document {doc_id!r} for query {query_id!r} must be an int"
+    if type(grade) is not int:
+        msg = f"{what}, got {type(grade).__name__}"
+        raise TypeError(msg)
+    if abs(grade) > LARGEST_GRADE:
+        # A number of thousands of digits can't be written out.
+        msg = f"{what} of at most {LARGEST_GRADE:,} in size, got one of {grade.bit_length()} bits"
+        raise ValueError(msg)
+
+
 def unknown_document(doc_id: str) -> str:
     """Say that a judged document is not in the corpus, and what to do."""
     return (
@@ -219,12 +225,7 @@ def unknown_document(doc_id: str) -> str:
 
 
 def corpus_of(documents: Iterable[Document]) -> dict[str, Document]:
-    """Key documents by id; one without gets the id that `index_documents` gives it.
-
-    Raises:
-        ValueError: One id names two different documents.
-        TypeError: A document is of another type; the message names its position.
-    """
+    """Key documents by id; one without gets the id that `index_documents` gives it."""
     corpus: dict[str, Document] = {}
     for position, document in enumerate(documents):
         check_document(document, position)

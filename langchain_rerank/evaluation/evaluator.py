@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -13,15 +12,15 @@ import numpy as np
 
 from langchain_rerank.evaluation.measures import parse_measures, per_query_values
 from langchain_rerank.evaluation.notes import check_ids, find_notes
-from langchain_rerank.evaluation.records import Settings, Summary, SystemResult
 from langchain_rerank.evaluation.report import Report
+from langchain_rerank.evaluation.results import EvaluationSettings, Summary, SystemResult
 from langchain_rerank.evaluation.statistics import (
     bootstrap_interval,
     check_confidence,
     check_draws,
     paired_test,
 )
-from langchain_rerank.evaluation.systems import Answer, Asker, System
+from langchain_rerank.evaluation.systems import Answer, AnySystem, ask, check_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(  # noqa: PLR0913  # all but the first two have defaults
-    systems: Mapping[str, System],
+    systems: Mapping[str, AnySystem],
     dataset: Dataset,
     measures: Sequence[str | ir_measures.Measure] = DEFAULT_MEASURES,
     *,
@@ -50,9 +49,10 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 ) -> Report:
     """Measure systems on the judged queries of a data set, and compare them to the first one.
 
-    Queries are asked one after another, so that latencies are those of a single user; each
-    system first answers one of them unmeasured, as models load at their first call. A system is
-    measured by what it returns: for R@100 a retriever must be set to return 100 documents.
+    Queries are asked one after another, as by a single user, after one unmeasured, at which models
+    load. A system is measured by what it returns: for R@100 a retriever must return 100 documents.
+    Where a query is itself a document of the corpus, as in ArguAna, that one is left out, with a
+    note.
 
     Args:
         systems: By name: retrievers (any `Runnable` from a str to documents), runs (of
@@ -78,26 +78,6 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         TypeError: `systems` is no mapping, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
 
-    Example:
-        >>> from langchain_core.documents import Document
-        >>> from langchain_core.vectorstores import InMemoryVectorStore
-        >>> from langchain_rerank import create_rerank_retriever
-        >>> from langchain_rerank.evaluation import Dataset, evaluate
-        >>> from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
-        >>> documents = [
-        ...     Document("Berlin has famous museums.", id="museums"),
-        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
-        ... ]
-        >>> dataset = Dataset.from_questions(
-        ...     [("How many people live in Berlin?", ["people"]), ("What to see?", ["museums"])],
-        ...     documents,
-        ... )
-        >>> store = InMemoryVectorStore.from_documents(documents, OfflineEmbeddings())
-        >>> reranked = create_rerank_retriever(store, reranker=offline_reranker())
-        >>> systems = {"dense": store.as_retriever(), "reranked": reranked}
-        >>> report = evaluate(systems, dataset, ["nDCG@2"], show_progress=False)
-        >>> report.systems["reranked"].summaries["nDCG@2"].mean
-        1.0
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
     check_confidence(confidence)
@@ -108,10 +88,11 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
     if not systems:
         msg = "expected at least one system, got none"
         raise ValueError(msg)
-    askers = [Asker(name, system, dataset, id_key) for name, system in systems.items()]
+    for name, system in systems.items():
+        check_system(name, system, dataset)
     judged = dataset.judged()
     qrels = {query: dict(grades) for query, grades in judged.qrels.items()}
-    settings = Settings(
+    settings = EvaluationSettings(
         measures=tuple(map(str, parsed)),
         min_relevance=min_relevance,
         confidence=confidence,
@@ -119,12 +100,15 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         seed=seed,
         versions=_versions(),
     )
-    answers = _ask_all(askers, list(qrels), show_progress=show_progress)
+    answers = {
+        name: _ask_all(name, system, judged, id_key, show_progress=show_progress)
+        for name, system in systems.items()
+    }
     check_ids(answers, dataset)
     results: dict[str, SystemResult] = {}
     for name, given in answers.items():
         baseline = next(iter(results.values()), None)
-        results[name] = _result(given, baseline, qrels, _Method(parsed, settings))
+        results[name] = _result(given, baseline, qrels, parsed, settings)
     notes = find_notes(answers, dataset, parsed, min_relevance)
     for note in notes:
         logger.warning("%s", note)
@@ -137,14 +121,6 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         texts=_texts(answers),
         notes=tuple(notes),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Method:
-    """What to measure, and how."""
-
-    measures: Sequence[ir_measures.Measure]
-    settings: Settings
 
 
 def _texts(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
@@ -169,30 +145,29 @@ def _versions() -> dict[str, str]:
 
 
 def _ask_all(
-    askers: Sequence[Asker], queries: Sequence[str], *, show_progress: bool
-) -> dict[str, dict[str, Answer]]:
-    """Put every query to every system: answers by system and query."""
+    name: str, system: AnySystem, dataset: Dataset, id_key: str | None, *, show_progress: bool
+) -> dict[str, Answer]:
+    """Put every query to a system, the first one twice: models load at their first call."""
     from tqdm.auto import tqdm
 
-    answers = {}
-    for asker in askers:
-        asker.warm_up(queries[0])
-        bar = tqdm(queries, desc=asker.name, unit="query", disable=not show_progress)
-        answers[asker.name] = {query: asker.ask(query) for query in bar}
-    return answers
+    queries = list(dataset.qrels)
+    if not isinstance(system, Mapping):
+        ask(name, system, dataset, queries[0], id_key)
+    bar = tqdm(queries, desc=name, unit="query", disable=not show_progress)
+    return {query: ask(name, system, dataset, query, id_key) for query in bar}
 
 
 def _result(
     answers: Mapping[str, Answer],
     baseline: SystemResult | None,
     qrels: Mapping[str, Mapping[str, int]],
-    method: _Method,
+    measures: Sequence[ir_measures.Measure],
+    settings: EvaluationSettings,
 ) -> SystemResult:
     """Measure one system's answers, and compare them to the first system's."""
-    settings = method.settings
     rankings = {query: answer.ranking for query, answer in answers.items()}
     ids = {query: [document.id for document in found] for query, found in rankings.items()}
-    values = per_query_values(method.measures, ids, qrels)
+    values = per_query_values(measures, ids, qrels)
     candidates = {query: answer.candidates for query, answer in answers.items()}
     [recall] = parse_measures(["SetR"], min_relevance=settings.min_relevance)
     [found] = per_query_values([recall], candidates, qrels).values()
@@ -218,7 +193,9 @@ def _result(
     )
 
 
-def _summary(values: list[float], baseline: list[float] | None, settings: Settings) -> Summary:
+def _summary(
+    values: list[float], baseline: list[float] | None, settings: EvaluationSettings
+) -> Summary:
     draws = {"resamples": settings.resamples, "seed": settings.seed}
     mean = float(np.mean(values))
     interval = bootstrap_interval(values, confidence=settings.confidence, **draws)

@@ -96,10 +96,9 @@ def generate_dataset(  # noqa: PLR0913  # the last four all have defaults
         name: The data set's name.
 
     Returns:
-        `n` queries with the ids "1", "2", …, the documents of each one's text as relevant (grade
-        1), and all documents as corpus. A question is the first line of a reply that ends in a
-        question mark. Where there is none, the text is replaced by another; where two texts get
-        the same question, both are relevant.
+        `n` queries; the documents of each one's text have grade 1. A question is the first line of
+        a reply that ends in a question mark. Where there is none, another text takes its place;
+        where two texts get the same question, both are relevant.
 
     Raises:
         ValueError: `n` is less than 1 or more than there are texts, `prompt` lacks the variable,
@@ -108,15 +107,6 @@ def generate_dataset(  # noqa: PLR0913  # the last four all have defaults
         RerankError: The model wrote too few questions for three times `n` documents; the message
             shows a reply.
 
-    Example:
-        >>> from langchain_core.documents import Document
-        >>> from langchain_core.language_models import FakeListChatModel
-        >>> from langchain_rerank.evaluation import generate_dataset
-        >>> llm = FakeListChatModel(responses=["How many people live in Berlin?"])
-        >>> documents = [Document("Berlin has 3,520,031 inhabitants.", id="berlin")]
-        >>> dataset = generate_dataset(llm, documents, n=1)
-        >>> dataset.queries, dataset.qrels
-        ({'1': 'How many people live in Berlin?'}, {'1': {'berlin': 1}})
     """
     prompt = prompt or QUESTION_PROMPT
     if "document" not in prompt.input_variables:

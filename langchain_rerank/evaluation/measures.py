@@ -7,8 +7,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from langchain_rerank.evaluation.extra import require_eval
-from langchain_rerank.evaluation.runs import falling_scores
+from langchain_rerank.evaluation.datasets import LARGEST_GRADE
+from langchain_rerank.evaluation.runs import falling_scores, require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,19 +22,7 @@ _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))
 def parse_measures(
     measures: Iterable[str | ir_measures.Measure], *, min_relevance: int = 1
 ) -> list[ir_measures.Measure]:
-    """Turn names of measures into ir_measures' own, each once.
-
-    Args:
-        measures: Names such as "nDCG@10", "RR@10" or "P(rel=2)@5", or ir_measures' objects.
-        min_relevance: Grade from which a document counts as relevant in binary measures (RR, P,
-            R, AP, …); a `rel=` in a measure's own name wins. nDCG reads the grades themselves.
-
-    Raises:
-        ValueError: There is none, or one is unknown, lacks a parameter or is no mean over
-            queries; the message names it. Or `min_relevance` is less than 1.
-        TypeError: `measures` is a single str, or holds something else than measures.
-        MissingDependencyError: The extra `eval` is not installed.
-    """
+    """Turn names of measures into ir_measures' own, each once."""
     require_eval("ir_measures", purpose="Evaluation")
     from ir_measures import Measure
 
@@ -59,9 +47,12 @@ def parse_measures(
 
 
 def check_min_relevance(min_relevance: int) -> None:
-    """Raise `ValueError` unless it is an int of at least 1: grade 0 is not relevant."""
-    if isinstance(min_relevance, bool) or not isinstance(min_relevance, int) or min_relevance < 1:
-        msg = f"min_relevance must be an int of at least 1, got {min_relevance!r}"
+    """Raise `ValueError` unless it is an int from 1 to the largest grade."""
+    if type(min_relevance) is not int or not 1 <= min_relevance <= LARGEST_GRADE:
+        msg = (
+            f"min_relevance must be an int of at least 1 and at most {LARGEST_GRADE:,}, "
+            f"got {min_relevance!r}"
+        )
         raise ValueError(msg)
 
 
@@ -74,24 +65,22 @@ def per_query_values(
 
     The order of `rankings` is what is measured: it reaches ir_measures as scores that fall from
     rank to rank, so that no measure orders ties its own way; see `falling_scores`.
-
-    Args:
-        measures: What to measure; see `parse_measures`.
-        rankings: Document ids by query, best first, each of them once. Queries that the qrels
-            don't have are left out.
-        qrels: Grades by query and document.
-
-    Returns:
-        For each measure's name, a value for each query of the qrels, in their order; 0 where
-        there are no results, as in ir_measures.
-
-    Raises:
-        ValueError: ir_measures can't compute a measure here; the message names it.
     """
     import ir_measures
 
-    run = {query: falling_scores(ids) for query, ids in rankings.items() if ids}
-    grades = {query: dict(judged) for query, judged in qrels.items()}
+    # C code ends ids at a NUL, and the process at a lone surrogate; gdeval asks for numbers.
+    numbers = {query: str(number) for number, query in enumerate(qrels, start=1)}
+    ids = dict.fromkeys(one for given in (*rankings.values(), *qrels.values()) for one in given)
+    names = {one: f"d{number}" for number, one in enumerate(ids)}
+    grades = {
+        numbers[query]: {names[one]: grade for one, grade in judged.items()}
+        for query, judged in qrels.items()
+    }
+    run = {
+        numbers[query]: falling_scores([names[one] for one in given])
+        for query, given in rankings.items()
+        if given and query in numbers
+    }
     values = {}
     for measure in measures:
         try:
@@ -102,10 +91,10 @@ def per_query_values(
         except Exception as error:
             msg = f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}"
             raise ValueError(msg) from error
-        values[str(measure)] = {query: found[query] for query in qrels}
         if not all(map(math.isfinite, found.values())):
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
+        values[str(measure)] = {query: found[number] for query, number in numbers.items()}
     return values
 
 
@@ -162,6 +151,8 @@ def _check(measure: ir_measures.Measure) -> None:
     except AssertionError as error:
         msg = f"measure {measure.NAME} has wrong parameters {measure.params}: {error}"
         raise ValueError(msg) from error
+    if "rel" in measure.params:
+        check_min_relevance(measure.params["rel"])
     cutoff = depth(measure)
     if cutoff is not None and cutoff < 1:
         msg = f"measure {measure} must look at 1 rank or more"

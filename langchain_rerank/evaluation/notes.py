@@ -16,16 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_ids(answers: Mapping[str, Mapping[str, Answer]], dataset: Dataset) -> None:
-    """Check that systems return the data set's documents.
-
-    Args:
-        answers: By system and query.
-        dataset: What was asked.
-
-    Raises:
-        ValueError: There is a corpus, and all that a system returned is unknown to it. Its ids are
-            others then, and all its numbers would be 0.
-    """
+    """Check that systems return the data set's documents."""
     for name, given in answers.items():
         returned = {document.id for answer in given.values() for document in answer.ranking}
         if dataset.corpus is not None and returned and returned.isdisjoint(dataset.corpus):
@@ -44,23 +35,19 @@ def find_notes(
     measures: Sequence[ir_measures.Measure],
     min_relevance: int,
 ) -> list[str]:
-    """Say what could mislead.
-
-    Args:
-        answers: By system and query.
-        dataset: What was asked.
-        measures: What was measured.
-        min_relevance: Grade from which a document counts as relevant in binary measures.
-
-    Returns:
-        Whole sentences.
-    """
+    """Say what could mislead."""
     notes = []
     grades = [dataset.qrels[query].values() for query in next(iter(answers.values()))]
     if barren := sum(max(given) < min_relevance for given in grades):
         notes.append(
             f"{barren} of {len(grades)} queries have no document of grade {min_relevance} or above "
             "and count 0 in binary measures."
+        )
+    if own := {q for given in answers.values() for q, a in given.items() if a.own_left_out}:
+        notes.append(
+            f"The documents of {len(own)} of {len(grades)} queries are those queries themselves: "
+            "as by BEIR's rule, a query's own document is left out of its results, though it is in "
+            "the corpus."
         )
     for name, given in answers.items():
         notes += _depth_notes(name, given, dataset, measures)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from langchain_rerank.evaluation import rendering
-from langchain_rerank.evaluation.extra import require_eval
-from langchain_rerank.evaluation.records import Move, Settings, SystemResult
+from langchain_rerank.evaluation import tables
+from langchain_rerank.evaluation.results import EvaluationSettings, Move, SystemResult
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Report:
     """Grades by query and document."""
     systems: Mapping[str, SystemResult]
     """By name, in the order given."""
-    settings: Settings
+    settings: EvaluationSettings
     texts: Mapping[str, str] = field(default_factory=dict)
     """By document id, of the documents in the rankings, where they are known. None for
     an id that several passages share (`id_key`)."""
@@ -81,42 +82,41 @@ class Report:
 
         Columns: each measure's mean under its name, then "<measure> low", "… high",
         "… difference", "… difference low", "… difference high" and "… p"; "candidate recall"; and
-        the latencies in milliseconds, "<stage> p50 ms" and "<stage> p95 ms". What a system
-        doesn't have is NaN.
+        "<stage> p50 ms" and "<stage> p95 ms". What a system doesn't have is NaN.
         """
-        pandas = _pandas()
-        rows = [rendering.row(result) for result in self.systems.values()]
-        return pandas.DataFrame(rows, index=pandas.Index(list(self.systems), name="system"))
+        pd = tables.pandas()
+        rows = [_numbers(result) for result in self.systems.values()]
+        return pd.DataFrame(rows, index=pd.Index(list(map(_utf8, self.systems)), name="system"))
 
     def per_query(self) -> pd.DataFrame:
         """Return a row for each system, query and measure: system, query_id, measure, value."""
         rows = [
-            (name, query, measure, values[query])
+            (_utf8(name), _utf8(query), measure, values[query])
             for name, result in self.systems.items()
             for measure, values in result.per_query.items()
             for query in self.queries
         ]
-        return _pandas().DataFrame(rows, columns=["system", "query_id", "measure", "value"])
+        return tables.pandas().DataFrame(rows, columns=["system", "query_id", "measure", "value"])
 
     def to_markdown(self) -> str:
         """Return the tables as GitHub's Markdown."""
-        return rendering.markdown(self)
+        return tables.markdown(tables.summary_line(self), tables.report_tables(self), self.notes)
 
     def _repr_html_(self) -> str:
-        return rendering.html(self)
+        return tables.html(tables.summary_line(self), tables.report_tables(self), self.notes)
 
     def to_json(self) -> str:
-        """Return everything as JSON; `from_json` makes the same report of it.
+        r"""Return everything as JSON; `from_json` makes the same report of it.
 
-        Lone surrogates in the texts of queries and documents, which no file can hold, become
-        U+FFFD.
+        No file can hold lone surrogates: in the texts of queries and documents they become U+FFFD,
+        in ids and names, which stay apart, six characters such as \ud800.
         """
         writable = replace(
             self,
             queries={key: well_formed(text) for key, text in self.queries.items()},
             texts={key: well_formed(text) for key, text in self.texts.items()},
         )
-        return TypeAdapter(Report).dump_json(writable, indent=1, exclude_none=True).decode()
+        return json.dumps(_writable(asdict(writable)), indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -215,23 +215,19 @@ class Report:
         lost = [query for query in self.queries if after[query] < before[query]]
         lost.sort(key=lambda query: after[query] - before[query])
         rows = [
-            {
-                "query_id": query,
-                # pandas' strings are UTF-8.
-                "query": well_formed(self.queries[query]),
-                "before": before[query],
-                "after": after[query],
-                "old_rank": move.old_rank,
-                "new_rank": move.new_rank,
-                "grade": move.grade,
-                "document_id": move.id,
-                "text": well_formed(move.text),
-            }
+            (
+                _utf8(query),
+                well_formed(self.queries[query]),
+                *(before[query], after[query]),
+                *(move.old_rank, move.new_rank, move.grade),
+                _utf8(move.id),
+                well_formed(move.text),
+            )
             for query in lost[:n]
             for move in self.moves(query, system, depth=depth)
         ]
         whole = dict.fromkeys(("old_rank", "new_rank", "grade"), "Int64")
-        return _pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
+        return tables.pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
 
     def other_system(self, system: str | None = None) -> str:
         """Return the system to compare with the first one; None takes the second.
@@ -257,8 +253,34 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(msg)
 
 
-def _pandas() -> Any:
-    require_eval("pandas", purpose="A report's data frame")
-    import pandas as pd
+def _numbers(result: SystemResult) -> dict[str, float]:
+    """Return a system's numbers by column; see `Report.to_dataframe`."""
+    numbers: dict[str, float] = {}
+    for measure, found in result.summaries.items():
+        for name, value, interval in (
+            (measure, found.mean, found.interval),
+            (f"{measure} difference", found.difference, found.difference_interval),
+        ):
+            numbers[name] = math.nan if value is None else value
+            numbers[f"{name} low"] = interval.low if interval else math.nan
+            numbers[f"{name} high"] = interval.high if interval else math.nan
+        numbers[f"{measure} p"] = math.nan if found.p_value is None else found.p_value
+    numbers["candidate recall"] = result.candidate_recall
+    return numbers | tables.latencies(result)
 
-    return pd
+
+def _utf8(text: str) -> str:
+    """Escape lone surrogates; `well_formed` would make one id of two."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _writable(value: Any) -> Any:
+    """Return a record as JSON holds it: without None, infinite numbers as text."""
+    if isinstance(value, str):
+        return _utf8(value)
+    if isinstance(value, Mapping):
+        items = value.items()
+        return {_utf8(key): _writable(one) for key, one in items if one is not None}
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,8 @@
 """Runs: which documents a system returned for each query, as TREC files and in trec_eval's order.
 
-A run maps query ids to what was returned for them, a score for each document id. Its order is
-trec_eval's: by falling score in single precision, and where scores are equal by falling document
-id (in the order of code points); neither the order of the mapping nor a file's rank column counts.
-Measures don't agree on ties (ir_measures takes RR@10 from MS MARCO's script, which goes by rising
-document id), so `falling_scores` makes scores that no tool can order in another way.
+A run's order is trec_eval's: by falling score in single precision, equal scores by falling document
+id; neither the order of a mapping nor a file's rank column counts. Measures don't agree on ties
+(RR@10 is MS MARCO's script, which goes by rising id): `falling_scores` has none.
 """
 
 from __future__ import annotations
@@ -17,24 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.files import line_error, numbered_lines
+from langchain_rerank.errors import require
 from langchain_rerank.files import replacing
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Run = Mapping[str, Mapping[str, float]]
 """Query id → document id → score, higher is better."""
 
-_COLUMNS = 6
-
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return one query's document ids, best first, as trec_eval orders them.
-
-    Raises:
-        ValueError: A score is NaN, which has no place in an order.
-    """
+    """Return one query's document ids, best first, as trec_eval orders them."""
     nan = next((doc_id for doc_id, score in scores.items() if math.isnan(score)), None)
     if nan is not None:
         msg = f"expected a number as score of document {nan!r}, got NaN"
@@ -45,18 +38,7 @@ def ranking(scores: Mapping[str, float]) -> list[str]:
 def falling_scores(
     doc_ids: Sequence[str], scores: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """Give a ranking scores that fall from each document to the next.
-
-    Args:
-        doc_ids: One query's document ids, best first.
-        scores: Their scores in the same order. Each is kept where it is below the one before in
-            single precision, which is all that trec_eval sees; else it becomes the next number
-            below. Without scores, or with ones that are NaN, infinite or beyond single precision,
-            the scores are n, n - 1, …, 1.
-
-    Raises:
-        ValueError: A document comes twice, or there are not as many scores as documents.
-    """
+    """Give a ranking scores that fall from each document to the next, in single precision."""
     if len(set(doc_ids)) < len(doc_ids):
         repeated = next(doc_id for doc_id in doc_ids if list(doc_ids).count(doc_id) > 1)
         msg = f"expected each document once in a ranking, got {repeated!r} again"
@@ -68,9 +50,10 @@ def falling_scores(
     falling: list[float] = []
     previous = math.inf
     for score in by_rank if scores is None else scores:
-        fits = c_float(score).value < previous
-        below = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))
-        falling.append(float(score) if fits else below)
+        if c_float(score).value >= previous or math.isnan(score):
+            with np.errstate(over="ignore"):
+                score = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))  # noqa: PLW2901
+        falling.append(float(score))
         previous = c_float(falling[-1]).value
     finite = all(math.isfinite(c_float(score).value) for score in [*(scores or ()), *falling])
     return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
@@ -89,23 +72,30 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
         ValueError: A line has other columns, a score that is no number, or a document that its
             query has already; or there is no line. The message names file and line.
         OSError: The file can't be read.
+        MissingDependencyError: The extra `eval` is not installed.
     """
+    require_eval("ir_measures", purpose="read_run")
+    from ir_measures import read_trec_run
+
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
     for number, line in numbered_lines(path):
-        columns = line.split()
-        if len(columns) != _COLUMNS:
+        try:
+            # Of one line, so that an error can name it; it takes a text without "\n" for a path.
+            [row] = read_trec_run(f"{line}\n")  # type: ignore[no-untyped-call]  # theirs has no types
+        except ValueError as error:
             problem = (
-                "expected the 6 columns query id, Q0, document id, rank, score and tag, "
-                f"got {len(columns)}: {line[:100]!r}"
+                "expected the 6 columns query id, Q0, document id, rank, score and tag, with a "
+                f"number as score, got {line[:100]!r}"
             )
+            raise line_error(path, number, problem) from error
+        results = run.setdefault(row.query_id, {})
+        if row.doc_id in results:
+            problem = f"document {row.doc_id!r} stands twice, for query {row.query_id!r}"
             raise line_error(path, number, problem)
-        query_id, _, doc_id, _, score, _ = columns
-        results = run.setdefault(query_id, {})
-        if doc_id in results:
-            problem = f"document {doc_id!r} stands twice in the results of query {query_id!r}"
-            raise line_error(path, number, problem)
-        results[doc_id] = _score(score, path, number)
+        if math.isnan(row.score):
+            raise line_error(path, number, "expected a number as score, got NaN")
+        results[row.doc_id] = row.score
     if not run:
         msg = f"expected a TREC run file, got one without a result: {path}"
         raise ValueError(msg)
@@ -113,16 +103,6 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
         query_id: {doc_id: results[doc_id] for doc_id in ranking(results)}
         for query_id, results in run.items()
     }
-
-
-def _score(text: str, path: Path, number: int) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if math.isnan(score):
-        raise line_error(path, number, f"expected a number as score, got {text!r}")
-    return score
 
 
 def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> None:
@@ -134,8 +114,8 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
         tag: Name of the system, for the last column.
 
     Raises:
-        ValueError: An id or the tag is empty or holds white space, which the format can't carry,
-            or a score is NaN.
+        ValueError: An id or the tag is empty, holds white space or what is not UTF-8, which the
+            format can't carry, or a score is NaN.
         OSError: The file can't be written.
     """
     _check_word(tag, "tag")
@@ -153,6 +133,29 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
 
 
 def _check_word(text: str, what: str) -> None:
-    if text.split() != [text]:
-        msg = f"a TREC file needs a {what} of one word, without white space; got {text!r}"
+    if text.split() != [text] or well_formed(text) != text:
+        msg = f"a TREC file needs a {what} of one word of UTF-8, without white space; got {text!r}"
         raise ValueError(msg)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file that hold text, numbered from 1, without their line ends."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                # Editors on Windows put a byte order mark before the first line.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise line_error(path, number, f"expected UTF-8 text: {error}") from error
+            if text.strip():
+                yield number, text.rstrip("\r\n")
+
+
+def line_error(path: Path, number: int, problem: str) -> ValueError:
+    """Return the error for a bad line of a data file; the caller raises it."""
+    return ValueError(f"{path}, line {number}: {problem}")
+
+
+def require_eval(package: str, *, purpose: str) -> None:
+    """Raise `MissingDependencyError`, which names the extra, unless a package of it is there."""
+    require(package, install="langchain-rerank[eval]", purpose=purpose)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.evaluation.extra import require_eval
+from langchain_rerank.evaluation.runs import require_eval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,34 +27,20 @@ class Interval:
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval | None:
-    """Return the percentile bootstrap interval of a mean over queries.
+    """Return the percentile bootstrap interval of a mean over queries; None for fewer than two.
 
-    Queries are drawn with replacement. For a difference of two systems, give the differences of
-    their values query by query: the interval is then that of the paired comparison.
+    For a difference of two systems, give the differences query by query: the interval is then
+    that of the paired comparison.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; for
     retrieval measures, Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006.
-
-    Args:
-        values: One a query.
-        confidence: Share of such intervals that hold the true mean, between 0 and 1.
-        resamples: How often to draw.
-        seed: The same seed gives the same interval.
-
-    Returns:
-        The interval, or None for fewer than two values, which tell nothing of their spread.
-
-    Raises:
-        ValueError: `confidence` is not between 0 and 1, `resamples` less than 2, or `seed`
-            negative.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     require_eval("scipy", purpose="Statistics")
     from scipy.stats import bootstrap
 
     check_confidence(confidence)
     check_draws(resamples, seed)
-    if len(values) < 2:  # noqa: PLR2004  # see Returns
+    if len(values) < 2:  # noqa: PLR2004  # one value tells nothing of the spread
         return None
     interval = bootstrap(
         (np.asarray(values, float),),
@@ -73,27 +59,13 @@ def paired_test(
 ) -> float:
     """Return the two-sided p-value of Fisher's paired randomization test of two means.
 
-    Were the two systems alike, each query's difference could as well have the other sign: the
-    p-value is the share of sign flips whose mean difference is at least as large. All flips are
-    tried where there are no more than `resamples`, else that many random ones, and then p is at
-    least 2 / (resamples + 1). It is not corrected for the number of systems or measures compared.
+    Were the two systems alike, each query's difference could as well have the other sign: p is the
+    share of sign flips whose mean difference is at least as large. All flips are tried where there
+    are no more than `resamples`, else that many random ones, and then p is at least
+    2 / (resamples + 1). It is not corrected for the number of systems or measures compared.
 
     Source: Smucker, Allan and Carterette, "A comparison of statistical significance tests for
     information retrieval evaluation", CIKM 2007.
-
-    Args:
-        values: One a query.
-        baseline: The other system's, for the same queries in the same order.
-        resamples: How many sign flips to try at most.
-        seed: The same seed gives the same p-value.
-
-    Returns:
-        The p-value, 1 if no query differs.
-
-    Raises:
-        ValueError: The two are of different lengths or empty, `resamples` is less than 2, or `seed`
-            negative.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     require_eval("scipy", purpose="Statistics")
     from scipy.stats import permutation_test
@@ -103,21 +75,18 @@ def paired_test(
         msg = f"expected as many values as the baseline has, got {len(values)} and {len(baseline)}"
         raise ValueError(msg)
     differences = np.asarray(values, float) - np.asarray(baseline, float)
-    if not differences.any():
-        return 1.0
-    if len(differences) == 1:
+    if not differences.any() or len(differences) == 1:
         # Both flips of one difference are as large as itself; scipy asks for two.
         return 1.0
-    return float(
-        permutation_test(
-            (differences,),
-            np.mean,
-            permutation_type="samples",
-            n_resamples=resamples,
-            batch=max(1, _BATCH_NUMBERS // len(differences)),
-            rng=np.random.default_rng(seed),
-        ).pvalue
+    test = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=resamples,
+        batch=max(1, _BATCH_NUMBERS // len(differences)),
+        rng=np.random.default_rng(seed),
     )
+    return float(test.pvalue)
 
 
 def check_confidence(confidence: float) -> None:
@@ -130,6 +99,6 @@ def check_confidence(confidence: float) -> None:
 def check_draws(resamples: int, seed: int) -> None:
     """Raise `ValueError` unless resamples and seed are ints, at least 2 and at least 0."""
     for name, value, least in (("resamples", resamples, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if type(value) is not int or value < least:
             msg = f"{name} must be an int of at least {least}, got {value!r}"
             raise ValueError(msg)

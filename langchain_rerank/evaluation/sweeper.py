@@ -4,39 +4,49 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
+from langchain_core.cross_encoders import BaseCrossEncoder
+
+from langchain_rerank.compressor import Reranker
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
-from langchain_rerank.errors import EvaluationError
-from langchain_rerank.evaluation.contenders import contenders
-from langchain_rerank.evaluation.grid import Grid
+from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.evaluation.measures import parse_measures
 from langchain_rerank.evaluation.notes import check_ids, find_notes
-from langchain_rerank.evaluation.pools import fetcher, score_pool, warm_up
 from langchain_rerank.evaluation.statistics import check_confidence, check_draws
-from langchain_rerank.evaluation.sweep_report import Sweep
+from langchain_rerank.evaluation.sweep_candidates import (
+    FIRST_STAGE,
+    Method,
+    fetch_all,
+    first_stage_answer,
+    score_all,
+    trials_of,
+)
+from langchain_rerank.evaluation.sweep_report import Setting, Sweep, Trial, WeightChoice
 from langchain_rerank.retriever import check_depths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import ir_measures
 
-    from langchain_rerank.evaluation.contenders import Backend, Contender, Models
+    from langchain_rerank.cross_encoders.base import LocalCrossEncoder
     from langchain_rerank.evaluation.datasets import Dataset
-    from langchain_rerank.evaluation.pools import Pool, ScoredPool, Source
-    from langchain_rerank.evaluation.sweep_records import Trial
+    from langchain_rerank.evaluation.sweep_candidates import Source
 
+Backend = Literal["torch", "onnx"]
 logger = logging.getLogger(__name__)
 DEFAULT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5)
-_FIRST_STAGE = "the first stage"
 
 
 def sweep(  # noqa: PLR0913  # all but the first two have defaults
     source: Source,
     dataset: Dataset,
     *,
-    models: Models = (DEFAULT_MODEL,),
+    models: Sequence[str] | Mapping[str, str | BaseCrossEncoder | Reranker] = (DEFAULT_MODEL,),
     backends: Sequence[Backend] = ("torch",),
     fetch_k: Sequence[int] = (10, 20, 50, 100, 200),
     first_stage_weights: Sequence[float] = DEFAULT_WEIGHTS,
@@ -52,21 +62,16 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     """Measure models, depths and first-stage weights: quality against latency.
 
     Candidates are fetched once, as deep as the deepest `fetch_k`, and each model scores each of
-    them once (besides one pair, unmeasured, at which it loads). From these scores the ranking of
-    every depth and weight is made as `Reranker` makes it.
+    them once. From these scores the ranking of every depth and weight is made as `Reranker` makes
+    it. A depth's candidates are the first ones of the deepest list: where a retriever chooses by
+    how many it is asked for, as hybrid search and MMR do, compare depths by `evaluate`.
 
-    The candidates of a depth are the first ones of the deepest list. That is what a retriever
-    asked for this depth returns, unless it chooses by how many it is asked for, as hybrid search
-    and MMR do: there, compare retrievers of each depth by `evaluate`.
+    Scoring goes in steps from depth to depth, so latencies are measured, a little above those of
+    one call for all. Retrieval is timed at the largest depth, and counts the same for each.
 
-    Scoring goes in steps: the first 10 candidates, the next 10, the next 30, … The time of a depth
-    is the sum of its steps, so it is measured, not computed; it lies a little above the time of a
-    single call with all candidates. Retrieval is timed once, at the largest depth, and counts the
-    same for each. Queries run one after another.
-
-    The best of several weights looks better than it is. So for each model and depth the weight is
-    chosen on one half of the queries, and judged on the other half: unless the interval of its
-    gain there is above 0, weight 0 is recommended.
+    The best of several weights looks better than it is: for each model and depth it is chosen on
+    one half of the queries and judged on the other. Unless the interval of its gain there is above
+    0, weight 0 is recommended.
 
     Args:
         source: Of the candidates: a vector store, a retriever, or a run, whose documents come from
@@ -80,12 +85,11 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
         first_stage_weights: Weights to try; 0 is always among them.
         measure: What to optimise.
         k: How many documents to return.
-        min_relevance: Grade from which a document counts as relevant in binary measures.
-        id_key: Metadata field with the id by which the judgments name a document; None takes
-            `Document.id`.
+        min_relevance: As `evaluate`'s, and so are the others.
+        id_key: Names the document that was judged.
         confidence: Of the bootstrap intervals.
-        resamples: Of the bootstrap; at least 2.
-        seed: Of the bootstrap, and of the halves; at least 0.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap, and of the halves.
         show_progress: Show a progress bar for the first stage and for each model.
 
     Returns:
@@ -97,60 +101,97 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
             the data set.
         TypeError: `source` or a model is of another type.
         MissingDependencyError: The extra `eval`, or a backend, is not installed.
-
-    Example:
-        >>> from langchain_core.documents import Document
-        >>> from langchain_core.vectorstores import InMemoryVectorStore
-        >>> from langchain_rerank.evaluation import Dataset, sweep
-        >>> from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
-        >>> documents = [
-        ...     Document("Berlin has famous museums.", id="museums"),
-        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
-        ... ]
-        >>> dataset = Dataset.from_questions(
-        ...     [("How many people live in Berlin?", ["people"]), ("What to see?", ["museums"])],
-        ...     documents,
-        ... )
-        >>> store = InMemoryVectorStore.from_documents(documents, OfflineEmbeddings())
-        >>> models = {"MiniLM": offline_reranker()}
-        >>> found = sweep(store, dataset, models=models, fetch_k=[1, 2], k=1, show_progress=False)
-        >>> found.recommend().best.mean
-        1.0
     """
     for depth in fetch_k or [0]:
         check_depths(k, depth)
-    weights = _checked_weights(first_stage_weights)
+    depths, weights = sorted(set(fetch_k)), _checked_weights(first_stage_weights)
     check_confidence(confidence)
     check_draws(resamples, seed)
     [parsed] = parse_measures([measure], min_relevance=min_relevance)
-    tried = contenders(models, backends)
+    rerankers = named_rerankers(models, backends)
     judged = dataset.judged()
     choosing = judged.split(0.5, seed=seed)[0].qrels if len(weights) > 1 else {}
-    depths = sorted(set(fetch_k))
-    grid = Grid(judged.qrels, parsed, depths, weights, k, id_key, confidence, resamples, seed)
+    draws = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    method = Method(judged, parsed, depths, weights, k, id_key, isinstance(source, Mapping), draws)
 
-    pools = _fetch(fetcher(source, judged, depths[-1]), judged, show_progress=show_progress)
-    first_stage = {_FIRST_STAGE: {pool.query_id: pool.answer(k, id_key) for pool in pools}}
-    check_ids(first_stage, judged)
-    notes = find_notes(first_stage, judged, [parsed], min_relevance)
+    fetched = fetch_all(source, method, show_progress=show_progress)
+    answers = {query: first_stage_answer(one, method) for query, one in fetched.items()}
+    check_ids({FIRST_STAGE: answers}, judged)
+    notes = find_notes({FIRST_STAGE: answers}, judged, [parsed], min_relevance)
     if isinstance(source, Mapping):
         notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
     for note in notes:
         logger.warning("%s", note)
     trials: list[Trial] = []
-    for one in tried:
-        trials += grid.trials(one, _score(one, pools, depths, show_progress=show_progress))
+    for name, backend, reranker in rerankers:
+        scored = score_all(name, backend, reranker, fetched, method, show_progress=show_progress)
+        trials += trials_of(name, backend, reranker, fetched, scored, method)
     return Sweep(
         dataset=dataset.name,
         measure=str(parsed),
         k=k,
         confidence=confidence,
-        first_stage=grid.first_stage(pools),
+        first_stage=method.trial(
+            Setting(None, None, k, 0.0),
+            {query: [one.id for one in answer.ranking] for query, answer in answers.items()},
+            [one.seconds for one in fetched.values()],
+        ),
         trials=tuple(trials),
-        weight_choices=tuple(grid.weight_choices(trials, choosing)) if choosing else (),
+        weight_choices=tuple(_weight_choices(trials, choosing, method)) if choosing else (),
         choosing_queries=tuple(choosing),
         notes=tuple(notes),
     )
+
+
+def build_cross_encoder(model: str, backend: str) -> LocalCrossEncoder:
+    """Build the cross encoder that runs a model: "torch", or "onnx" in int8."""
+    if backend not in get_args(Backend):
+        msg = f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}"
+        raise ValueError(msg)
+    built = TorchCrossEncoder if backend == "torch" else OnnxCrossEncoder
+    return built(model=model)
+
+
+def named_rerankers(
+    models: Sequence[str] | Mapping[str, str | BaseCrossEncoder | Reranker],
+    backends: Sequence[Backend],
+) -> list[tuple[str, Backend | None, Reranker]]:
+    """List what to compare: models in their order, each one given by name with every backend."""
+    for name, value in (("models", models), ("backends", backends)):
+        if isinstance(value, str):
+            msg = f"{name} must be a sequence, got the single str {value!r}"
+            raise TypeError(msg)
+    named = dict(models) if isinstance(models, Mapping) else {_short(one): one for one in models}
+    if len(named) < len(models):
+        msg = f"the models {list(models)} don't have names of their own: give a mapping by name"
+        raise ValueError(msg)
+    if not named or not backends:
+        msg = f"expected a model and a backend, got {list(models)} and {list(backends)}"
+        raise ValueError(msg)
+    listed: list[tuple[str, Backend | None, Reranker]] = []
+    for name, model in named.items():
+        if isinstance(model, str):
+            listed += [
+                (name, one, Reranker(model=build_cross_encoder(model, one)))
+                for one in dict.fromkeys(backends)
+            ]
+        elif isinstance(model, BaseCrossEncoder | Reranker):
+            given = model if isinstance(model, Reranker) else Reranker(model=model)
+            listed.append((name, None, given))
+        else:
+            kind = type(model).__name__
+            msg = f"model '{name}' must be a name, a BaseCrossEncoder or a Reranker, got {kind}"
+            raise TypeError(msg)
+    return listed
+
+
+def _short(model: str) -> str:
+    """Name a folder by its last part, a hub's model as the hub does."""
+    if not isinstance(model, str):
+        kind = type(model).__name__
+        msg = f"models must be names; to give a {kind}, map a name of your own to it"
+        raise TypeError(msg)
+    return Path(model).name if Path(model).is_dir() else model
 
 
 def _checked_weights(weights: Sequence[float]) -> list[float]:
@@ -162,47 +203,27 @@ def _checked_weights(weights: Sequence[float]) -> list[float]:
     return sorted({0.0, *map(float, weights)})
 
 
-def _fetch(fetch: Callable[[str], Pool], dataset: Dataset, *, show_progress: bool) -> list[Pool]:
-    """Fetch every query's candidates, after one query unmeasured: stores load at their first."""
-    from tqdm.auto import tqdm
-
-    pools: list[Pool] = []
-    queries = list(dataset.qrels)
-    bar = tqdm(queries, desc=_FIRST_STAGE, unit="query", disable=not show_progress)
-    for query_id in bar:
-        try:
-            if not pools:
-                fetch(query_id)
-            pools.append(fetch(query_id))
-        except Exception as error:
-            query = dataset.queries[query_id]
-            raise _failure(_FIRST_STAGE, query_id, query, error) from error
-    return pools
-
-
-def _score(
-    contender: Contender, pools: Sequence[Pool], depths: Sequence[int], *, show_progress: bool
-) -> list[ScoredPool]:
-    """Score every query's candidates by one model."""
-    from tqdm.auto import tqdm
-
-    scored: list[ScoredPool] = []
-    name = contender.name if contender.backend is None else f"{contender.name} {contender.backend}"
-    try:
-        for pool in tqdm(pools, desc=name, unit="query", disable=not show_progress):
-            try:
-                if not scored:
-                    warm_up(pools, contender.reranker)
-                scored.append(score_pool(pool, contender.reranker, depths))
-            except Exception as error:
-                raise _failure(name, pool.query_id, pool.query, error) from error
-    finally:
-        contender.close()
-    return scored
+def _weight_choices(
+    trials: Sequence[Trial], choosing: Collection[str], method: Method
+) -> Iterator[WeightChoice]:
+    """Choose a weight for each model and depth on some queries, and judge it on the others."""
+    judging = [query for query in method.dataset.qrels if query not in choosing]
+    for start in range(0, len(trials), len(method.weights)):
+        tried = trials[start : start + len(method.weights)]
+        plain = tried[0]
+        gains = [float(np.mean(_gains(one, plain, choosing))) for one in tried]
+        # Of equal gains the first one has the smallest weight.
+        best = tried[gains.index(max(gains))]
+        judged = _gains(best, plain, judging)
+        yield WeightChoice(
+            setting=plain.setting,
+            best_weight=best.setting.first_stage_weight,
+            choosing_gain=max(gains),
+            judging_gain=float(np.mean(judged)),
+            judging_interval=None if best is plain else method.interval(judged),
+        )
 
 
-def _failure(what: str, query_id: str, query: str, error: Exception) -> EvaluationError:
-    """Build the error of a query."""
-    return EvaluationError(
-        f"{what} failed on query '{query_id}' ({query:.80}): {type(error).__name__}: {error}"
-    )
+def _gains(trial: Trial, plain: Trial, queries: Collection[str]) -> list[float]:
+    """Return the differences to plain reranking, query by query."""
+    return [trial.per_query[query] - plain.per_query[query] for query in queries]

@@ -1,11 +1,11 @@
-"""Running one system over the queries of a data set, watched by a tracer."""
+"""Asking systems: what they return for a query, and how long each stage took, by a tracer."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import EvaluationError
-from langchain_rerank.evaluation.records import RankedDocument
+from langchain_rerank.evaluation.results import RankedDocument
 from langchain_rerank.evaluation.runs import Run, ranking
 from langchain_rerank.ranking import check_document
 
@@ -74,7 +74,7 @@ class RerankedRun:
             raise ValueError(msg)
 
 
-System = Runnable[str, list[Document]] | Run | RerankedRun
+AnySystem = Runnable[str, list[Document]] | Run | RerankedRun
 """What can be evaluated: a retriever, a run made elsewhere, or such a run reranked."""
 
 
@@ -88,97 +88,131 @@ class Answer:
     """By stage; none for a run."""
     texts: Mapping[str, str]
     """By document id, of the ranking, where they are known."""
+    own_left_out: bool = False
+    """Whether the query's own document was among them; see `is_query_itself`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Puts a data set's queries to one system."""
-
-    name: str
-    system: System
-    dataset: Dataset
-    id_key: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check that the system is one, and has what it needs."""
-        if not isinstance(self.name, str) or not self.name:
-            msg = f"a system's name must be a non-empty str, got {self.name!r}"
-            raise TypeError(msg)
-        if not isinstance(self.system, RerankedRun | Runnable | Mapping):
-            msg = (
-                f"system '{self.name}' must be a retriever, a run (query id to document id to "
-                f"score) or a RerankedRun, got {type(self.system).__name__}"
-            )
-            raise TypeError(msg)
-        if isinstance(self.system, RerankedRun) and self.dataset.corpus is None:
-            msg = f"system '{self.name}' reranks a run: it needs a data set with a corpus"
-            raise ValueError(msg)
-
-    def warm_up(self, query_id: str) -> None:
-        """Ask one query and forget the answer: models load at their first call."""
-        if not isinstance(self.system, Mapping):
-            self.ask(query_id)
-
-    def ask(self, query_id: str) -> Answer:
-        """Ask one query.
-
-        Raises:
-            EvaluationError: The system failed, or gave something that can't be measured; the
-                message names system and query, and the real cause is chained.
-        """
-        try:
-            if isinstance(self.system, RerankedRun):
-                return self._rerank(self.system, query_id)
-            if isinstance(self.system, Mapping):
-                return self._look_up(self.system, query_id)
-            return self._retrieve(self.system, self.dataset.queries[query_id])
-        except Exception as error:
-            query = self.dataset.queries[query_id]
-            msg = (
-                f"system '{self.name}' failed on query '{query_id}' ({query:.80}): "
-                f"{type(error).__name__}: {error}"
-            )
-            raise EvaluationError(msg) from error
-
-    def _look_up(self, run: Run, query_id: str) -> Answer:
-        scores = run.get(query_id, {})
-        found = tuple(RankedDocument(one, float(scores[one])) for one in ranking(scores))
-        corpus = self.dataset.corpus or {}
-        texts = {one.id: corpus[one.id].page_content for one in found if one.id in corpus}
-        return Answer(found, tuple(one.id for one in found), {}, texts)
-
-    def _rerank(self, system: RerankedRun, query_id: str) -> Answer:
-        corpus = self.dataset.corpus or {}
-        ids = ranking(system.run.get(query_id, {}))[: system.fetch_k]
-        if lacking := next((one for one in ids if one not in corpus), None):
-            msg = f"the run's document '{lacking}' is not in the corpus of the data set"
-            raise ValueError(msg)
-        reranker = system.reranker.model_copy(update={"top_n": None, "on_error": "raise"})
-        trace = RunCollectorCallbackHandler()
-        documents = reranker.compress_documents(
-            [corpus[one] for one in ids], self.dataset.queries[query_id], [trace]
+def check_system(name: str, system: AnySystem, dataset: Dataset) -> None:
+    """Check that a system is one, and has what it needs."""
+    if not isinstance(name, str) or not name:
+        msg = f"a system's name must be a non-empty str, got {name!r}"
+        raise TypeError(msg)
+    if not isinstance(system, RerankedRun | Runnable | Mapping):
+        msg = (
+            f"system '{name}' must be a retriever, a run (query id to document id to "
+            f"score) or a RerankedRun, got {type(system).__name__}"
         )
-        found, texts = as_ranking(documents, None)
-        seconds = {"reranking": _duration(trace.traced_runs)}
-        return Answer(found, tuple(ids), seconds, texts)
+        raise TypeError(msg)
+    if isinstance(system, RerankedRun) and dataset.corpus is None:
+        msg = f"system '{name}' reranks a run: it needs a data set with a corpus"
+        raise ValueError(msg)
 
-    def _retrieve(self, system: Runnable[str, list[Document]], query: str) -> Answer:
-        trace = RunCollectorCallbackHandler()
-        callbacks: list[BaseCallbackHandler] = [trace]
-        start = time.perf_counter()
-        documents = system.invoke(query, {"callbacks": callbacks})
-        total = time.perf_counter() - start
-        if not isinstance(documents, list):
-            msg = f"expected a list of documents, got {type(documents).__name__}"
-            raise TypeError(msg)
-        found, texts = as_ranking(documents, self.id_key)
-        stages = _stages(trace.traced_runs)
-        seen = documents
-        if "reranking" in stages:
-            seen = stages["reranking"][0].inputs.get("documents", documents)
-        ids = (_document_id(one, position, self.id_key) for position, one in enumerate(seen))
-        seconds = {stage: _duration(runs) for stage, runs in stages.items()}
-        return Answer(found, tuple(dict.fromkeys(ids)), {**seconds, "total": total}, texts)
+
+def ask(
+    name: str, system: AnySystem, dataset: Dataset, query_id: str, id_key: str | None = None
+) -> Answer:
+    """Put one query to a system, and leave the query's own document out of what comes back."""
+    try:
+        if isinstance(system, RerankedRun):
+            return _rerank(system, dataset, query_id)
+        if isinstance(system, Mapping):
+            answer = _look_up(system, dataset, query_id)
+        else:
+            answer = _retrieve(system, dataset.queries[query_id], id_key)
+        return without_query_itself(answer, dataset, query_id)
+    except Exception as error:
+        what = f"system '{name}'"
+        raise failure(what, dataset, query_id, error) from error
+
+
+def failure(what: str, dataset: Dataset, query_id: str, error: Exception) -> EvaluationError:
+    """Build the error of a query; the caller chains the cause."""
+    query = dataset.queries[query_id]
+    return EvaluationError(
+        f"{what} failed on query '{query_id}' ({query:.80}): {type(error).__name__}: {error}"
+    )
+
+
+def is_query_itself(dataset: Dataset, query_id: str, text: str | None) -> bool:
+    """Tell whether the document of a query's id is the query, as in ArguAna and Quora.
+
+    BEIR leaves out every document of the query's id. Where data sets number both from 1, that
+    would be another document: so its text, where it is known, must hold the query or be part of
+    it, and it must not be judged relevant.
+    """
+    if dataset.qrels.get(query_id, {}).get(query_id, 0) > 0:
+        return False
+    if text is None:
+        return True
+    one, other = (" ".join(words.casefold().split()) for words in (text, dataset.queries[query_id]))
+    return bool(one) and (one in other or other in one)
+
+
+def without_query_itself(answer: Answer, dataset: Dataset, query_id: str) -> Answer:
+    """Leave the query's own document out of an answer."""
+    texts, found = answer.texts, {one.id for one in answer.ranking}.union(answer.candidates)
+    own = query_id in found and is_query_itself(dataset, query_id, texts.get(query_id))
+    kept = tuple(one for one in answer.ranking if one.id != query_id or not own)
+    return replace(
+        answer,
+        ranking=kept,
+        candidates=tuple(one for one in answer.candidates if one != query_id or not own),
+        texts={one.id: texts[one.id] for one in kept if one.id in texts},
+        own_left_out=own,
+    )
+
+
+def best_of_run(
+    run: Run, dataset: Dataset, query_id: str, fetch_k: int
+) -> tuple[list[Document], bool]:
+    """Return a run's first documents of a query, and whether its own was left out of them."""
+    corpus = dataset.corpus or {}
+    ids = ranking(run.get(query_id, {}))
+    own = query_id in corpus and is_query_itself(dataset, query_id, corpus[query_id].page_content)
+    kept = [one for one in ids if one != query_id or not own][:fetch_k]
+    if lacking := next((one for one in kept if one not in corpus), None):
+        msg = f"the run's document '{lacking}' is not in the corpus of the data set"
+        raise ValueError(msg)
+    return [corpus[one] for one in kept], own and query_id in ids
+
+
+def _look_up(run: Run, dataset: Dataset, query_id: str) -> Answer:
+    scores = run.get(query_id, {})
+    found = tuple(RankedDocument(one, float(scores[one])) for one in ranking(scores))
+    corpus = dataset.corpus or {}
+    texts = {one.id: corpus[one.id].page_content for one in found if one.id in corpus}
+    return Answer(found, tuple(one.id for one in found), {}, texts)
+
+
+def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
+    candidates, own = best_of_run(system.run, dataset, query_id, system.fetch_k)
+    reranker = system.reranker.model_copy(update={"top_n": None, "on_error": "raise"})
+    trace = RunCollectorCallbackHandler()
+    query = dataset.queries[query_id]
+    documents = reranker.compress_documents(candidates, query, [trace])
+    found, texts = as_ranking(documents, None)
+    seconds = {"reranking": _duration(trace.traced_runs)}
+    return Answer(found, tuple(one.id or "" for one in candidates), seconds, texts, own)
+
+
+def _retrieve(system: Runnable[str, list[Document]], query: str, id_key: str | None) -> Answer:
+    trace = RunCollectorCallbackHandler()
+    callbacks: list[BaseCallbackHandler] = [trace]
+    start = time.perf_counter()
+    documents = system.invoke(query, {"callbacks": callbacks})
+    total = time.perf_counter() - start
+    if not isinstance(documents, list):
+        msg = f"expected a list of documents, got {type(documents).__name__}"
+        raise TypeError(msg)
+    found, texts = as_ranking(documents, id_key)
+    stages = _stages(trace.traced_runs)
+    seen = documents
+    if "reranking" in stages:
+        seen = stages["reranking"][0].inputs.get("documents", documents)
+    candidates, seen_texts = as_ranking(seen, id_key, scored=False)
+    seconds = {stage: _duration(runs) for stage, runs in stages.items()}
+    ids = tuple(one.id for one in candidates)
+    return Answer(found, ids, {**seconds, "total": total}, seen_texts | texts)
 
 
 def _stages(runs: Sequence[TracedRun]) -> dict[str, list[TracedRun]]:
@@ -220,7 +254,7 @@ def _duration(runs: Sequence[TracedRun]) -> float:
 
 
 def as_ranking(
-    documents: Sequence[Document], id_key: str | None
+    documents: Sequence[Document], id_key: str | None, *, scored: bool = True
 ) -> tuple[tuple[RankedDocument, ...], dict[str, str]]:
     """Make a ranking of documents, and keep their texts.
 
@@ -232,7 +266,7 @@ def as_ranking(
     for position, document in enumerate(documents):
         key = _document_id(document, position, id_key)
         rank, score = map(document.metadata.get, ("retrieval_rank", "relevance_score"))
-        if rank is not None and score is None:
+        if scored and rank is not None and score is None:
             msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
             raise ValueError(msg)
         number = None if score is None or math.isnan(score) else float(score)

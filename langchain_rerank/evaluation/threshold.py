@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,8 +24,7 @@ class SuggestedThreshold:
     precision: float
     """Share of relevant documents among those kept, over all queries together."""
     recall: float
-    """Share of the relevant documents that are kept, of those that were scored: what the reranker
-    never saw can't be kept by any threshold."""
+    """Share of the relevant documents that are kept, of those that were scored."""
     kept_share: float
     """Share of the scored documents that are kept."""
     pairs: int
@@ -48,51 +47,26 @@ def suggest_threshold(
 ) -> SuggestedThreshold:
     """Find the score from which enough of what is kept is relevant, at the smallest loss.
 
-    Of all thresholds that reach the precision this is the one of the highest recall. It lies
-    half-way between two scores, so that their rounding, which differs from batch to batch, does
-    not decide; where everything can stay, it is the lowest score itself. Precision is that of the
-    documents of all queries together: queries with many candidates count more.
+    Of all thresholds that reach the precision this is the one of the highest recall, half-way
+    between two scores, as their rounding differs from batch to batch. Precision is that of all
+    queries together: queries with many candidates count more.
 
     The threshold suits the model and the data that it was found on, and flatters there: look at its
     precision on queries that it was not chosen on (`Dataset.split`). Only documents that the
-    system returned have scores in a report: to see what a threshold would let through, evaluate a
-    `RerankedRun`, or a retriever whose `k` is its `fetch_k`, without any threshold.
+    system returned have scores in a report: evaluate a `RerankedRun`, or a retriever whose `k` is
+    its `fetch_k`, without any threshold.
 
     Args:
         report: With a system that reranks.
         system: Which one; None takes the first that reranks.
         precision: Wanted share of relevant documents among those kept, above 0 and at most 1.
-        min_relevance: Grade from which a document is relevant, at least 1; None takes the
-            report's.
+        min_relevance: Grade from which a document is relevant; None takes the report's.
         unjudged: What to make of documents that nobody judged: "not relevant", as the measures
-            do, which is too strict where judgments are few, or "leave out", which trusts those
-            few.
-
-    Returns:
-        The threshold with its precision and recall.
+            do, which is too strict where judgments are few, or "leave out".
 
     Raises:
         ValueError: No threshold reaches the precision (the message names the best one), the
             system is unknown or reranked nothing, or an argument is out of range.
-
-    Example:
-        >>> from langchain_core.documents import Document
-        >>> from langchain_rerank import Reranker
-        >>> from langchain_rerank.evaluation import Dataset, RerankedRun, evaluate
-        >>> from langchain_rerank.evaluation import suggest_threshold
-        >>> from langchain_rerank.offline import offline_reranker
-        >>> documents = [
-        ...     Document("Berlin has famous museums.", id="museums"),
-        ...     Document("Berlin had a population of 3,520,031 in 2015.", id="people"),
-        ... ]
-        >>> question = ("How many people live in Berlin?", ["people"])
-        >>> dataset = Dataset.from_questions([question], documents)
-        >>> run = {"1": {"museums": 7.2, "people": 7.1}}
-        >>> reranked = RerankedRun(run, Reranker(model=offline_reranker()))
-        >>> report = evaluate({"reranked": reranked}, dataset, ["RR"], show_progress=False)
-        >>> found = suggest_threshold(report, precision=0.9)
-        >>> round(found.threshold, 1), found.precision, found.recall, found.kept_share
-        (0.5, 1.0, 1.0, 0.5)
     """
     if not 0 < precision <= 1:
         msg = f"precision must be above 0 and at most 1, got {precision!r}"
@@ -101,51 +75,36 @@ def suggest_threshold(
         msg = f"unjudged must be 'not relevant' or 'leave out', got {unjudged!r}"
         raise ValueError(msg)
     name = _reranking_system(report, system)
-    grade = report.settings.min_relevance if min_relevance is None else min_relevance
-    check_min_relevance(grade)
-    pairs = _scored_pairs(report, name)
-    if unjudged == "leave out":
-        pairs = [pair for pair in pairs if pair.grade is not None]
-    scores = np.array([pair.score for pair in pairs])
-    relevant = np.array([pair.grade is not None and pair.grade >= grade for pair in pairs], bool)
+    least = report.settings.min_relevance if min_relevance is None else min_relevance
+    check_min_relevance(least)
+    pairs = [
+        (query, one.score, grade)
+        for query, found in report.systems[name].rankings.items()
+        for one in found
+        if one.was_reranked and one.score is not None
+        if (grade := report.qrels[query].get(one.id)) is not None or unjudged != "leave out"
+    ]
+    scores = np.array([score for _, score, _ in pairs])
+    relevant = np.array([grade is not None and grade >= least for *_, grade in pairs], bool)
     if not relevant.any():
         msg = (
-            f"none of the {len(pairs)} documents that '{name}' scored has grade {grade} or above: "
+            f"none of the {len(pairs)} documents that '{name}' scored has grade {least} or above: "
             "no threshold can be found"
         )
         raise ValueError(msg)
     threshold = _threshold(scores, relevant, precision)
     kept = scores >= threshold
-    answered = {pair.query for pair, keep in zip(pairs, kept, strict=True) if keep}
-    answerable = {pair.query for pair, good in zip(pairs, relevant, strict=True) if good}
+    queries = np.array([query for query, *_ in pairs], object)
     return SuggestedThreshold(
         threshold=threshold,
         precision=float(relevant[kept].mean()),
         recall=float(kept[relevant].mean()),
         kept_share=float(kept.mean()),
         pairs=len(pairs),
-        judged=sum(pair.grade is not None for pair in pairs),
-        queries_left_empty=len(answerable - answered),
+        judged=sum(grade is not None for *_, grade in pairs),
+        queries_left_empty=len({*queries[relevant]} - {*queries[kept]}),
         system=name,
     )
-
-
-class ScoredPair(NamedTuple):
-    """A document that a reranker scored for a query, and its grade if it was judged."""
-
-    query: str
-    score: float
-    grade: int | None
-
-
-def _scored_pairs(report: Report, system: str) -> list[ScoredPair]:
-    """Return what a system reranked."""
-    return [
-        ScoredPair(query, document.score, report.qrels[query].get(document.id))
-        for query, ranking in report.systems[system].rankings.items()
-        for document in ranking
-        if document.was_reranked and document.score is not None
-    ]
 
 
 def _reranking_system(report: Report, system: str | None) -> str:
@@ -163,11 +122,7 @@ def _reranking_system(report: Report, system: str | None) -> str:
 def _threshold(
     scores: npt.NDArray[np.float64], relevant: npt.NDArray[np.bool_], precision: float
 ) -> float:
-    """Find the threshold of the highest recall, and of these the most precise.
-
-    Raises:
-        ValueError: None reaches the precision.
-    """
+    """Find the threshold of the highest recall, and of these the most precise."""
     # Each distinct score is a threshold: what scores as much or more is kept.
     distinct, inverse = np.unique(scores, return_inverse=True)
     kept = np.bincount(inverse)[::-1].cumsum()[::-1]
@@ -183,8 +138,7 @@ def _threshold(
             "more. Ask for less, or for a better model"
         )
         raise ValueError(msg)
-    most = hits[reached].max()
-    place = int(reached[hits[reached] == most].max())
+    place = int(reached[hits[reached] == hits[reached].max()].max())
     if place == 0:
         return float(distinct[0])
     below, lowest_kept = float(distinct[place - 1]), float(distinct[place])

@@ -65,8 +65,6 @@ model.safetensors under their Hugging Face names, and config.json was written to
 The tokenizer files are copies.
 """
 
-_FILES = (*_COPIED, "NOTICE", "config.json", "model.safetensors")
-
 
 def offline_reranker() -> str:
     """Return the path of a checkpoint of cross-encoder/ms-marco-MiniLM-L-12-v2.
@@ -95,7 +93,7 @@ def offline_reranker() -> str:
         require("filelock", "onnx", "safetensors", install=OFFLINE_EXTRA, purpose=_PURPOSE)
         source = verified_folder(RERANKER, _PURPOSE)
         make_folder(folder, lambda to: _unpack(source, to), lock_timeout_s=_LOCK_TIMEOUT_S)
-    check_folder(folder, _FILES)
+    check_folder(folder, (*_COPIED, "NOTICE", "config.json", "model.safetensors"))
     return str(folder)
 
 

@@ -1,8 +1,16 @@
-"""What one request, and all that wait, may take."""
+"""What one request, and all that are held, may take; bodies are read within it."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +22,9 @@ class Limits:
         text_characters: Characters of the query, or of one document (413).
         request_characters: Characters of the query and all documents together (413).
         body_bytes: Bytes of a request's body (413); they are counted before any is parsed.
+        body_brackets: Opening brackets of a body, in texts as well (413): what nests takes the
+            parser far longer than text.
+        held_bytes: Bytes of the bodies of all requests that are not answered yet (503).
         waiting: Requests that wait to be scored (503, with Retry-After).
         body_seconds: Seconds that a client may take to send a body (408).
     """
@@ -22,6 +33,8 @@ class Limits:
     text_characters: int = 1_000_000
     request_characters: int = 4_000_000
     body_bytes: int = 16 * 2**20
+    body_brackets: int = 500_000
+    held_bytes: int = 128 * 2**20
     waiting: int = 256
     body_seconds: float = 30
 
@@ -36,3 +49,63 @@ class Limits:
             if not value > 0:
                 msg = f"limit {field.name} must be > 0, got {value!r}"
                 raise ValueError(msg)
+
+
+class LimitsMiddleware:
+    """Bounds how large bodies are, how long they take to come, and how many are held at once.
+
+    A body is bounded where it is read, whatever the path or the mount: 413, 408 and 503 are
+    raised out of `receive` in the route that reads it, after its key was checked.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        """Store the settings."""
+        self._app = app
+        self._limits = limits
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app with a bounded `receive`."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        most = self._limits.body_bytes
+        announced = Headers(scope=scope).get("content-length", "")
+        read = 0
+        whole = False
+        deadline: float | None = None
+
+        async def bounded() -> Message:
+            nonlocal read, whole, deadline
+            if whole:  # whoever asks now wants to know whether the client is still there
+                return await receive()
+            if announced.isdecimal() and int(announced) > most:
+                raise _too_large(most, f"{int(announced):,}")
+            deadline = deadline or loop.time() + self._limits.body_seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                seconds = self._limits.body_seconds
+                msg = f"the body must come within {seconds:g} s, got {read:,} bytes of it"
+                raise HTTPException(408, msg, {"connection": "close"}) from error
+            size = len(message.get("body", b""))
+            read += size
+            self._held += size
+            whole = not message.get("more_body", False)
+            if read > most:
+                raise _too_large(most, "more")
+            if self._held > self._limits.held_bytes:
+                msg = f"requests of {self._held:,} bytes wait already; try again later"
+                raise HTTPException(503, msg, {"retry-after": "1"})
+            return message
+
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._held -= read
+
+
+def _too_large(most: int, came: str) -> HTTPException:
+    return HTTPException(413, f"the body must be at most {most:,} bytes, got {came}")

@@ -7,59 +7,48 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from langchain_rerank.server.replies import CLIENT_GONE
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from langchain_rerank.server.scoring_queue import Pass
+    from langchain_rerank.server.batcher import Pass
+
+# nginx's status for a client that went away; nobody reads the reply, metrics count it.
+CLIENT_GONE = 499
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
     """What `GET /metrics` shows, with the figures of this process (memory, processor time)."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
-        """Make the registry.
-
-        Args:
-            waiting: Counts the requests that wait, when asked.
-        """
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        """Make the registry; `waiting` counts the requests that wait, when asked."""
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._requests = Counter(
             "rerank_requests",
             "Requests answered; status 499 is a client that went away.",
             ["path", "status"],
-            registry=self.registry,
+            registry=registry,
         )
-        self._pairs = Counter("rerank_pairs", "Pairs scored.", registry=self.registry)
-        self._tokens = Counter(
-            "rerank_tokens", "Tokens that the model read.", registry=self.registry
-        )
-        Gauge(
-            "rerank_waiting_requests",
-            "Requests with pairs that no pass has taken yet.",
-            registry=self.registry,
-        ).set_function(waiting)
-        self._request_seconds = self._histogram("rerank_request_seconds", "Time of a request.")
-        self._queue_seconds = self._histogram(
+        self._pairs = Counter("rerank_pairs", "Pairs scored.", registry=registry)
+        self._tokens = Counter("rerank_tokens", "Tokens that the model read.", registry=registry)
+        waits = "Requests with pairs that no pass has taken yet."
+        Gauge("rerank_waiting_requests", waits, registry=registry).set_function(waiting)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=registry)
+
+        self._request_seconds = histogram("rerank_request_seconds", "Time of a request.")
+        self._queue_seconds = histogram(
             "rerank_queue_seconds", "Time from a request's arrival in the queue to its first pass."
         )
-        self._scoring_seconds = self._histogram("rerank_scoring_seconds", "Time of a pass.")
-        self._pass_pairs = Histogram(
-            "rerank_pass_pairs", "Pairs of a pass.", buckets=_PAIRS, registry=self.registry
-        )
-        self._pass_requests = Histogram(
-            "rerank_pass_requests", "Requests of a pass.", buckets=_PAIRS, registry=self.registry
-        )
-
-    def _histogram(self, name: str, documentation: str) -> Histogram:
-        return Histogram(name, documentation, buckets=_SECONDS, registry=self.registry)
+        self._scoring_seconds = histogram("rerank_scoring_seconds", "Time of a pass.")
+        self._pass_pairs = histogram("rerank_pass_pairs", "Pairs of a pass.", _COUNTS)
+        self._pass_requests = histogram("rerank_pass_requests", "Requests of a pass.", _COUNTS)
 
     def observe_pass(self, done: Pass) -> None:
         """Count a pass over the model."""
@@ -77,22 +66,20 @@ class Metrics:
         self._request_seconds.observe(seconds)
 
 
-class Measured:
-    """ASGI middleware that counts and times the requests of some paths, all others as "other"."""
+class MetricsMiddleware:
+    """Counts and times requests by route, those without one as "other"."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         """Store the settings."""
         self._app = app
         self._metrics = metrics
-        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app and note how it answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # A client that leaves before its body is whole gets no answer, hence the start.
-        status = CLIENT_GONE
+        status = 500  # unless it answers
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -103,9 +90,7 @@ class Measured:
         started = time.perf_counter()
         try:
             await self._app(scope, receive, noting)
-        except Exception:
-            status = 500
-            raise
         finally:
-            path = scope["path"] if scope["path"] in self._paths else "other"
+            # Of an app that mounts this one the path would hold the mount as well.
+            path = getattr(scope.get("route"), "path", "other")
             self._metrics.observe_request(path, status, time.perf_counter() - started)

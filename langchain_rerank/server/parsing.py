@@ -3,153 +3,101 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
-from langchain_rerank.server.replies import Refusal
-from langchain_rerank.text import well_formed
+from langchain_rerank.server.schemas import RerankBody
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_rerank.server.limits import Limits
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=RerankBody)
 
 _SHOWN_CHARACTERS = 60
+# An escape that stands, a pair of surrogates among them, or a surrogate that is no text alone.
+_ESCAPE = re.compile(r"(\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..", re.DOTALL)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    msg = f"{name} is not JSON"
-    raise ValueError(msg)
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        msg = f"the number {_shortened(digits)} is too large"
-        raise ValueError(msg)
-    return value
-
-
-# Made once: `json.loads` with an option makes a decoder at each call.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-
-
-def read_json(body: bytes) -> dict[str, Any]:
-    r"""Parse a body.
+def parse(schema: type[Body], body: bytes, limits: Limits) -> tuple[Body, list[str]]:
+    r"""Parse and check a body; of one in its limits it takes under a second.
 
     JSON may spell lone surrogates (`\ud800`), which are no text: they come out as U+FFFD.
 
+    Returns:
+        The record, and the texts to score.
+
     Raises:
-        Refusal: It is not a JSON object in UTF-8 (422).
+        HTTPException: It is no such body (422), or too much (413).
     """
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > limits.body_brackets:
+        most = limits.body_brackets
+        raise HTTPException(413, f"the body must have at most {most:,} brackets, got {brackets:,}")
     try:
-        content = _DECODER.decode(body.decode())
-        if b"\\u" in body:
-            content = _all_well_formed(content)
+        parsed = _validated(schema, body.decode())
     except UnicodeDecodeError as error:
-        msg = f"the body must be UTF-8, byte {error.start} is not"
-        raise Refusal(422, msg) from error
-    except json.JSONDecodeError as error:
-        msg = f"the body must be JSON: {error.msg} at character {error.pos}"
-        raise Refusal(422, msg) from error
-    except RecursionError as error:
-        raise Refusal(422, "the body must be JSON of a few levels, got far more") from error
-    except ValueError as error:  # NaN, or a number of thousands of digits
-        raise Refusal(422, f"the body must be JSON: {_shortened(str(error))}") from error
-    if not isinstance(content, dict):
-        msg = f"the body must be a JSON object, got {_kind(content)}"
-        raise Refusal(422, msg)
-    return content
-
-
-def validate(schema: type[Body], content: dict[str, Any], limits: Limits) -> Body:
-    """Check a body's fields, the number of its documents before each of them.
-
-    Raises:
-        Refusal: A field is missing or wrong (422), or there are too many documents (413).
-    """
-    for field in ("documents", "texts"):
-        given = content.get(field)
-        if isinstance(given, list) and len(given) > limits.documents:
-            msg = f"{field} must be at most {limits.documents:,}, got {len(given):,}"
-            raise Refusal(413, msg)
-    try:
-        return schema.model_validate(content)
+        raise HTTPException(422, f"the body must be UTF-8, byte {error.start} is not") from error
     except ValidationError as error:
-        raise Refusal(422, _sentence(error)) from error
+        raise HTTPException(422, _sentence(error)) from error
+    field, documents = parsed.passages()
+    if len(documents) > limits.documents:
+        most = limits.documents
+        raise HTTPException(413, f"{field} must be at most {most:,}, got {len(documents):,}")
+    rank_fields = getattr(parsed, "rank_fields", None) or ["text"]
+    texts = [_text(document, i, rank_fields) for i, document in enumerate(documents)]
+    _check_characters(parsed.query, texts, field, limits)
+    return parsed, texts
 
 
-def check_characters(query: str, texts: Sequence[str], field: str, limits: Limits) -> None:
-    """Check what there is to score against the limits of characters.
+def _validated(schema: type[Body], body: str) -> Body:
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        escaped = "\\ud" in body or "\\uD" in body
+        if not escaped or error.errors(include_input=False)[0]["type"] != "json_invalid":
+            raise
+        mended = _ESCAPE.sub(lambda match: match[1] or r"\ufffd", body)
+        return schema.model_validate_json(mended)
 
-    Raises:
-        Refusal: The query, one text or all together are too long (413).
-    """
+
+def _check_characters(query: str, texts: list[str], field: str, limits: Limits) -> None:
     most = limits.text_characters
-    if len(query) > most:
-        raise Refusal(413, f"query must be at most {most:,} characters, got {len(query):,}")
-    total = len(query)
-    for position, text in enumerate(texts):
+    named = [("query", query), *((f"{field}[{i}]", text) for i, text in enumerate(texts))]
+    for name, text in named:
         if len(text) > most:
-            msg = f"{field}[{position}] must be at most {most:,} characters, got {len(text):,}"
-            raise Refusal(413, msg)
-        total += len(text)
-    if total > limits.request_characters:
-        most = limits.request_characters
+            msg = f"{name} must be at most {most:,} characters, got {len(text):,}"
+            raise HTTPException(413, msg)
+    total = sum(len(text) for _, text in named)
+    most = limits.request_characters
+    if total > most:
         msg = f"query and {field} must be at most {most:,} characters together, got {total:,}"
-        raise Refusal(413, msg)
+        raise HTTPException(413, msg)
 
 
-def document_texts(
-    documents: Sequence[str | dict[str, Any]], rank_fields: Sequence[str] | None
-) -> list[str]:
-    """Take the text to score out of each document.
-
-    Args:
-        documents: Texts, or objects with `text` and more.
-        rank_fields: The fields of an object that count instead of `text`, a line each in this
-            order; one that an object lacks is left out.
-
-    Raises:
-        Refusal: An object has none of the fields, or one that is not a string (422).
-    """
-    return [
-        document if isinstance(document, str) else _object_text(document, position, rank_fields)
-        for position, document in enumerate(documents)
-    ]
-
-
-def _object_text(document: dict[str, Any], position: int, rank_fields: Sequence[str] | None) -> str:
-    fields = rank_fields or ("text",)
+def _text(document: str | dict[str, Any], position: int, fields: list[str]) -> str:
+    """Take what is scored out of a document: of an object the fields that it has, a line each."""
+    if isinstance(document, str):
+        return document
     values = {field: document[field] for field in fields if document.get(field) is not None}
     for field, value in values.items():
         if not isinstance(value, str):
             where = f"documents[{position}].{_shortened(field)}"
-            raise Refusal(422, f"{where} must be a string, got {_kind(value)}")
+            raise HTTPException(422, f"{where} must be a string, got {_kind(value)}")
     if not values:
         names = _shortened(", ".join(map(repr, fields)))
-        raise Refusal(422, f"documents[{position}] must be a string or have a field {names}")
+        msg = f"documents[{position}] must be a string or have a field {names}"
+        raise HTTPException(422, msg)
     return "\n".join(values.values())
-
-
-def _all_well_formed(content: Any) -> Any:
-    """Replace lone surrogates in every text, names of fields included."""
-    if isinstance(content, str):
-        return well_formed(content)
-    if isinstance(content, list):
-        return [_all_well_formed(one) for one in content]
-    if isinstance(content, dict):
-        return {well_formed(name): _all_well_formed(one) for name, one in content.items()}
-    return content
 
 
 def _sentence(error: ValidationError) -> str:
     """Say what the first wrong field must be and what came, without repeating a long value."""
     first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return f"the body must be JSON: {first['ctx']['error']}"
     where = ""
     for part in first["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
@@ -158,7 +106,8 @@ def _sentence(error: ValidationError) -> str:
     said = first["msg"].replace("Input should", "must")
     if first["type"] == "too_short":
         said = "must not be empty"
-    return f"{_shortened(where)}: {said}, got {_kind(first['input'])}"
+    came = "" if first["type"] == "either" else f", got {_kind(first['input'])}"
+    return f"{_shortened(where) or 'the body'}: {said}{came}"
 
 
 def _kind(value: Any) -> str:

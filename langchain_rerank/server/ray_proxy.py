@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
-
-from langchain_rerank.server.replies import error
+from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,12 +53,12 @@ class ProxyErrors:
 
         await self._app(scope, receive, look)
         if start is None:
-            lost = "the replica that had this request has ended; try again"
-            await error(502, lost, {"retry-after": "0"})(scope, receive, send)
+            lost = {"message": "the replica that had this request has ended; try again"}
+            await JSONResponse(lost, 502, {"retry-after": "0"})(scope, receive, send)
         elif _is_own_error(start):
             after = {k.decode(): v.decode() for k, v in start["headers"] if k == b"retry-after"}
-            text = said.decode("utf-8", "replace")
-            await error(start["status"], text, after)(scope, receive, send)
+            message = {"message": said.decode("utf-8", "replace")}
+            await JSONResponse(message, start["status"], after)(scope, receive, send)
 
 
 def _is_own_error(start: Message) -> bool:

@@ -38,22 +38,16 @@ _DEFAULT_LIMITS = Limits()
 
 
 class ServeArguments(BaseModel):
-    """The `args` of a Serve config file."""
+    """The `args` of a Serve config file; `serve_config.yaml` says what each is."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str = DEFAULT_MODEL
-    """Name on the Hugging Face hub, or path of a folder that every node has."""
     backend: Literal["torch", "onnx"] = "torch"
-    """"onnx" runs encoder-only models in int8 on the CPU."""
     served_name: str | None = None
-    """What replies call the model."""
     cores: int = Field(default=1, ge=1)
-    """Cores that a replica computes on: its `num_cpus`."""
     max_documents: int = Field(default=_DEFAULT_LIMITS.documents, ge=1)
-    """Documents of a request."""
     max_waiting: int = Field(default=_DEFAULT_LIMITS.waiting, ge=1)
-    """Requests that wait in a replica."""
 
 
 class RerankReplica:
@@ -71,7 +65,7 @@ class RerankReplica:
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._app = create_app(keep_to_cores(cross_encoder, cores), **settings)
-        self._app.state.service.model.load()
+        self._app.state.model.load()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve asks for it by this name
         return self._app
@@ -82,7 +76,7 @@ class RerankReplica:
         Raises:
             ModelLoadError: The model could not be loaded.
         """
-        if error := self._app.state.service.load_error:
+        if error := self._app.state.batcher.load_error:
             raise ModelLoadError(str(error)) from error
 
 
@@ -132,9 +126,8 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
         cross_encoder: Can be pickled; each replica has a copy.
         host: Address to listen on.
         port: Must be free.
-        replicas: How many processes score, each with a model of its own; with `max_replicas` the
-            least.
-        max_replicas: Up to how many more are started while requests wait; None keeps `replicas`.
+        replicas: How many processes score; with `max_replicas` the least.
+        max_replicas: Up to how many while requests wait; None keeps `replicas`.
         gpus_per_replica: May be a fraction; None shares this machine's GPUs, and takes none on a
             cluster.
         grace_seconds: How long requests that were taken may still run after a signal.
@@ -173,8 +166,7 @@ def scaled(
 ) -> Deployment:
     """Set the deployment up for a number of replicas on this machine.
 
-    A replica takes less of Ray's CPUs than its share, so that one more fits in beside them while
-    a new version takes over.
+    Each takes less of Ray's CPUs than its share: one more fits in while a new version takes over.
     """
     most = max_replicas or replicas
     options: dict[str, Any] = {
@@ -196,15 +188,13 @@ def scaled(
 
 
 @contextmanager
-def deployed(application: Application, *, host: str, port: int) -> Iterator[None]:
-    """Run an application on the connected Ray for a while.
-
-    Args:
-        application: Made by a deployment's `bind`.
-        host: Address of the proxy; where Serve runs already, its own stays.
-        port: Of the proxy.
+def deployed(
+    application: Application, *, host: str, port: int, route_prefix: str = "/"
+) -> Iterator[None]:
+    """Run an application on the connected Ray for a while; a proxy that runs keeps its address.
 
     Raises:
+        ValueError: There is one of this name.
         ModelLoadError: No replica could be started; the message has Ray's account of it.
     """
     from ray import serve
@@ -218,7 +208,7 @@ def deployed(application: Application, *, host: str, port: int) -> Iterator[None
         raise ValueError(msg)
     try:
         try:
-            serve.run(application, name=APPLICATION, route_prefix="/")
+            serve.run(application, name=APPLICATION, route_prefix=route_prefix)
         except RuntimeError as error:
             deployments = serve.status().applications[APPLICATION].deployments.values()
             why = " ".join(one.message for one in deployments) or str(error)
@@ -247,24 +237,14 @@ def _gpus(replicas: int, wanted: float | None) -> float:
     return wanted
 
 
-class _EndedError(BaseException):
-    """A signal came; no `Exception`, so that nothing on the way takes it for a failure."""
-
-
 @contextmanager
 def _until_signal() -> Iterator[None]:
-    """End a block at SIGTERM or Ctrl-C, whatever it waits for; a second one ends the process."""
+    """End a block at SIGTERM as at Ctrl-C, whatever it waits for."""
     signals = (signal.SIGTERM, signal.SIGINT)
-
-    def end(*_: object) -> None:
-        for one in signals:
-            signal.signal(one, signal.SIG_DFL)
-        raise _EndedError
-
-    before = [signal.signal(one, end) for one in signals]
+    before = [signal.signal(one, signal.default_int_handler) for one in signals]
     try:
         yield
-    except _EndedError:
+    except KeyboardInterrupt:
         logger.info("finishing what was taken")
     finally:
         for one, handler in zip(signals, before, strict=True):

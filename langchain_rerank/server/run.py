@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from langchain_rerank.server.service import Service
+    from langchain_rerank.server.batcher import Batcher
 
 logger = logging.getLogger(__name__)
 
 # Over it uvicorn answers 503 by itself; idle connections count, so it is far above `waiting`.
 _MAX_CONNECTIONS = 1000
 _MAX_HEADER_BYTES = 16 * 1024
-_HEADER_SECONDS = 10
+_CLIENT_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 30
 
 
@@ -44,18 +44,17 @@ def run(app: FastAPI, *, host: str, port: int, grace_seconds: float = 30) -> Non
         OSError: The address can't be listened on.
         ModelLoadError: The model could not be loaded.
     """
-    service: Service = app.state.service
+    batcher: Batcher = app.state.batcher
     listening = listen(host, port)
     server = make_server(app, grace_seconds=grace_seconds)
     shown = f"[{host}]" if ":" in host else host
-    logger.info(
-        "serving '%s' on http://%s:%d", service.model.name, shown, listening.getsockname()[1]
-    )
+    name, port = app.state.model.name, listening.getsockname()[1]
+    logger.info("serving '%s' on http://%s:%d", name, shown, port)
     with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once all is finished
         server.run(sockets=[listening])
-    if service.load_error is not None:
-        msg = str(service.load_error) or type(service.load_error).__name__
-        raise ModelLoadError(msg) from service.load_error
+    if batcher.load_error is not None:
+        msg = str(batcher.load_error) or type(batcher.load_error).__name__
+        raise ModelLoadError(msg) from batcher.load_error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -73,18 +72,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(
-    app: FastAPI, *, grace_seconds: float = 30, header_seconds: float = _HEADER_SECONDS
+    app: FastAPI, *, grace_seconds: float = 30, client_seconds: float = _CLIENT_SECONDS
 ) -> uvicorn.Server:
     """Set uvicorn up for an app.
 
     Args:
         app: Made by `create_app`; if its model can't be loaded, the server ends.
         grace_seconds: See `run`.
-        header_seconds: How long a client may take to send a request's headers.
+        client_seconds: How long a client may take to send a request's headers, to go on reading
+            its answer, and to end a body that nobody waits for.
     """
 
-    class Protocol(_BoundedHeaders):
-        seconds = header_seconds
+    class Protocol(_WatchedProtocol):
+        seconds = client_seconds
 
     config = uvicorn.Config(
         app,
@@ -102,10 +102,10 @@ def make_server(
     )
     server = _Server(config)
 
-    def end(_: BaseException) -> None:
+    def end() -> None:
         server.should_exit = True
 
-    app.state.service.on_load_error = end
+    app.state.batcher.on_load_error = end
     return server
 
 
@@ -113,39 +113,39 @@ class _Server(uvicorn.Server):
     """Is no longer ready from the signal on, not only when the last request has ended."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.config.app.state.service.ready = False  # type: ignore[union-attr]  # the app given above
+        self.config.app.state.batcher.ready = False  # type: ignore[union-attr]  # the app given above
         super().handle_exit(sig, frame)
 
 
-class _BoundedHeaders(H11Protocol):
-    """Closes a connection whose client drips the headers of a request; uvicorn would wait."""
+class _WatchedProtocol(H11Protocol):
+    """Drops a connection whose client is due and does nothing; uvicorn would wait for ever."""
 
     seconds: float
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
+        self._watch(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
 
-    def _watch(self) -> None:
-        """Let the time run while headers are awaited, from their first byte on."""
-        if self.conn.their_state is not h11.IDLE:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = None
-        elif self._timer is None:
-            self._timer = self.loop.call_later(self.seconds, self._late)
+    def _watch(self, before: object) -> None:
+        """Look again and again whether the same thing is due as at the time before."""
+        due = self._due()
+        if due is not None and due == before:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(self.seconds, self._watch, due)
 
-    def _late(self) -> None:
-        self._timer = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.close()
+    def _due(self) -> object:
+        """What the client should do next; None when it is not its turn, or it may be idle."""
+        if unread := self.transport.get_write_buffer_size():
+            return "to read", unread
+        if self.cycle is None or self.conn.trailing_data[0]:
+            waits_for_headers = self.conn.their_state is h11.IDLE
+            return ("the headers", id(self.cycle)) if waits_for_headers else None
+        answered = self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY
+        return ("the rest of a body", id(self.cycle)) if answered else None

@@ -15,8 +15,6 @@ from langchain_rerank.errors import ScoringError
 from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 
@@ -38,30 +36,31 @@ class ServedModel:
         """
         if isinstance(model, str):
             model = TorchCrossEncoder(model=model)
-        self.has_logits = isinstance(model, LocalCrossEncoder)
-        self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
-        if isinstance(model, LocalCrossEncoder):
-            model = model.model_copy(update={"normalize": False})
-        self._cross_encoder = model
         own_name = getattr(model, "model", None)
         if not isinstance(own_name, str):
             own_name = type(model).__name__
         # Replies need not tell where on this machine a folder is.
         self.name = name or (Path(own_name).name if Path(own_name).is_absolute() else own_name)
+        self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
+        self._local: LocalCrossEncoder | None = None
+        if isinstance(model, LocalCrossEncoder):
+            self._local = model = model.model_copy(update={"normalize": False})
+        self._cross_encoder = model
+
+    @property
+    def has_logits(self) -> bool:
+        """Tell whether raw scores are logits."""
+        return self._local is not None
 
     def load(self) -> None:
-        """Load the weights, where the cross encoder has a way to.
-
-        Raises:
-            ModelLoadError: See the cross encoder.
-        """
-        if isinstance(self._cross_encoder, LocalCrossEncoder):
-            self._cross_encoder.load()
+        """Load the weights, where the cross encoder has a way to."""
+        if self._local is not None:
+            self._local.load()
 
     def close(self) -> None:
         """Free the weights."""
-        if isinstance(self._cross_encoder, LocalCrossEncoder):
-            self._cross_encoder.close()
+        if self._local is not None:
+            self._local.close()
 
     def score(self, pairs: list[tuple[str, str]]) -> tuple[list[float], int | None]:
         """Score pairs.
@@ -72,48 +71,34 @@ class ServedModel:
         Raises:
             RerankError: The cross encoder failed or broke its contract.
         """
-        model = self._cross_encoder
-        if not isinstance(model, LocalCrossEncoder):
-            return score_pairs(model, pairs), None
-        before = model.tokens_scored
-        scores = score_pairs(model, pairs)
-        # None for the decoder families, whose tokens are not counted.
-        return scores, model.tokens_scored - before or None
+        before = self._local.tokens_scored if self._local is not None else 0
+        scores = score_pairs(self._cross_encoder, pairs)
+        # None for the decoder families as well, whose tokens are not counted.
+        tokens = self._local.tokens_scored - before if self._local is not None else 0
+        return scores, tokens or None
 
-    def relevance_scores(self, raw: Sequence[float]) -> list[float]:
+    def relevance_scores(self, raw: list[float]) -> list[float]:
         """Give the scores that the cross encoder, as it was set, gives in process.
 
         Raises:
             ScoringError: One is NaN or infinite, which JSON can't hold and no order can place.
         """
-        self._check_finite(raw)
-        return _sigmoid(raw) if self._normalize else list(raw)
+        return self._finite(raw, sigmoid_last=self._normalize)
 
-    def logits(self, raw: Sequence[float]) -> list[float]:
-        """Give the logits, of a model that has them.
-
-        Raises:
-            ScoringError: One is NaN or infinite.
-        """
-        self._check_finite(raw)
-        return list(raw)
-
-    def tei_scores(self, raw: Sequence[float]) -> list[float]:
-        """Give 0–1 if the model has logits, else its own scores.
+    def tei_scores(self, raw: list[float], *, as_logits: bool) -> list[float]:
+        """Give logits if asked, else 0–1 of a model that has logits, or its own scores.
 
         Raises:
             ScoringError: One is NaN or infinite.
         """
-        self._check_finite(raw)
-        return _sigmoid(raw) if self.has_logits else list(raw)
+        return self._finite(raw, sigmoid_last=self.has_logits and not as_logits)
 
-    def _check_finite(self, raw: Sequence[float]) -> None:
+    def _finite(self, raw: list[float], *, sigmoid_last: bool) -> list[float]:
         for position, score in enumerate(raw):
             if not math.isfinite(score):
                 msg = f"'{self.name}' gave the score {score} for document {position}"
                 raise ScoringError(msg)
-
-
-def _sigmoid(logits: Sequence[float]) -> list[float]:
-    scores: list[float] = sigmoid(np.asarray(logits, dtype=np.float64)).tolist()
-    return scores
+        if not sigmoid_last:
+            return raw
+        scores: list[float] = sigmoid(np.asarray(raw, dtype=np.float64)).tolist()
+        return scores

@@ -20,6 +20,7 @@ from tests.stand_ins import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -135,3 +136,11 @@ def flagembedding(flag_folder: Callable[[Family], str]) -> Callable[..., Any]:
         return flag_class(flag_folder(family), devices="cpu", use_fp16=True, **arguments)
 
     return flagembedding
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the exports, of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(folder))
+    return folder / "onnx"

@@ -35,7 +35,7 @@ def test_flagembeddings_finalizer_does_not_touch_the_model(make_flag, monkeypatc
     from FlagEmbedding.abc.inference import AbsReranker
 
     finalized = []
-    monkeypatch.setattr(AbsReranker, "stop_self_pool", finalized.append)
+    monkeypatch.setattr(AbsReranker, "stop_self_pool", lambda _: finalized.append(True))
     model = make_flag(family)
     model.load()
     model.close()

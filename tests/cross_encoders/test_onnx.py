@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import os
 import pickle
 import shutil
-import subprocess
+import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
-from threading import Barrier
 
 import numpy as np
+import onnx
 import pytest
 
-from langchain_rerank import MissingDependencyError, ModelLoadError, OnnxCrossEncoder
-from langchain_rerank.cross_encoders import onnx_export, onnx_files
-from tests.checkpoints import TOKENIZER_FILES, save_bert
+from langchain_rerank import (
+    MissingDependencyError,
+    ModelLoadError,
+    OnnxCrossEncoder,
+)
+from langchain_rerank.cross_encoders import onnx_files
+from tests import checkpoints
+from tests.cross_encoders.test_parity import FORMS
 
 BERLIN = "How many people live in Berlin?"
 PAIRS = [
@@ -42,13 +47,6 @@ def wheel_folder() -> Path:
     return package / "models" / "data" / "reranker_en"
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(folder))
-    return folder / "onnx"
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("scratch")
@@ -59,10 +57,6 @@ def tiny_model(scratch, monkeypatch, tiny_checkpoint):
     """The tiny checkpoint, exported once for all tests of this file, not into the user's cache."""
     monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(scratch))
     return tiny_checkpoint
-
-
-def python(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 # Scores
@@ -129,7 +123,7 @@ def test_instructions_go_before_both_texts(tiny_model):
 def test_threads_and_coroutines_score_as_one_after_another(tiny_model):
     expected = OnnxCrossEncoder(model=tiny_model).score(PAIRS)
     fresh = OnnxCrossEncoder(model=tiny_model)
-    barrier = Barrier(8)
+    barrier = threading.Barrier(8)
 
     def work(_: int) -> list[float]:
         barrier.wait()
@@ -142,6 +136,40 @@ def test_threads_and_coroutines_score_as_one_after_another(tiny_model):
         return await asyncio.gather(*(asyncio.to_thread(fresh.score, PAIRS) for _ in range(32)))
 
     assert asyncio.run(gather()) == [expected] * 32
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_another_thread_scores_scores_the_same(tiny_model):
+    model = OnnxCrossEncoder(model=tiny_model)
+    expected = model.score(PAIRS)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        # As in the midst of `score`, with every lock taken.
+        with model._lock.get(), model._model.lock.get():
+            inside.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if model.score(PAIRS) == expected else 1)
+    leave.set()
+    holder.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_equal_models_share_one_graph(tiny_model):
+    one, other = (OnnxCrossEncoder(model=tiny_model, num_threads=count) for count in (1, 2))
+    one.load()
+    other.load()
+    assert one._model is other._model
+    one.close()
+    assert other.score(PAIRS) == OnnxCrossEncoder(model=tiny_model).score(PAIRS)
 
 
 def test_closed_and_copied_it_scores_the_same(tiny_model):
@@ -165,173 +193,6 @@ def test_progress_is_shown_where_asked_for(tiny_checkpoint, capsys, cache):
     assert "Scoring" in shown
 
 
-# From checkpoint to graph
-
-
-def save_xlm_roberta(folder: Path, checkpoint: str) -> str:
-    """Save a tiny random model of the shape of the BGE rerankers, without token types."""
-    import torch
-    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
-
-    config = XLMRobertaConfig(
-        vocab_size=30522,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        pad_token_id=0,
-        initializer_range=0.3,
-        num_labels=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        XLMRobertaForSequenceClassification(config).save_pretrained(folder)
-    for name in TOKENIZER_FILES:
-        shutil.copy(Path(checkpoint) / name, folder / name)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings["model_input_names"] = ["input_ids", "attention_mask"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return str(folder)
-
-
-def test_xlm_roberta_takes_no_token_types(checkpoint, cache, tmp_path):
-    import onnx
-
-    from langchain_rerank import TorchCrossEncoder
-
-    folder = save_xlm_roberta(tmp_path / "xlm-roberta", checkpoint)
-    pairs = [(BERLIN, "many people " * length) for length in range(1, 20)]
-    int8 = OnnxCrossEncoder(model=folder, normalize=False).score(pairs)
-    float32 = TorchCrossEncoder(model=folder, normalize=False, device="cpu").score(pairs)
-    assert np.corrcoef(int8, float32)[0, 1] > 0.9
-    (graph,) = cache.glob("*/model.onnx")
-    loaded = onnx.load(graph).graph
-    assert [given.name for given in loaded.input] == ["input_ids", "attention_mask"]
-    operators = [node.op_type for node in loaded.node]
-    assert operators.count("QAttention") == 2, "attention is fused and in int8"
-    assert operators.count("BiasGelu") == 2
-
-
-def test_bert_tells_token_types_from_mask(cache, tiny_checkpoint, tiny):
-    pairs = [(BERLIN, "many people " * length) for length in range(1, 20)]
-    int8 = OnnxCrossEncoder(model=tiny_checkpoint, normalize=False).score(pairs)
-    assert np.corrcoef(int8, tiny.score(pairs))[0, 1] > 0.9
-
-
-def float_graph(cache: Path, folder: Path, tiny_checkpoint: str) -> Path:
-    """A folder with a float32 graph and a tokenizer, but no checkpoint."""
-    (folder / "onnx").mkdir(parents=True)
-    for name in TOKENIZER_FILES:
-        shutil.copy(Path(tiny_checkpoint) / name, folder / name)
-    onnx_export._export(Path(tiny_checkpoint), folder / "onnx" / "model.onnx", folder, 512)
-    return folder
-
-
-def test_a_float32_graph_is_quantized_without_its_checkpoint(cache, tmp_path, tiny_checkpoint):
-    folder = float_graph(cache, tmp_path / "float", tiny_checkpoint)
-    expected = OnnxCrossEncoder(model=tiny_checkpoint, normalize=False).score(PAIRS)
-    model = OnnxCrossEncoder(model=str(folder), normalize=False)
-    assert model.score(PAIRS) == pytest.approx(expected, abs=0.1)
-    assert len(list(cache.glob("*/model.onnx"))) == 2
-
-
-# The cache
-
-
-def written(cache: Path) -> dict[Path, int]:
-    return {file: file.stat().st_mtime_ns for file in cache.glob("*/*")}
-
-
-def test_a_checkpoint_is_exported_once(cache, tiny_checkpoint):
-    first = OnnxCrossEncoder(model=tiny_checkpoint).score(PAIRS)
-    before = written(cache)
-    assert {file.name for file in before} >= {"model.onnx", "tokenizer.json", "manifest.json"}
-    assert OnnxCrossEncoder(model=tiny_checkpoint).score(PAIRS) == first
-    assert written(cache) == before
-
-
-def test_what_is_cached_loads_without_torch(cache, tiny_checkpoint):
-    OnnxCrossEncoder(model=tiny_checkpoint).load()
-    process = python(
-        "import sys\nfrom langchain_rerank import OnnxCrossEncoder\n"
-        f"OnnxCrossEncoder(model={tiny_checkpoint!r}).score([('q', 'p')])\n"
-        "print([name for name in ('torch', 'FlagEmbedding') if name in sys.modules])"
-    )
-    assert process.communicate()[0] == "[]\n"
-
-
-def test_two_processes_at_once_both_get_a_whole_graph(cache, tiny_checkpoint):
-    code = (
-        "import sys\nfrom langchain_rerank import OnnxCrossEncoder\n"
-        f"model = OnnxCrossEncoder(model={tiny_checkpoint!r})\n"
-        "print(model.score([('who', 'somebody')]))"
-    )
-    processes = [python(code) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1] != ""
-    assert len(list(cache.glob("*/model.onnx"))) == 1
-    assert not list(cache.glob(".*.partial"))
-
-
-def test_a_killed_export_leaves_nothing_that_counts(cache, tiny_checkpoint):
-    process = python(
-        "import os, signal, onnxruntime.quantization as quantization\n"
-        "def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "quantization.quantize_dynamic = die\n"
-        "from langchain_rerank import OnnxCrossEncoder\n"
-        f"OnnxCrossEncoder(model={tiny_checkpoint!r}).load()"
-    )
-    process.communicate()
-    assert process.returncode == -9
-    assert list(cache.glob(".*.partial"))
-    assert not list(cache.glob("[!.]*"))
-    OnnxCrossEncoder(model=tiny_checkpoint).load()
-    assert not list(cache.glob(".*.partial"))
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "manifest.json"])
-def test_a_damaged_file_of_the_cache_is_named_with_the_remedy(cache, tiny_checkpoint, name):
-    OnnxCrossEncoder(model=tiny_checkpoint).load()
-    (file,) = cache.glob(f"*/{name}")
-    file.write_bytes(file.read_bytes()[:-1])
-    model = OnnxCrossEncoder(model=tiny_checkpoint)
-    with pytest.raises(ModelLoadError, match="Delete the folder") as error:
-        model.load()
-    assert str(file) in str(error.value)
-    shutil.rmtree(file.parent)
-    model.load()
-
-
-def test_a_changed_model_is_exported_again(cache, tiny_checkpoint, tmp_path):
-    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-    before = OnnxCrossEncoder(model=str(folder), normalize=False).score(PAIRS)
-    save_other_weights(folder)
-    assert OnnxCrossEncoder(model=str(folder), normalize=False).score(PAIRS) != before
-    assert len(list(cache.glob("*/model.onnx"))) == 2
-
-
-def save_other_weights(folder: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.bias"] = weights["classifier.bias"] + 1
-    file = folder / "model.safetensors"
-    later = file.stat().st_mtime_ns + 10**9
-    save_file(weights, file, metadata={"format": "pt"})
-    os.utime(file, ns=(later, later))
-
-
-def test_a_cache_that_can_not_be_written_is_named(tiny_checkpoint, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ModelLoadError, match="LANGCHAIN_RERANK_CACHE"):
-        OnnxCrossEncoder(model=tiny_checkpoint).load()
-
-
 # What can't be loaded
 
 
@@ -351,13 +212,28 @@ def test_an_unknown_name_without_a_network():
 
 
 def test_a_checkpoint_without_a_head(checkpoint, cache, tmp_path):
-    folder = save_bert(tmp_path / "headless", checkpoint, "BertModel", num_labels=1)
-    assert_does_not_load(folder, "lacks weights", "classifier.weight")
+    folder = checkpoints.save_bert(tmp_path / "headless", checkpoint, "BertModel")
+    assert_does_not_load(folder, "BertModel", "not a sequence classifier")
+    checkpoints.save_settings(
+        folder, architectures=["BertForSequenceClassification"], num_labels=1, id2label={"0": "a"}
+    )
+    assert_does_not_load(folder, "lacks weights", "classifier")
     assert not list(cache.glob("[!.]*"))
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_a_trace_would_freeze(cache, tmp_path, kind):
+    checkpoints.save_decoder(
+        tmp_path, "LlamaForSequenceClassification", template=None, num_labels=1
+    )
+    folder = checkpoints.save_settings(tmp_path, rope_parameters={"rope_type": kind, "factor": 2.0})
+    assert_does_not_load(folder, f"({kind}) depend on the length", "TorchCrossEncoder")
+
+
 def test_a_checkpoint_with_two_labels(checkpoint, cache, tmp_path):
-    folder = save_bert(tmp_path / "two", checkpoint, "BertForSequenceClassification", num_labels=2)
+    folder = checkpoints.save_bert(
+        tmp_path / "two", checkpoint, "BertForSequenceClassification", num_labels=2
+    )
     assert_does_not_load(folder, "2 logits a pair")
 
 
@@ -373,8 +249,6 @@ def test_a_graph_that_is_no_graph(tmp_path):
 
 
 def test_a_graph_with_inputs_of_another_kind(tmp_path):
-    import onnx
-
     model = onnx.load(wheel_folder() / "model.onnx")
     for node in model.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
@@ -386,11 +260,28 @@ def test_a_graph_with_inputs_of_another_kind(tmp_path):
 
 def test_an_embedding_graph_is_no_reranker():
     folder = wheel_folder().with_name("bge_small_en")
-    assert_does_not_load(str(folder), "a reranker gives one logit")
+    assert_does_not_load(str(folder), "BertModel", "not a sequence classifier")
 
 
-def test_more_tokens_than_the_model_reads():
+def test_an_embedding_graph_alone_is_no_reranker(tmp_path):
+    for name in ("model.onnx", "tokenizer.json"):
+        shutil.copy(wheel_folder().with_name("bge_small_en") / name, tmp_path)
+    assert_does_not_load(str(tmp_path), "a reranker gives one logit")
+
+
+def test_more_tokens_than_the_model_reads(checkpoint, tmp_path, cache):
     assert_does_not_load(str(wheel_folder()), "max_length=513", "512", max_length=513)
+    folder = checkpoints.save_bert(
+        tmp_path, checkpoint, "BertForSequenceClassification", num_labels=1
+    )
+    checkpoints.save_settings(folder, "tokenizer_config.json", model_max_length=None)
+    assert_does_not_load(folder, "max_length=1024", "512", max_length=1024)
+
+
+def test_an_instruction_for_a_model_that_takes_none(tiny_model):
+    for model in (tiny_model, str(wheel_folder())):
+        with pytest.raises(ValueError, match="takes none"):
+            OnnxCrossEncoder(model=model, instruction="Find code.").load()
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnx", "filelock"])
@@ -447,18 +338,26 @@ def test_the_graph_that_suits_the_processor(names, kind, expected):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["model.safetensors", "onnx/model.onnx"], {"onnx/model.onnx", "onnx/model.onnx_data"}),
-        (["model.safetensors", "pytorch_model.bin"], {"*.safetensors"}),
-        (["pytorch_model.bin"], {"*.bin"}),
+        (["model.safetensors", "onnx/model.onnx"], "onnx/model.onnx"),
+        (["model.safetensors", "pytorch_model.bin"], "model.safetensors"),
+        (["pytorch_model.bin", "training_args.bin"], "pytorch_model.bin"),
     ],
 )
 def test_only_what_is_needed_is_downloaded(names, expected):
-    wanted = set(onnx_files.wanted_files(names))
-    assert expected <= wanted
-    assert ("*.safetensors" in wanted, "*.bin" in wanted) == (
-        "*.safetensors" in expected,
-        "*.bin" in expected,
-    )
+    wanted = onnx_files.graph_wanted([*names, "config.json", "README.md"])
+    assert set(names) & set(wanted) == {expected}
+    assert onnx_files.settings_wanted([*names, "config.json", "a/config.json"]) == [
+        "config.json",
+        "a/config.json",
+    ]
+
+
+def test_a_published_graph_is_not_taken_where_modules_come_behind_it(tmp_path, checkpoint):
+    folder = Path(FORMS["ettin, mean and residual"](tmp_path, checkpoint))
+    (folder / "model.onnx").touch()
+    read, graph = onnx_files.find_model(str(folder))
+    assert [layer.kind for layer in read.layers] == ["Pooling", "Dense", "LayerNorm", "Dense"]
+    assert graph is None
 
 
 def test_a_downloaded_repository_serves_without_a_network(tmp_path, monkeypatch, tiny_model):

@@ -125,15 +125,10 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         ),
         r"config\.json.*JinaForRanking",
     ),
-    "listwise, without code of its own": (
-        bert_with(architectures=["JinaForRanking"]),
-        r"config\.json.*JinaForRanking",
-    ),
     "two logits": (
         bert_with(id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1}),
         r"config\.json.* 2 logits",
     ),
-    "encoder without a head": (bert_with(architectures=["BertModel"]), r"config\.json.*BertModel"),
     "masked language model": (
         bert_with(architectures=["BertForMaskedLM"]),
         r"config\.json.*BertForMaskedLM",
@@ -143,7 +138,6 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         r"config\.json.*modeling\.MyModel.*\n?.*trust_remote_code",
     ),
     "router": (modules(f"{ST}base.modules.Router"), r"modules\.json.*Router"),
-    "router behind": (modules(TRANSFORMER, f"{ST}models.Router"), r"modules\.json.*Router"),
     "multi-vector": (
         modules(TRANSFORMER, "pylate.models.Dense.Dense"),
         r"modules\.json.*pylate\.models\.Dense",
@@ -162,7 +156,6 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         modules_with(_SAVED, model_type="SentenceTransformer"),
         rf"{re.escape(_SAVED)}.*SentenceTransformer",
     ),
-    "sparse encoder": (modules_with(_SAVED, model_type="SparseEncoder"), r"SparseEncoder"),
     "activation of its own": (
         modules_with(_SAVED, activation_fn="custom.Scaled"),
         r"custom\.Scaled",
@@ -171,7 +164,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         modules_with(_SAVED, activation_fn="torch.nn.modules.activation.Tanh"),
         r"Tanh",
     ),
-    "activation of another scale, as saved by version 3": (
+    "activation of another scale, in an older form": (
         bert_with(sbert_ce_default_activation_function="torch.nn.modules.activation.ReLU"),
         r"ReLU",
     ),
@@ -259,12 +252,6 @@ def test_listwise_is_refused_though_its_code_is_trusted(checkpoint, tmp_path):
     folder = REFUSED["listwise"][0](tmp_path, checkpoint)
     with pytest.raises(ModelLoadError, match="JinaForRanking"):
         TorchCrossEncoder(model=folder, device="cpu", trust_remote_code=True).load()
-
-
-def test_an_instruction_for_a_model_that_takes_none(checkpoint, tmp_path):
-    model = TorchCrossEncoder(model=bert(tmp_path, checkpoint), device="cpu", instruction="x")
-    with pytest.raises(ValueError, match="instruction"):
-        model.score([("q", "p")])
 
 
 TOKENIZER = "tokenizer_config.json"

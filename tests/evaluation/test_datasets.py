@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import ir_datasets
-import ir_measures
 import pytest
 from langchain_core.documents import Document
 
 from langchain_rerank.chroma import document_id
-from langchain_rerank.evaluation.beir import load_beir
 from langchain_rerank.evaluation.datasets import Dataset
-from langchain_rerank.evaluation.ir_dataset import load_ir_dataset
-from langchain_rerank.evaluation.runs import read_run
-
-DATA = Path(os.environ.get("LANGCHAIN_RERANK_DATA", "not set"))
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="LANGCHAIN_RERANK_DATA names no folder of measuring data"
-)
+from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 FILES = {
@@ -126,7 +115,6 @@ def test_a_partial_corpus_keeps_judgments_of_documents_it_lacks(folder):
         ("qrels/test.tsv", HEADER + "q1\td1\t1.5\n", "line 2: expected a whole number.*'1.5'"),
         ("qrels/test.tsv", "query\tdoc\tgrade\n", "line 1: expected a whole number.*'grade'"),
         ("qrels/test.tsv", HEADER + "q1\td1\n", "line 2: expected query id.* got 2 columns"),
-        ("qrels/test.tsv", HEADER + "q1\td1\t1\nq1\td1\t1\n", "line 3: document 'd1' is judged"),
     ],
 )
 def test_a_bad_line_is_one_error_that_names_it(folder, name, content, message):
@@ -319,29 +307,3 @@ def test_ir_datasets_that_can_not_be_used_are_refused(register):
         load_ir_dataset("no/such")
     with pytest.raises(ValueError, match="ir_datasets has no queries for 'beir'"):
         load_ir_dataset("beir")
-
-
-@needs_data
-def test_trec_dl20_gives_the_published_bm25_value():
-    dataset = load_beir(DATA / "trec-dl20", "full", partial_corpus=True)
-    run = read_run(DATA / "trec-dl20" / "runs" / "bm25.trec")
-
-    (value,) = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], dataset.qrels, run).values()
-
-    assert len(dataset.queries) == 54
-    assert value == pytest.approx(0.4796, abs=5e-5)
-    assert all(doc_id in dataset.corpus for results in run.values() for doc_id in results)
-    with pytest.raises(ValueError, match=r"full\.tsv, line 2: .*partial_corpus"):
-        load_beir(DATA / "trec-dl20", "full")
-
-
-@needs_data
-def test_scifact_holds_what_its_files_hold():
-    dataset = load_beir(DATA / "scifact")
-
-    lines = (DATA / "scifact" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    record = json.loads(lines[17])
-    assert repr(dataset).endswith("300 queries, 339 judgments, 5183 documents)")
-    assert dataset.documents[17] == Document(
-        record["text"], id=record["_id"], metadata={"title": record["title"]}
-    )

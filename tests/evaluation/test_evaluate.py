@@ -231,19 +231,6 @@ def test_query_without_results_counts_0(dataset):
     assert less.systems["run"].summaries["nDCG@10"].mean == np.mean(list(values.values()))
 
 
-def test_no_judgment_at_all_is_an_error():
-    dataset = Dataset.from_questions([("sun moon", [])])
-    with pytest.raises(ValueError, match="has a judgment"):
-        evaluate({"run": {"1": {"d1": 1.0}}}, dataset, show_progress=False)
-
-
-def test_one_system_and_one_query(dataset):
-    report = evaluate(
-        {"run": random_run(dataset)}, dataset.subset(["q1"]), ["P@5"], show_progress=False
-    )
-    assert report.systems["run"].summaries["P@5"].interval is None
-
-
 def test_a_first_stage_that_finds_nothing_for_one_query(dataset):
     def retrieve(query):
         return [] if query == dataset.queries["q2"] else dataset.documents

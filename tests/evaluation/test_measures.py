@@ -91,12 +91,10 @@ def test_grades_from_min_relevance_on_are_relevant():
     assert values == {"RR(rel=2)@10": {"q": 0.5}, "RR@10": {"q": 1.0}}
 
 
-def test_each_measure_comes_once():
-    assert list(map(str, parse_measures(["RR@10", "P@5", "MRR@10"]))) == ["RR@10", "P@5"]
-
-
-def test_depth_is_the_cutoff():
-    assert [depth(measure) for measure in parse_measures(["nDCG@10", "RR"])] == [10, None]
+def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
+    parsed = parse_measures(["RR@10", "P@5", "MRR@10", "RR"])
+    assert list(map(str, parsed)) == ["RR@10", "P@5", "RR"]
+    assert [depth(measure) for measure in parsed] == [10, 5, None]
 
 
 @pytest.mark.parametrize(

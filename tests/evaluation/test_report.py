@@ -102,7 +102,7 @@ def test_markdown_tables_are_whole_and_escaped(report):
 
 def test_html_shows_the_same_escaped(report):
     html = report._repr_html_()
-    assert html.count("<table>") == 3
+    assert html.count("<table") == 3
     assert "re|ranked &lt;b&gt;" in html
     assert "toy &lt;1&gt;" in html
     assert "<b>" not in html
@@ -120,7 +120,7 @@ def test_notes_are_shown():
     report = evaluate({"run": RUN}, DATASET, ["P@3"], min_relevance=2, show_progress=False)
     note = "2 of 3 queries have no document of grade 2 or above"
     assert f"- {note}" in report.to_markdown()
-    assert f"<li>{note}" in report._repr_html_()
+    assert f"<p>{note}" in report._repr_html_()
     assert "Difference" not in report.to_markdown()
 
 
@@ -130,12 +130,6 @@ def test_notes_are_shown():
 def test_confidence_is_not_rounded_to_certainty(confidence, shown):
     report = evaluate({"run": RUN}, DATASET, ["RR"], confidence=confidence, show_progress=False)
     assert f"with {shown} bootstrap intervals" in report.to_markdown()
-
-
-def test_names_of_more_than_one_line_leave_the_titles_whole():
-    systems = {"first\nrun": RUN, "second": RUN}
-    text = evaluate(systems, DATASET, ["RR"], show_progress=False).to_markdown()
-    assert "**Difference to first run**" in text
 
 
 def test_small_p_is_not_shown_as_0():
@@ -172,13 +166,6 @@ def test_json_keeps_infinite_scores_and_replaces_lone_surrogates():
     assert back.to_json() == text
 
 
-def test_worst_queries_take_lone_surrogates():
-    dataset = Dataset({"q": "red \ud800"}, {"q": {"a": 1}}, {"a": Document("\udfff é", id="a")})
-    systems = {"run": {"q": {"a": 1.0}}, "worse": {"q": {}}}
-    frame = evaluate(systems, dataset, ["RR"], show_progress=False).worst_queries()
-    assert frame[["query", "text"]].to_numpy().tolist() == [["red \ufffd", "\ufffd é"]]
-
-
 @pytest.mark.parametrize("text", ["", "{}", '{"dataset": 1}', "[]"])
 def test_other_json_is_refused(text):
     with pytest.raises(ValueError, match=r"Report|JSON"):
@@ -204,10 +191,6 @@ def test_moves_into_and_out_of_a_ranking(report):
     moves = Report(back.dataset, back.queries, back.qrels, turned, back.settings).moves("same")
     ranks = [(move.id, move.old_rank, move.new_rank, move.text) for move in moves]
     assert ranks == [("b", 3, 1, ""), ("d", 1, None, ""), ("a", 4, None, "")]
-
-
-def test_moves_look_no_deeper_than_asked(report):
-    assert [move.id for move in report.moves("hurt", NAME, depth=1)] == ["c", "a"]
 
 
 def test_documents_that_stay_are_listed_where_wanted(report):

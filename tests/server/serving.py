@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +12,14 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.server.app import create_app
 from langchain_rerank.server.run import listen, make_server
+from tests.support import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from fastapi import FastAPI
 
 DEADLINE_S = 30
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Poll until something is true; fail after the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {DEADLINE_S} s for {what}"
-        time.sleep(0.005)
-    return value
 
 
 @contextmanager
@@ -37,9 +29,9 @@ def serving(app: FastAPI, **options: Any) -> Iterator[str]:
     server = make_server(app, **options)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    service = app.state.service
+    batcher = app.state.batcher
     try:
-        wait_until(lambda: service.ready or service.load_error, "the model to load")
+        wait_until(lambda: batcher.ready or batcher.load_error, "the model to load")
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -53,6 +45,7 @@ def client_of(
 ) -> Iterator[httpx.Client]:
     """Serve a model and give an HTTP client of it, whose `app` is the server's."""
     app = create_app(model, **settings)
+    app.state.batcher._pass_seconds = math.inf  # else a pass depends on how fast the test was
     with serving(app, **(server_options or {})) as url, httpx.Client(base_url=url) as client:
         client.app = app  # type: ignore[attr-defined]
         yield client

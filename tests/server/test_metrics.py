@@ -8,7 +8,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.serving import GatedCrossEncoder, client_of, wait_until
+from tests.server.serving import GatedCrossEncoder, client_of
+from tests.support import wait_until
 
 
 def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
 from langchain_rerank.server.ray_serve import DEPLOYMENT, build_app, deployed, scaled, serve_on_ray
 from tests.fakes import WordOverlapCrossEncoder
+from tests.support import free_port, wait_until
 
 pytestmark = [
     pytest.mark.integration,
@@ -54,11 +54,6 @@ class SlowCrossEncoder(WordOverlapCrossEncoder):
         return super().score(text_pairs)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def port():
     """The port of a proxy on a Ray of this module, which is gone afterwards."""
@@ -78,14 +73,6 @@ def port():
     assert alive == []
 
 
-def wait_until(condition, what):
-    end = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {DEADLINE_S} s for {what}"
-        time.sleep(0.05)
-    return value
-
-
 def replicas() -> dict[str, int]:
     from ray import serve
 
@@ -100,16 +87,20 @@ def replica_processes() -> list[psutil.Process]:
 def test_scores_are_those_in_process(port, tiny_checkpoint):
     model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
     application = scaled(1, None).bind(model, 1, {"served_name": "tiny", "api_keys": ["secret"]})
-    with deployed(application, host="127.0.0.1", port=port):
-        url = f"http://127.0.0.1:{port}"
+    # Below a prefix, where a check of the whole path would let everybody in.
+    with deployed(application, host="127.0.0.1", port=port, route_prefix="/search"):
+        url = f"http://127.0.0.1:{port}/search"
         remote = RemoteCrossEncoder(url=f"{url}/v2/rerank", api_key="secret")
         assert remote.score(PAIRS) == pytest.approx(model.score(PAIRS), abs=1e-6)
         refused = httpx.post(f"{url}/v2/rerank", json=BODY)
         assert (refused.status_code, list(refused.json())) == (401, ["message"])
+        key = {"authorization": "Bearer secret", "content-type": "application/json"}
+        large = httpx.post(f"{url}/v2/rerank", content=b" " * (17 * 2**20), headers=key)
+        assert large.status_code == 413
         assert httpx.get(f"{url}/ready").status_code == 200
         nothing = httpx.get(f"{url}/nothing")
         assert (nothing.status_code, list(nothing.json())) == (404, ["message"])
-    gone = httpx.get(f"{url}/ready")
+    gone = httpx.get(f"http://127.0.0.1:{port}/ready")
     assert (gone.status_code, list(gone.json())) == (404, ["message"])
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.server.serving import DEADLINE_S, wait_until
+from tests.server.serving import DEADLINE_S
+from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

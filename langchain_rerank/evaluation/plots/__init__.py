@@ -8,14 +8,8 @@ tell is told by a shape or a width as well.
 
 from __future__ import annotations
 
-from langchain_rerank.evaluation.plots.measures import plot_measures
-from langchain_rerank.evaluation.plots.ranks import plot_rank_movement
-from langchain_rerank.evaluation.plots.scores import plot_scores
+from langchain_rerank.evaluation.plots.panels import plot_measures, plot_scores
+from langchain_rerank.evaluation.plots.rank_movement import plot_rank_movement
 from langchain_rerank.evaluation.plots.tradeoff import plot_tradeoff
 
-__all__ = [
-    "plot_measures",
-    "plot_rank_movement",
-    "plot_scores",
-    "plot_tradeoff",
-]
+__all__ = ["plot_measures", "plot_rank_movement", "plot_scores", "plot_tradeoff"]

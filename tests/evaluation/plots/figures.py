@@ -7,7 +7,7 @@ from io import BytesIO
 
 from matplotlib.text import Text
 
-from langchain_rerank.evaluation.records import RankedDocument
+from langchain_rerank.evaluation.results import RankedDocument
 from langchain_rerank.evaluation.statistics import Interval
 
 QUERY = "how many <people> cost $5 and $10?"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
-from matplotlib.transforms import Bbox
 
 from langchain_rerank.evaluation import (
     Sweep,
@@ -14,7 +12,7 @@ from langchain_rerank.evaluation import (
 )
 from langchain_rerank.evaluation.plots.style import BLUE
 from langchain_rerank.evaluation.statistics import Interval
-from langchain_rerank.evaluation.sweep_records import Setting, Trial, WeightChoice
+from langchain_rerank.evaluation.sweep_report import Setting, Trial, WeightChoice
 from tests.evaluation.plots.figures import drawn, lines, timed
 
 
@@ -49,23 +47,6 @@ def test_the_frontier_holds_what_nothing_beats(report):
     assert axes.get_xscale() == "log"
 
 
-def test_labels_lie_neither_on_each_other_nor_on_points(report):
-    rng = np.random.default_rng(0)
-    names = [f"reranker number {number} with fetch_k {number * 10}" for number in range(8)]
-    systems = {
-        name: ({"total": float(rng.uniform(50, 200))}, float(rng.uniform(0.4, 0.7)))
-        for name in names
-    }
-    figure = plot_tradeoff(timed(report, **systems))
-    figure.draw_without_rendering()
-    [axes] = figure.axes
-    boxes = [text.get_window_extent() for text in axes.texts if "number" in text.get_text()]
-    marks = axes.transData.transform(list({(ms["total"], mean) for ms, mean in systems.values()}))
-    boxes += [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
-    assert len(boxes) == 16
-    assert not any(box.count_overlaps(boxes[n + 1 :]) for n, box in enumerate(boxes))
-
-
 def test_the_latency_is_that_of_a_stage_that_all_timed_systems_have(report):
     both = timed(
         report,
@@ -78,7 +59,9 @@ def test_the_latency_is_that_of_a_stage_that_all_timed_systems_have(report):
     assert axes.get_xlabel() == "median latency of reranking (ms a query)"
     assert axes.get_xlim()[0] == 0
     mixed = timed(both, run=({"reranking": 10}, 0.4), dense=({"total": 5}, 0.3))
-    with pytest.raises(ValueError, match=r"no stage in common.*\['reranking', 'retrieval', 'total"):
+    with pytest.raises(
+        ValueError, match=r"\['reranking', 'retrieval', 'total'\]: the systems have none"
+    ):
         plot_tradeoff(mixed)
     assert len(frontier_of(plot_tradeoff(mixed, stage="reranking").axes[0])) == 3
 
@@ -89,7 +72,7 @@ def test_what_cannot_be_drawn_against_latency_is_said(report):
         plot_tradeoff(report)
     with pytest.raises(ValueError, match=r"no measure 'AP'.*nDCG@3"):
         plot_tradeoff(one, measure="AP")
-    with pytest.raises(ValueError, match=r"no system has a stage 'nope', expected one of \['tot"):
+    with pytest.raises(ValueError, match=r"one of \['total'\]: no system has a stage 'nope'"):
         plot_tradeoff(one, stage="nope")
     assert plot_tradeoff(one, measure="RR(rel=2)").axes[0].get_ylabel() == "RR(rel=2)"
 

@@ -1,4 +1,4 @@
-"""Data sets from folders in BEIR's layout."""
+"""Data sets from folders in BEIR's layout, and from ir_datasets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from langchain_rerank.evaluation.datasets import Dataset, check_query_text, unknown_document
-from langchain_rerank.evaluation.files import line_error, numbered_lines
+from langchain_rerank.evaluation.datasets import (
+    Dataset,
+    check_grade,
+    check_query_text,
+    unknown_document,
+)
+from langchain_rerank.evaluation.runs import line_error, numbered_lines, require_eval
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -109,7 +115,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in numbered_lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise line_error(path, number, f"expected a JSON object: {error}") from error
         if not isinstance(record, dict):
             problem = f"expected a JSON object, got a {type(record).__name__}"
@@ -124,6 +130,9 @@ def _new_id(record: dict[str, Any], known: Container[str], path: Path, number: i
     key = _text(record, "_id", path, number)
     if not key:
         raise line_error(path, number, "expected an id, got an empty '_id'")
+    if "\0" in key or well_formed(key) != key:
+        problem = f"expected an id without NUL and lone surrogates, got {key!r}"
+        raise line_error(path, number, problem)
     if key in known:
         raise line_error(path, number, f"the id {key!r} stands in an earlier line already")
     return key
@@ -154,10 +163,13 @@ def _read_qrels(
         if corpus is not None and doc_id not in corpus:
             raise line_error(path, number, f"names {unknown_document(doc_id)}")
         grades = qrels.setdefault(query_id, {})
-        if doc_id in grades:
-            problem = f"document {doc_id!r} is judged twice for query {query_id!r}"
+        # Published files repeat judgments; only those that don't agree are wrong.
+        if grades.setdefault(doc_id, grade) != grade:
+            problem = (
+                f"document {doc_id!r} is judged twice for query {query_id!r}, "
+                f"{grades[doc_id]} in an earlier line and {grade} here"
+            )
             raise line_error(path, number, problem)
-        grades[doc_id] = grade
     if not qrels:
         msg = f"expected judgments, got a file without any: {path}"
         raise ValueError(msg)
@@ -166,7 +178,8 @@ def _read_qrels(
 
 def _judgment(line: str, path: Path, number: int) -> tuple[str, str, int]:
     """Split a line of three columns (BEIR) or four (TREC, with an iteration in the second)."""
-    columns = line.split("\t") if "\t" in line else line.split()
+    # Some published files end lines in tabs.
+    columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
     match columns:
         case [query_id, doc_id, grade] | [query_id, _, doc_id, grade]:
             pass
@@ -177,7 +190,65 @@ def _judgment(line: str, path: Path, number: int) -> tuple[str, str, int]:
             )
             raise line_error(path, number, problem)
     try:
-        return query_id, doc_id, int(grade)
+        number_of_grade = int(grade)
     except ValueError as error:
-        problem = f"expected a whole number as grade, got {grade!r}"
+        problem = f"expected a whole number as grade, got {grade[:100]!r}"
         raise line_error(path, number, problem) from error
+    try:
+        check_grade(query_id, doc_id, number_of_grade)
+    except ValueError as error:
+        raise line_error(path, number, str(error)) from error
+    return query_id, doc_id, number_of_grade
+
+
+def load_ir_dataset(
+    name: str, *, load_corpus: bool = True, partial_corpus: bool = False
+) -> Dataset:
+    """Load a data set by its ir_datasets id, which downloads it where it isn't on disk yet.
+
+    Source: MacAvaney et al., "Simplified Data Wrangling with ir_datasets", SIGIR 2021.
+
+    Args:
+        name: Such as "beir/scifact/test"; see https://ir-datasets.com.
+        load_corpus: Whether to load the documents; all of them go into memory.
+        partial_corpus: As `load_beir`'s.
+
+    Raises:
+        MissingDependencyError: ir_datasets is not installed.
+        ValueError: There is no such set, it lacks a part, or it judges a document differently.
+    """
+    require_eval("ir_datasets", purpose="load_ir_dataset")
+    import ir_datasets
+
+    try:
+        source = ir_datasets.load(name)
+    except KeyError as error:
+        msg = f"expected an id that ir_datasets knows, such as 'beir/scifact/test', got {name!r}"
+        raise ValueError(msg) from error
+    for part in ("queries", "qrels", "docs") if load_corpus else ("queries", "qrels"):
+        if not source.has(part):
+            msg = f"ir_datasets has no {part} for {name!r}; its id may go on, as in '…/test'"
+            raise ValueError(msg)
+    qrels: dict[str, dict[str, int]] = {}
+    for qrel in source.qrels_iter():
+        grades = qrels.setdefault(qrel.query_id, {})
+        if grades.setdefault(qrel.doc_id, qrel.relevance) != qrel.relevance:
+            msg = f"{name} judges {qrel.doc_id!r} twice for query {qrel.query_id!r}, differently"
+            raise ValueError(msg)
+    texts = {query.query_id: query.default_text() for query in source.queries_iter()}
+    return Dataset(
+        queries={query_id: text for query_id, text in texts.items() if query_id in qrels},
+        qrels=qrels,
+        corpus={doc.doc_id: _ir_document(doc) for doc in source.docs_iter()}
+        if load_corpus
+        else None,
+        name=name,
+        partial_corpus=partial_corpus,
+    )
+
+
+def _ir_document(doc: Any) -> Document:
+    """Text and title apart where the set has both fields, else all of its text as one."""
+    title = getattr(doc, "title", "") if hasattr(doc, "text") else ""
+    text = doc.text if hasattr(doc, "text") else doc.default_text()
+    return Document(text, metadata={"title": title} if title else {}, id=doc.doc_id)

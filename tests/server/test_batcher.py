@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from langchain_rerank.server.fair_queue import FairQueue, Job, cost_of
 from langchain_rerank.server.limits import Limits
-from langchain_rerank.server.waiting_line import PASS_PAIRS, QUANTUM_PAIRS
-from tests.server.serving import GatedCrossEncoder, client_of, wait_until
+from tests.server.serving import GatedCrossEncoder, client_of
+from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def post(client: httpx.Client, documents: list[str]) -> httpx.Response:
 
 
 def waiting_at(client: httpx.Client) -> int:
-    return len(client.app.state.service._queue)
+    return len(client.app.state.batcher)
 
 
 def scores_of(reply: httpx.Response) -> dict[int, float]:
@@ -78,39 +79,81 @@ def test_requests_that_wait_are_scored_in_one_pass(requests, model):
     assert model.passes[1] == [t for i in range(10) for t in ("x" * (i + 1), "y" * (i + 2))]
 
 
-def test_a_large_request_does_not_keep_small_ones_waiting(requests, model):
-    requests.occupy(model)
-    large = [f"large {place}" for place in range(10 * PASS_PAIRS)]
-    limits = requests.client.app.state.service.limits
-    large = large[: limits.documents]
-    big = requests.send(large)
-    model.let_pass()
-    # The large one now fills a pass alone; those that come meanwhile are in the very next.
-    wait_until(lambda: len(model.passes) == 2, "the large request's first pass")
-    assert len(model.passes[1]) == PASS_PAIRS
-    small = [requests.send([f"small {i}", "other"]) for i in range(5)]
-    model.let_pass()
-    wait_until(lambda: len(model.passes) == 3, "the next pass")
-    assert {f"small {i}" for i in range(5)} <= set(model.passes[2])
-    model.let_pass()
-    for one in small:
-        assert scores_of(one.result())[0] == 7
-    assert not big.done()
-    model.open()
-    assert scores_of(big.result()) == {place: len(text) for place, text in enumerate(large)}
-    scored = [text for one in model.passes for text in one if text.startswith("large")]
-    assert sorted(scored) == sorted(large), "each once"
+COST = cost_of(("q", "text"))
 
 
-def test_no_small_request_is_cut_and_no_pass_overfull(requests, model):
-    requests.occupy(model)
-    size = QUANTUM_PAIRS - 2
-    sent = [requests.send([f"{i}"] * size) for i in range(9)]
-    model.open()
-    for one in sent:
-        assert len(scores_of(one.result())) == size
-    assert [len(one) for one in model.passes[1:]] == [4 * size, 4 * size, size]
-    assert model.passes[1] == [str(i) for i in range(4) for _ in range(size)]
+@pytest.fixture
+def jobs():
+    """Make requests of so many equal pairs each, in a queue."""
+    line = FairQueue()
+    loop = asyncio.new_event_loop()
+
+    def add(*sizes: int) -> list[Job]:
+        made = [Job([("q", "text")] * size, loop.create_future()) for size in sizes]
+        for job in made:
+            line.add(job)
+        return made
+
+    yield line, add
+    loop.close()
+
+
+def score(taken: list[Job]) -> list[int]:
+    """End a pass, and tell how many pairs it had of each request."""
+    sizes = [len(job.chunk) for job in taken]
+    for job, size in zip(taken, sizes, strict=True):
+        job.add([0.0] * size, None)
+    return sizes
+
+
+def test_a_small_newcomer_is_whole_in_the_next_pass_beside_four_large_ones(jobs):
+    line, add = jobs
+    large = add(1000, 1000, 1000, 1000)
+    assert sum(score(line.take(100 * COST))) == 100
+    (small,) = add(10)
+    taken = line.take(100 * COST)
+    assert score(taken)[taken.index(small)] == 10
+    assert small.future.done()
+    assert 108 <= sum(len(job.scores) for job in large) <= 125, "no more than the newcomer's share"
+
+
+def test_a_flood_of_small_requests_leaves_half_of_each_pass_to_a_large_one(jobs):
+    line, add = jobs
+    (large,) = add(1000)
+    score(line.take(100 * COST))
+    for number in range(1, 5):
+        add(*[10] * 20)
+        score(line.take(100 * COST))
+        assert len(large.scores) == 100 + 50 * number
+
+
+def test_large_requests_share_passes_evenly_and_all_end(jobs):
+    line, add = jobs
+    large = add(400, 400, 400)
+    while not any(job.future.done() for job in large):
+        assert sum(score(line.take(96 * COST))) <= 96
+    assert min(len(job.scores) for job in large) > 300
+    while len(line):
+        score(line.take(96 * COST))
+    assert all(job.future.done() for job in large)
+
+
+@pytest.mark.parametrize("room", [0, COST / 2])
+def test_a_pass_has_at_least_a_pair_of_an_old_request_however_dear_it_is(jobs, room):
+    line, add = jobs
+    (old,) = add(3)
+    score(line.take(COST))
+    add(5)
+    assert score(line.take(room or COST)).count(1) >= 1
+    assert len(old.scores) == 2
+
+
+def test_without_joint_scoring_a_pass_is_one_whole_request(jobs):
+    line, add = jobs
+    add(300, 1)
+    assert score(line.take_alone()) == [300]
+    assert score(line.take_alone()) == [1]
+    assert len(line) == 0
 
 
 def test_a_request_that_can_not_be_scored_fails_alone(requests, model):
@@ -127,11 +170,11 @@ def test_a_request_that_can_not_be_scored_fails_alone(requests, model):
 
 def test_a_failed_large_request_is_not_scored_on(requests, model):
     requests.occupy(model)
-    texts = ["poison", *["x"] * (3 * PASS_PAIRS)]
-    big = requests.send(texts)
+    requests.client.app.state.batcher._pass_seconds = 1e-9
+    big = requests.send(["poison", *["x"] * 300])
     model.open()
     assert big.result().status_code == 500
-    assert len(model.passes) == 2
+    assert model.passes[1:] == [["poison"]], "a pair a pass, and no more of them"
 
 
 def test_a_score_that_is_not_finite_fails_its_request_alone(requests, model):
@@ -142,19 +185,6 @@ def test_a_score_that_is_not_finite_fails_its_request_alone(requests, model):
     assert broken.result().status_code == 500
     assert "score nan for document 1" in broken.result().json()["message"]
     assert scores_of(good.result()) == {0: 4}
-
-
-def test_one_after_another_without_joint_scoring():
-    model = GatedCrossEncoder()
-    with client_of(model, joint_scoring=False) as client, ThreadPoolExecutor(8) as pool:
-        requests = Requests(client, pool)
-        requests.occupy(model)
-        large = requests.send(["large"] * (PASS_PAIRS + 1))
-        small = requests.send(["small"])
-        model.open()
-        assert len(scores_of(large.result())) == PASS_PAIRS + 1
-        assert scores_of(small.result()) == {0: 5}
-    assert [len(one) for one in model.passes] == [1, PASS_PAIRS + 1, 1]
 
 
 def test_a_client_that_goes_away_frees_its_place(requests, model):
@@ -172,26 +202,18 @@ def test_a_client_that_goes_away_frees_its_place(requests, model):
 
 
 def test_a_client_that_leaves_between_passes_is_not_scored_on(requests, model):
-    requests.occupy(model)
-    leaving = threading.Event()
-
-    def half_asked():
-        with httpx.Client(base_url=requests.client.base_url) as client:
-            request = {"query": "q", "documents": ["gone"] * 1000}
-            with pytest.raises(httpx.ReadTimeout):
-                client.post("/v2/rerank", json=request, timeout=1)
-        leaving.set()
-
-    asked = requests.pool.submit(half_asked)
-    wait_until(lambda: waiting_at(requests.client) == 1, "the large request to wait")
-    model.let_pass()
-    wait_until(lambda: len(model.passes) == 2, "its first pass")
-    wait_until(leaving.is_set, "the client to leave")
+    requests.client.app.state.batcher._pass_seconds = 1e-9  # a pair a pass
+    with httpx.Client(base_url=requests.client.base_url) as client:
+        body = {"query": "q", "documents": ["gone"] * 1000}
+        asked = requests.pool.submit(client.post, "/v2/rerank", json=body, timeout=1)
+        for number in range(1, 4):
+            wait_until(lambda number=number: len(model.passes) == number, "a pass")
+            model.let_pass()
+        assert isinstance(asked.exception(), httpx.ReadTimeout)
     wait_until(lambda: waiting_at(requests.client) == 0, "the place to be freed")
     model.open()
-    asked.result()
     assert scores_of(post(requests.client, ["after"])) == {0: 5}
-    assert sum(texts.count("gone") for texts in model.passes) == PASS_PAIRS
+    assert sum(texts.count("gone") for texts in model.passes) < 1000
 
 
 def test_too_many_waiting_requests_are_sent_away_until_there_is_room():
@@ -244,7 +266,7 @@ def test_a_model_that_gives_too_few_scores_is_never_misaligned():
 
 def test_a_pass_that_can_not_be_counted_does_not_end_the_scoring():
     with client_of(GatedCrossEncoder(is_open=True)) as client:
-        client.app.state.service._queue._on_pass = _fails
+        client.app.state.batcher._on_pass = _fails
         assert scores_of(post(client, ["one"])) == {0: 3}
         assert scores_of(post(client, ["three"])) == {0: 5}
 

@@ -1,11 +1,9 @@
-"""What an evaluation consists of: plain records, which a `Report` holds."""
+"""What a `Report` holds: plain records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from pydantic import ConfigDict
 
 from langchain_rerank.evaluation.runs import falling_scores
 from langchain_rerank.evaluation.statistics import Interval  # noqa: TC001  # pydantic reads it
@@ -14,9 +12,6 @@ from langchain_rerank.evaluation.statistics import Interval  # noqa: TC001  # py
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One document of a ranking."""
-
-    # Else pydantic writes null for the infinite scores that a run may have.
-    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 
     id: str
     score: float | None = None
@@ -76,7 +71,7 @@ class SystemResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EvaluationSettings:
     """How an evaluation was made."""
 
     measures: tuple[str, ...]
