@@ -50,7 +50,7 @@ def make_report(
         "left_out": failed,
         "overhead_s": overhead_s(queries[0], cached=False),
         "cached_s": overhead_s(queries[0], cached=True),
-        "processor": _processor(weights.device),
+        "processor": processor(weights.device),
         "cores": available_cores(),
         "versions": _versions(),
         "commit": _commit(),
@@ -137,7 +137,7 @@ def _rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return headings, [*rows, *([SYSTEMS[key].name, *empty] for key in report["left_out"])]
 
 
-def _processor(device: str) -> str:
+def processor(device: str = "cpu") -> str:
     if device != "cpu":
         import torch
 
