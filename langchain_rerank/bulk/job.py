@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block, format_of
-from langchain_rerank.bulk.leftovers import remove_unfinished
-from langchain_rerank.files import replacing
+from langchain_rerank.files import UNFINISHED, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
-    from langchain_rerank.bulk.records import BulkResult
     from langchain_rerank.bulk.rows import Columns
+    from langchain_rerank.bulk.run import BulkResult
 
 # Readers of a folder of Parquet files or JSON lines leave out names that start with "_".
 MANIFEST = "_job.json"
@@ -96,7 +95,9 @@ def claimed(output: Path, job: Job) -> Iterator[None]:
         msg = f"another run is at work in {output}: wait for it, or choose another output folder"
         raise ValueError(msg) from error
     try:
-        remove_unfinished(output)
+        # What a killed writer has left.
+        for path in output.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
         _check(output, json.loads(json.dumps(job.manifest())))
         yield
     finally:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import logging
+import math
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.bulk import job as jobs
-from langchain_rerank.bulk import session
 from langchain_rerank.bulk.blocks import input_files, plan
-from langchain_rerank.bulk.records import BulkProgress, BulkResult
 from langchain_rerank.bulk.rows import Columns
 from langchain_rerank.bulk.scorer import ERRORS, BlockScorer
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
@@ -20,10 +21,46 @@ from langchain_rerank.errors import ScoringError, require
 from langchain_rerank.ray_session import connected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 # Each of Ray's blocks costs the driver memory and time; past this, one holds several of ours.
 _MOST_RAY_BLOCKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class BulkProgress:
+    """Where a running job stands."""
+
+    blocks: int
+    """Blocks of the job."""
+    finished: int
+    """Blocks finished, in earlier runs too."""
+    pairs: int
+    """Pairs scored in this run."""
+    pairs_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """What a run of a job did; the job is finished."""
+
+    output: Path
+    """Folder of the parts, in the order of the input by name."""
+    blocks: int
+    """Blocks of the job."""
+    skipped: int
+    """Blocks that were finished before this run."""
+    rows: int
+    """Rows scored in this run."""
+    pairs: int
+    """Pairs scored in this run."""
+    seconds: float
+    """From the start of this run's first block to the end of its last, models loaded."""
+
+    @property
+    def pairs_per_s(self) -> float:
+        """Pairs scored a second in this run."""
+        return self.pairs / self.seconds if self.seconds else 0.0
 
 
 def rerank_files(  # noqa: PLR0913  # one parameter a setting
@@ -92,90 +129,114 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
             for block, part in zip(blocks, parts, strict=True)
             if not part.exists()
         ]
-        tally = _Tally(len(blocks), len(blocks) - len(tasks), progress)
+        result = BulkResult(output, len(blocks), len(blocks) - len(tasks), 0, 0, 0.0)
         summary = output / jobs.SUMMARY
         if tasks:
             # It says that the job is finished.
             summary.unlink(missing_ok=True)
-            share = session.Share(min(workers, len(tasks)), cpus_per_worker, gpus_per_worker)
-            _run(tasks, job, share, tally.add)
-        result = tally.result(output)
+            resources = (min(workers, len(tasks)), cpus_per_worker, gpus_per_worker)
+            # Closed at once after an error too: no actor works on in a folder that is free.
+            with closing(_scored(tasks, job, *resources)) as reports:
+                result = _total(result, reports, progress)
         if not summary.exists():
             jobs.write_summary(output, result)
     return result
 
 
-class _Tally:
-    """Adds up what the actors report."""
-
-    def __init__(
-        self, blocks: int, skipped: int, progress: Callable[[BulkProgress], None] | None
-    ) -> None:
-        self._blocks = blocks
-        self._skipped = skipped
-        self._progress = progress
-        self._finished = skipped
-        self._rows = self._pairs = 0
-        self._started, self._ended = float("inf"), 0.0
-
-    def add(self, done: dict[str, Any]) -> None:
-        """Count one block.
-
-        Raises:
-            Exception: That by which the block failed, of one of the types in `ERRORS`.
-        """
+def _total(
+    before: BulkResult,
+    reports: Iterator[dict[str, Any]],
+    progress: Callable[[BulkProgress], None] | None,
+) -> BulkResult:
+    """Add up the reports of blocks; raises what a block failed by, of a type in `ERRORS`."""
+    rows = pairs = 0
+    started, ended = math.inf, 0.0
+    for number, done in enumerate(reports, start=1):
         if done["error"]:
             raise ERRORS[done["error"]](done["message"])
-        self._finished += 1
-        self._rows += done["rows"]
-        self._pairs += done["pairs"]
-        self._started = min(self._started, done["started"])
-        self._ended = max(self._ended, done["ended"])
-        if self._progress:
-            rate = self._pairs / max(self._seconds, 1e-9)
-            self._progress(BulkProgress(self._blocks, self._finished, self._pairs, rate))
-
-    @property
-    def _seconds(self) -> float:
-        return max(0.0, self._ended - self._started)
-
-    def result(self, output: Path) -> BulkResult:
-        """Sum up, all blocks being finished."""
-        return BulkResult(
-            output, self._blocks, self._skipped, self._rows, self._pairs, self._seconds
-        )
+        rows += done["rows"]
+        pairs += done["pairs"]
+        started, ended = min(started, done["started"]), max(ended, done["ended"])
+        if progress:
+            rate = pairs / max(ended - started, 1e-9)
+            progress(BulkProgress(before.blocks, before.skipped + number, pairs, rate))
+    seconds = max(0.0, ended - started)
+    return BulkResult(before.output, before.blocks, before.skipped, rows, pairs, seconds)
 
 
-def _run(
+def _scored(
     tasks: list[dict[str, Any]],
     job: jobs.Job,
-    share: session.Share,
-    add: Callable[[dict[str, Any]], None],
-) -> None:
-    """Score blocks in actors, handing on what is reported of each as it is finished."""
-    with connected():
+    workers: int,
+    cpus: float | None,
+    gpus: float | None,
+) -> Generator[dict[str, Any]]:
+    """Score blocks in actors, giving what is reported of each as it is finished."""
+    with connected(), _quiet_data():
         import ray
         from ray.exceptions import RayError
 
-        cpus, gpus = share.of_this_ray()
+        cpus, gpus = _each(workers, cpus, gpus)
         scorer = (job.cross_encoder, job.columns, job.top_n, max(1, int(cpus)))
-        with session.quiet_data():
-            reports = ray.data.from_items(
-                tasks, override_num_blocks=min(len(tasks), _MOST_RAY_BLOCKS)
-            ).map_batches(
-                BlockScorer,
-                fn_constructor_args=scorer,
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(
-                    size=share.workers, max_tasks_in_flight_per_actor=1
-                ),
-                num_cpus=cpus,
-                num_gpus=gpus,
+        blocks = min(len(tasks), _MOST_RAY_BLOCKS)
+        reports = ray.data.from_items(tasks, override_num_blocks=blocks).map_batches(
+            BlockScorer,
+            fn_constructor_args=scorer,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        try:
+            yield from reports.iter_rows()
+        except RayError as error:
+            msg = f"Ray could not finish the job, whose finished blocks stay: {error}"
+            raise ScoringError(msg) from error
+
+
+def _each(workers: int, cpus: float | None, gpus: float | None) -> tuple[float, float]:
+    """Return CPUs and GPUs of each worker on the connected Ray; None shares this machine's.
+
+    Raises:
+        ValueError: A single machine has fewer than all of them take.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    if len(nodes) > 1:
+        return 1 if cpus is None else cpus, gpus or 0
+    there = nodes[0].get("CPU", 0.0), nodes[0].get("GPU", 0.0)
+    for name, wanted, has in (("CPUs", cpus, there[0]), ("GPUs", gpus, there[1])):
+        if wanted is not None and wanted * workers > has:
+            msg = (
+                f"{workers} workers of {wanted:g} {name} need {wanted * workers:g}, "
+                f"this machine's Ray has {has:g}: take fewer workers or less for each"
             )
-            try:
-                for done in reports.iter_rows():
-                    add(done)
-            except RayError as error:
-                msg = f"Ray could not finish the job, whose finished blocks stay: {error}"
-                raise ScoringError(msg) from error
+            raise ValueError(msg)
+    return (
+        _whole(there[0] / workers) if cpus is None else cpus,
+        min(1.0, _whole(there[1] / workers)) if gpus is None else gpus,
+    )
+
+
+def _whole(number: float) -> float:
+    """Cut to what Ray takes: whole numbers above 1, else four decimals."""
+    return float(int(number)) if number > 1 else math.floor(number * 10_000) / 10_000
+
+
+@contextmanager
+def _quiet_data() -> Iterator[None]:
+    """Keep Ray Data's progress bars and logs to itself for a while."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    before = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before[0]
+        logger.setLevel(before[1])

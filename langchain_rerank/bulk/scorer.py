@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block
-from langchain_rerank.bulk.leftovers import counted_try
 from langchain_rerank.bulk.rows import Columns, Results, read_rows, write_rows
 from langchain_rerank.cores import keep_to_cores
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.errors import ModelLoadError, ScoringError
+from langchain_rerank.files import UNFINISHED
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 # Ray starts an actor that has died again, and with it the same block, for ever.
@@ -36,14 +40,7 @@ class BlockScorer:
         top_n: int | None,
         threads: int,
     ) -> None:
-        """Store the settings; the model loads with the first block.
-
-        Args:
-            cross_encoder: Of this actor alone.
-            columns: Names of the columns.
-            top_n: How many results a row keeps; None keeps all.
-            threads: How many cores the model may use, so that actors do not fight over them.
-        """
+        """Store the settings, `threads` being the cores of this actor; the first block loads."""
         self._cross_encoder = cross_encoder
         self._columns = columns
         self._top_n = top_n
@@ -51,15 +48,7 @@ class BlockScorer:
         self._ready = False
 
     def __call__(self, tasks: Any) -> Any:
-        """Run a batch of tasks.
-
-        Args:
-            tasks: A pyarrow table; each row holds the fields of a `Block` and `part`, the path
-                to write.
-
-        Returns:
-            A pyarrow table with a row for each: what `run` gives.
-        """
+        """Run a pyarrow table of tasks: fields of a `Block`, and `part`, the path to write."""
         import pyarrow as pa
 
         return pa.Table.from_pylist([self.run(**task) for task in tasks.to_pylist()])
@@ -88,7 +77,7 @@ class BlockScorer:
 
     def _score(self, block: Block, part: Path) -> tuple[int, int]:
         """Score a block; gives its numbers of rows and pairs."""
-        with counted_try(part) as tries:
+        with _counted_try(part) as tries:
             if tries > _TRIES:
                 msg = (
                     f"{block.path}, from row {block.first}: {_TRIES} times the process that scored "
@@ -123,3 +112,21 @@ class BlockScorer:
             order = best_first(own)[: self._top_n]
             results.append([{"index": one, "relevance_score": own[one]} for one in order])
         return results
+
+
+@contextmanager
+def _counted_try(path: Path) -> Iterator[int]:
+    """Count how often the writing of a file was begun by processes that did not live to end it."""
+    marks: list[Path] = []
+    for number in itertools.count(1):
+        marks.append(path.with_name(f"{UNFINISHED}{path.name}-try-{number}"))
+        try:
+            marks[-1].touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        break
+    try:
+        yield len(marks)
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from langchain_core.documents import Document
 from langchain_rerank import Reranker
 from tests.bulk.conftest import make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
+from tests.support import wait_until
 
 # One worker runs all that starts a Ray, one after another.
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("ray")]
@@ -59,17 +61,14 @@ def main(folder):
     )
 
 
+def has_finished_one(folder, before, process):
+    assert process.poll() is None, "it ended before it was to"
+    return parts(folder).keys() > before
+
+
 def parts(folder):
     found = (folder / "out").glob("part-*")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, "it ended before it was to"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -114,7 +113,8 @@ def test_killed_three_times_repeats_no_finished_block_and_loses_none(tmp_path):
         before = set(finished)
         process = start(tmp_path)
         with family(process) as look:
-            wait_until(lambda before=before: parts(tmp_path).keys() > before, process)
+            finished_one = partial(has_finished_one, tmp_path, before, process)
+            wait_until(finished_one, "a block to be finished", DEADLINE_S)
             look()
             os.kill(process.pid, signal.SIGKILL)
         now = parts(tmp_path)
