@@ -164,7 +164,7 @@ def torch_dtype(name: str, device: str) -> Any:
 
     if name != "auto":
         return getattr(torch, name)
-    if device == "cpu":
+    if device.partition(":")[0] == "cpu":
         return torch.float32
     if device.startswith("cuda") and torch.cuda.is_bf16_supported():
         return torch.bfloat16
