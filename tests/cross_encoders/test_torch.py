@@ -126,10 +126,10 @@ def test_a_cancelled_call_ends_between_batches(tiny, monkeypatch):
     batches: list[object] = []
     forward = torch_model.TorchModel._forward
 
-    def counting(self, padded):
+    def counting(self, padded, prefix=None):
         batches.append(padded)
         event.set()
-        return forward(self, padded)
+        return forward(self, padded, prefix)
 
     monkeypatch.setattr(torch_model.TorchModel, "_forward", counting)
     try:
@@ -170,9 +170,9 @@ def test_memory_does_not_grow_with_every_length_that_is_met(tiny):
     sizes = set()
     forward = torch_model.TorchModel._forward
 
-    def recording(self, padded):
+    def recording(self, padded, prefix=None):
         sizes.add(padded["input_ids"].size)
-        return forward(self, padded)
+        return forward(self, padded, prefix)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_model.TorchModel, "_forward", recording)
