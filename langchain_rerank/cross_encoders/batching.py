@@ -148,7 +148,7 @@ def without_prefix(
     """
     rows = features["input_ids"]
     # Of the first and the last in order, no others start with less in common.
-    low, high = list(min(rows)), list(max(rows))
+    low, high = min(map(list, rows)), max(map(list, rows))
     shared = next(
         (i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low)
     )

@@ -188,14 +188,15 @@ class Scorer(nn.Module):
                 shape (rows, longest row).
         """
         mask = inputs["attention_mask"]
+        cached: dict[str, Any] = {}
         if prefix is not None:
             # Each batch writes into a copy of its own.
             past = copy.deepcopy(prefix)
             past.batch_repeat_interleave(mask.shape[0])
             read = torch.ones(mask.shape[0], past.get_seq_length(), dtype=mask.dtype)
             whole = torch.cat([read.to(mask.device), mask], dim=1)
-            inputs = {**inputs, "attention_mask": whole, self._cache_name: past, "use_cache": True}
-        output = self.model(**inputs, return_dict=True)
+            cached = {"attention_mask": whole, self._cache_name: past, "use_cache": True}
+        output = self.model(**{**inputs, **cached}, return_dict=True)
         if self._task == "text-generation":
             # Padded on the right, a row's last token never sees the padding.
             last: torch.Tensor = output.logits[
