@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import nbformat
 from nbclient import NotebookClient
 
-from langchain_rerank.bench.hardware import processor
+from tests.bench.report import processor
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

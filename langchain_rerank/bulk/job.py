@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block, format_of
@@ -13,7 +14,6 @@ from langchain_rerank.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 MANIFEST = "_job.json"
 SUMMARY = "_summary.json"
 _LOCK = ".lock"
-# Settings that decide how scores are got, not what they are: another run may have others.
+# Settings that decide how scores are got, not what they are: another run may have others. Not
+# `batch_tokens`: what is scored beside a pair changes its score a little, in int8 by up to 0.18.
 _FREE_TO_CHANGE = {
-    *("batch_tokens", "num_threads", "show_progress"),
+    *("num_threads", "show_progress"),
     *("api_key", "headers", "max_concurrency", "max_documents", "max_reply_bytes", "max_retries"),
     *("timeout", "connect_timeout", "read_timeout"),
 }
 # Raise it with every change of what the manifest holds or of how blocks are cut.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,16 @@ def describe(cross_encoder: BaseCrossEncoder) -> dict[str, Any]:
     """Name a cross encoder and, where it is a pydantic model, the settings that decide scores."""
     described: dict[str, Any] = {"class": type(cross_encoder).__name__}
     if hasattr(cross_encoder, "model_dump"):
-        excluded = _FREE_TO_CHANGE
-        described.update(cross_encoder.model_dump(mode="json", exclude=excluded))
-        return described
+        described.update(cross_encoder.model_dump(mode="json", exclude=_FREE_TO_CHANGE))
     for name in ("model", "model_name"):
         if isinstance(value := getattr(cross_encoder, name, None), str):
             described[name] = value
+            # Other weights under the same path are another model.
+            if files := sorted(file for file in Path(value).glob("**/*") if file.is_file()):
+                stats = {str(file.relative_to(value)): file.stat() for file in files}
+                described["files"] = {
+                    file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()
+                }
     return described
 
 
@@ -146,7 +151,9 @@ def _differences(found: Any, wanted: dict[str, Any]) -> list[str]:
         before, now = found.get(name), wanted.get(name)
         if before == now:
             continue
-        if isinstance(before, dict) and isinstance(now, dict):
+        if name == "files":
+            said.append("files have changed since")
+        elif isinstance(before, dict) and isinstance(now, dict):
             said += [f"{name} {one}" for one in _differences(before, now)]
         elif name == "inputs":
             said.append(_input_difference(before, wanted["inputs"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from langchain_rerank.cli.bench import bench
 from langchain_rerank.cli.bulk import bulk
 from langchain_rerank.cli.demo import demo
 from langchain_rerank.cli.evaluate import evaluate
@@ -24,6 +23,5 @@ def main() -> None:
 
 app.command()(demo)
 app.command("eval")(evaluate)
-app.command()(bench)
 app.command()(bulk)
 app.command()(serve)

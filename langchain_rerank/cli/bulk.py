@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # typer reads it
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langchain_rerank.cli.console import console, one_line_errors
-from langchain_rerank.cli.serve import build_cross_encoder
+from langchain_rerank.cli.models import BACKEND_HELP, MODEL_HELP, Backend, build_cross_encoder
 
 if TYPE_CHECKING:
     from langchain_rerank.bulk import BulkProgress
@@ -23,11 +23,9 @@ def bulk(  # noqa: PLR0913  # one parameter an option
     *,
     model: Annotated[
         str | None,
-        typer.Option(help="Hub name or folder, or 'offline'; else BAAI/bge-reranker-v2-m3."),
+        typer.Option(help=MODEL_HELP + "BAAI/bge-reranker-v2-m3 by default."),
     ] = None,
-    backend: Annotated[
-        Literal["torch", "onnx"], typer.Option(help="float in PyTorch, or int8 on the CPU.")
-    ] = "torch",
+    backend: Annotated[Backend, typer.Option(help=BACKEND_HELP)] = "torch",
     top_n: Annotated[
         int | None, typer.Option(min=1, help="Results to keep of a row; else all.")
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003  # typer reads it
@@ -13,6 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from langchain_rerank.cli.console import console, one_line_errors
+from langchain_rerank.cli.models import (
+    BACKEND_HELP,
+    MODEL_HELP,
+    OFFLINE,
+    Backend,
+    build_cross_encoder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from langchain_core.tracers.schemas import Run
 
     from langchain_rerank.chain import Citation, RagOutput
+    from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 
 DEFAULT_QUESTION = "What happens if no except clause matches?"
 _SNIPPET_CHARACTERS = 160
@@ -38,9 +45,8 @@ def demo(  # noqa: PLR0913  # one parameter an option
     ] = None,
     k: Annotated[int, typer.Option("--k", help="Passages to keep.")] = 5,
     fetch_k: Annotated[int, typer.Option(help="Candidates to retrieve and rerank.")] = 50,
-    model: Annotated[
-        str | None, typer.Option(help="Any FlagEmbedding reranker: a hub name or a folder.")
-    ] = None,
+    model: Annotated[str, typer.Option(help=MODEL_HELP + "the default.")] = OFFLINE,
+    backend: Annotated[Backend, typer.Option(help=BACKEND_HELP)] = "torch",
     llm: Annotated[
         str | None,
         typer.Option(
@@ -56,11 +62,8 @@ def demo(  # noqa: PLR0913  # one parameter an option
 
         check_query(question)
         check_depths(k, fetch_k)
-        # Offline by default: no hub is asked unless a model of one is named.
-        if model is None:
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        _demo(question, _Choices(docs, k, fetch_k, model, llm, show_prompt))
+        cross_encoder = build_cross_encoder(model, backend)
+        _demo(question, _Choices(docs, k, fetch_k, cross_encoder, llm, show_prompt))
 
 
 class _Choices(NamedTuple):
@@ -69,7 +72,7 @@ class _Choices(NamedTuple):
     docs: Path | None
     k: int
     fetch_k: int
-    model: str | None
+    cross_encoder: LocalCrossEncoder
     llm: str | None
     show_prompt: bool
 
@@ -107,14 +110,11 @@ def _chain(
     store: Chroma, chat_model: BaseChatModel | None, choices: _Choices
 ) -> Runnable[str | dict[str, Any], RagOutput]:
     from langchain_rerank.chain import create_rag_chain
-    from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
-    from langchain_rerank.offline import offline_reranker
     from langchain_rerank.retriever import create_rerank_retriever
 
-    cross_encoder = TorchCrossEncoder(model=choices.model or offline_reranker())
-    cross_encoder.load()
+    choices.cross_encoder.load()
     retriever = create_rerank_retriever(
-        store, reranker=cross_encoder, k=choices.k, fetch_k=choices.fetch_k
+        store, reranker=choices.cross_encoder, k=choices.k, fetch_k=choices.fetch_k
     )
     return create_rag_chain(chat_model, retriever)
 

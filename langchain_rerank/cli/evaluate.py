@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langchain_rerank.cli.console import console, one_line_errors
+from langchain_rerank.cli.models import (
+    BACKEND_HELP,
+    MODEL_HELP,
+    OFFLINE,
+    Backend,
+    build_cross_encoder,
+)
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
 
     from langchain_rerank.compressor import Reranker
+    from langchain_rerank.cross_encoders.base import LocalCrossEncoder
     from langchain_rerank.evaluation import Dataset, Report, Sweep
     from langchain_rerank.evaluation.sweep_candidates import Source
     from langchain_rerank.evaluation.systems import AnySystem
@@ -42,14 +49,8 @@ def evaluate(  # noqa: PLR0913  # one parameter an option
         ),
     ] = None,
     fetch_k: Annotated[int, typer.Option(min=1, help="Candidates to rerank.")] = 100,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Reranker: a hub name or a folder; else the offline model."),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="'torch', as Reranker runs a model, or 'onnx': int8, faster on a CPU."),
-    ] = "torch",
+    model: Annotated[str, typer.Option(help=MODEL_HELP + "the default.")] = OFFLINE,
+    backend: Annotated[Backend, typer.Option(help=BACKEND_HELP)] = "torch",
     measures: Annotated[
         str, typer.Option(help="Names as ir_measures has them, between spaces.")
     ] = "nDCG@10 RR@10 P@5 R@100",
@@ -73,10 +74,7 @@ def evaluate(  # noqa: PLR0913  # one parameter an option
 ) -> None:
     """Compare a first stage with its reranking, by measures, intervals, a test and latency."""
     with one_line_errors():
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # Offline by default: no hub is asked unless a model of one is named.
-        if model is None:
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        cross_encoder = build_cross_encoder(model, backend)
         from langchain_rerank.cli import evaluation_output as out
         from langchain_rerank.evaluation import RerankedRun, read_run
         from langchain_rerank.evaluation.measures import parse_measures
@@ -90,7 +88,7 @@ def evaluate(  # noqa: PLR0913  # one parameter an option
         logging.getLogger("langchain_rerank.evaluation").setLevel(logging.ERROR)
         data = _dataset(dataset, qrels, partial_corpus=partial_corpus or run is not None)
         found = {} if run is None else read_run(run)
-        reranker = _reranker(model, backend)
+        reranker = _reranker(cross_encoder)
         source: Source = found
         if run is None:
             source = _dense_index(data, dataset)
@@ -144,21 +142,18 @@ def _print_lacking(data: Dataset) -> None:
         )
 
 
-def _reranker(model: str | None, backend: str) -> Reranker:
+def _reranker(cross_encoder: LocalCrossEncoder) -> Reranker:
     """Load the model, so that a wrong one is told before anything else is done."""
     from langchain_rerank.compressor import Reranker
-    from langchain_rerank.evaluation.sweeper import build_cross_encoder
-    from langchain_rerank.offline import offline_reranker
 
-    built = build_cross_encoder(model or offline_reranker(), backend)
     with console.status("Loading the reranker"):
-        built.load()
+        cross_encoder.load()
     # Collections judge repeated texts one by one.
-    return Reranker(model=built, deduplicate=False)
+    return Reranker(model=cross_encoder, deduplicate=False)
 
 
-def _name(model: str | None, backend: str) -> str:
-    return f"{'the offline reranker' if model is None else Path(model).name} ({backend})"
+def _name(model: str, backend: str) -> str:
+    return f"{'the offline reranker' if model == OFFLINE else Path(model).name} ({backend})"
 
 
 def _run_name(path: Path) -> str:

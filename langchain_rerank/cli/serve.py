@@ -6,14 +6,12 @@ import ipaddress
 import logging
 import os
 from pathlib import Path  # noqa: TC003  # typer reads it
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from langchain_rerank.cli.console import one_line_errors
-
-if TYPE_CHECKING:
-    from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_rerank.cli.models import BACKEND_HELP, MODEL_HELP, Backend, build_cross_encoder
 
 API_KEYS_VARIABLE = "LANGCHAIN_RERANK_SERVER_API_KEYS"
 
@@ -24,13 +22,9 @@ def serve(  # noqa: PLR0913  # one parameter an option
     *,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Reranker: a hub name, a folder, or 'offline'; BAAI/bge-reranker-v2-m3 by default."
-        ),
+        typer.Option(help=MODEL_HELP + "BAAI/bge-reranker-v2-m3 by default."),
     ] = None,
-    backend: Annotated[
-        Literal["torch", "onnx"], typer.Option(help="'onnx' runs encoder-only models in int8.")
-    ] = "torch",
+    backend: Annotated[Backend, typer.Option(help=BACKEND_HELP)] = "torch",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     served_name: Annotated[
@@ -73,7 +67,6 @@ def serve(  # noqa: PLR0913  # one parameter an option
         from langchain_rerank.server.run import run
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         api_keys = read_api_keys(api_key_file)
         if not api_keys and not _is_loopback(host):
             logger.warning(
@@ -107,27 +100,6 @@ def serve(  # noqa: PLR0913  # one parameter an option
             raise ValueError(msg)
         else:
             run(create_app(cross_encoder, **settings), host=host, port=port, grace_seconds=grace)
-
-
-def build_cross_encoder(
-    model: str | None, backend: Literal["torch", "onnx"] = "torch"
-) -> BaseCrossEncoder:
-    """Build the cross encoder that the options name; nothing is loaded.
-
-    Args:
-        model: A hub name, a folder, "offline", or None for the default.
-        backend: What it runs in.
-    """
-    from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
-    from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
-    from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
-
-    if model == "offline":
-        from langchain_rerank.offline import offline_reranker
-
-        model = offline_reranker()
-    kind = OnnxCrossEncoder if backend == "onnx" else TorchCrossEncoder
-    return kind(model=model or DEFAULT_MODEL)
 
 
 def read_api_keys(file: Path | None) -> list[str]:

@@ -31,9 +31,35 @@ def output(tmp_path, job):
 
 def test_the_same_job_goes_on(job, output):
     before = (output / "_job.json").stat().st_mtime_ns
-    faster = TorchCrossEncoder(model="m", batch_tokens=99, show_progress=True)
-    with claimed(output, replace(job, cross_encoder=faster)):
+    watched = TorchCrossEncoder(model="m", show_progress=True)
+    with claimed(output, replace(job, cross_encoder=watched)):
         assert (output / "_job.json").stat().st_mtime_ns == before
+
+
+def test_threads_may_change_but_what_is_scored_together_may_not(tmp_path, job):
+    one, other, batches = (
+        replace(job, cross_encoder=OnnxCrossEncoder(model="m", **settings))
+        for settings in ({"num_threads": 1}, {"num_threads": 2}, {"batch_tokens": 512})
+    )
+    with claimed(tmp_path / "out", one):
+        pass
+    with claimed(tmp_path / "out", other):
+        pass
+    with pytest.raises(ValueError, match="model batch_tokens was None, is now 512"):
+        claimed(tmp_path / "out", batches).__enter__()
+
+
+def test_other_weights_under_the_same_path_are_another_job(tmp_path, job):
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    local = replace(job, cross_encoder=TorchCrossEncoder(model=weights.parent))
+    with claimed(tmp_path / "out", local):
+        pass
+    with claimed(tmp_path / "out", local):
+        weights.write_bytes(b"other")
+    with pytest.raises(ValueError, match="model files have changed since"):
+        claimed(tmp_path / "out", local).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +70,7 @@ def test_the_same_job_goes_on(job, output):
         ({"columns": Columns(query="q")}, "columns query was 'query', is now 'q'"),
         (
             {"cross_encoder": TorchCrossEncoder(model="n", max_length=99)},
-            "model model was 'm', is now 'n'; model max_length was 512, is now 99",
+            "model model was 'm', is now 'n'; model max_length was None, is now 99",
         ),
         (
             {"cross_encoder": OnnxCrossEncoder(model="m")},

@@ -1,1 +1,0 @@
-"""Timings against the other local rerankers, on the same weights and passages."""
