@@ -147,11 +147,14 @@ class Reranker(BaseDocumentCompressor):
         return RunnableLambda(self._rerank, self._arerank, name="Reranker")
 
     def _config(self, documents: Sequence[Document], callbacks: Callbacks | None) -> RunnableConfig:
-        """Name the model and count the documents in the run's metadata."""
+        """Name model, scale of the scores and number of documents in the run's metadata."""
         names = (getattr(self.model, field, None) for field in ("model", "model_name"))
         name = next((name for name in names if isinstance(name, str)), type(self.model).__name__)
         count = len(documents) if isinstance(documents, Sized) else None
-        return {"callbacks": callbacks, "metadata": {"model": name, "documents_in": count}}
+        metadata = {"model": name, "documents_in": count}
+        if scale := getattr(self.model, "score_scale", None):
+            metadata["score_scale"] = scale
+        return {"callbacks": callbacks, "metadata": metadata}
 
     def _rerank(self, given: RerankInput) -> list[Document]:
         found, instruction = self._chosen(given)

@@ -181,6 +181,11 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         """
         return self._tokens_scored
 
+    @property
+    def score_scale(self) -> str:
+        """What a score is, for traces: "sigmoid" (0–1) or "logit"."""
+        return "sigmoid" if self.normalize else "logit"
+
     def with_instruction(self, instruction: str) -> Self:
         """Copy this with another `instruction`; the copy shares the loaded weights.
 

@@ -15,6 +15,9 @@ LongDocuments = Literal["first", "max", "mean"]
 Output = TypeVar("Output")
 
 
+# Rows that share fewer tokens, or fewer rows, are read whole.
+_SHORTEST_PREFIX = 16
+_FEWEST_ROWS = 4
 # Texts of one group are tokenized at once; more would only take memory.
 _CHARACTERS_A_GROUP = 4_000_000
 
@@ -133,6 +136,28 @@ def pad_batch(
         )
         for name, rows in features.items()
     }
+
+
+def without_prefix(
+    features: Mapping[str, Sequence[Sequence[int]]],
+) -> tuple[list[int], dict[str, list[Sequence[int]]]]:
+    """Take off what all rows of token ids start with, where that is much for many rows.
+
+    Returns:
+        The common tokens, none where they are not worth it, and what is left of each row.
+    """
+    rows = features["input_ids"]
+    # Of the first and the last in order, no others start with less in common.
+    low, high = min(map(list, rows)), max(map(list, rows))
+    shared = next(
+        (i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low)
+    )
+    # A token must be left to each.
+    shared = min(shared, min(map(len, rows)) - 1)
+    if shared < _SHORTEST_PREFIX or len(rows) < _FEWEST_ROWS:
+        shared = 0
+    left = {name: [row[shared:] for row in given] for name, given in features.items()}
+    return list(rows[0][:shared]), left
 
 
 def merge_windows(

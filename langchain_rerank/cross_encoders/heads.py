@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
+from langchain_rerank.cross_encoders.layers import LAYER_TYPES, Features
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
-    from langchain_rerank.cross_encoders.checkpoint import Checkpoint, Layer
+logger = logging.getLogger(__name__)
 
-Features = dict[str, torch.Tensor]
 
 _AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
@@ -71,7 +76,7 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
         msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
         raise RefusedError(msg)
     layers = [
-        _LAYER_TYPES[layer.kind](layer) for layer in checkpoint.layers if layer.kind in _LAYER_TYPES
+        LAYER_TYPES[layer.kind](layer) for layer in checkpoint.layers if layer.kind in LAYER_TYPES
     ]
     if checkpoint.task == "text-generation":
         _keep_rows(model, _token_ids(checkpoint, tokenizer))
@@ -129,21 +134,69 @@ class Scorer(nn.Module):
         self.layers = nn.ModuleList(layers)
         self._task = checkpoint.task
         self._output = checkpoint.output
+        # Renamed in transformers 5.24.
+        accepted = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self.shares_prefixes = self._may_share_prefixes() and self._prefixes_work()
 
     @property
     def padding_side(self) -> str | None:
         """Where rows must be padded; None where the tokenizer says it."""
         return None if self._task == "sequence-classification" else "right"
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def _may_share_prefixes(self) -> bool:
+        """Tell whether rows see all of what comes before them."""
+        config = self.model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        windows = getattr(config, "use_sliding_window", True) and getattr(
+            config, "sliding_window", None
+        )
+        return self._task == "text-generation" and kinds == {"full_attention"} and not windows
+
+    def _prefixes_work(self) -> bool:
+        """Try it: it is no more than faster, and no release of transformers may break us by it."""
+        ids = torch.arange(4, 16).reshape(2, 6) % self.model.config.vocab_size
+        ids[1, :3] = ids[0, :3]
+        self.eval()
+        try:
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                whole = self(input_ids=ids, attention_mask=torch.ones_like(ids))
+                rest = ids[:, 3:]
+                prefix = self.read_prefix(ids[:1, :3])
+                parts = self(prefix, input_ids=rest, attention_mask=torch.ones_like(rest))
+        # Whatever a release changes.
+        except Exception as error:  # noqa: BLE001  # logged, and done without
+            logger.info("prompts are read anew for each passage: %s", error)
+            return False
+        return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2)
+
+    def read_prefix(self, input_ids: torch.Tensor) -> Any:
+        """Compute the keys and values of a start that rows share, shape (1, tokens)."""
+        cache = DynamicCache()
+        mask = torch.ones_like(input_ids)
+        given = {"input_ids": input_ids, "attention_mask": mask, self._cache_name: cache}
+        self.model(**given, use_cache=True, return_dict=True)
+        return cache
+
+    def forward(self, prefix: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
         """Compute logits, shape (rows,).
 
         Args:
+            prefix: What `read_prefix` gave for the tokens that come before all rows.
             **inputs: `input_ids`, `attention_mask` and what else the tokenizer gives, each of
                 shape (rows, longest row).
         """
-        output = self.model(**inputs, return_dict=True)
         mask = inputs["attention_mask"]
+        cached: dict[str, Any] = {}
+        if prefix is not None:
+            # Each batch writes into a copy of its own.
+            past = copy.deepcopy(prefix)
+            past.batch_repeat_interleave(mask.shape[0])
+            read = torch.ones(mask.shape[0], past.get_seq_length(), dtype=mask.dtype)
+            whole = torch.cat([read.to(mask.device), mask], dim=1)
+            cached = {"attention_mask": whole, self._cache_name: past, "use_cache": True}
+        output = self.model(**{**inputs, **cached}, return_dict=True)
         if self._task == "text-generation":
             # Padded on the right, a row's last token never sees the padding.
             last: torch.Tensor = output.logits[
@@ -158,125 +211,3 @@ class Scorer(nn.Module):
         for layer in self.layers:
             layer(features)
         return features["scores"].reshape(-1)
-
-
-def _weights(layer: Layer) -> Mapping[str, torch.Tensor]:
-    safe, pickled = layer.folder / "model.safetensors", layer.folder / "pytorch_model.bin"
-    if safe.is_file():
-        from safetensors.torch import load_file
-
-        return load_file(safe)
-    if pickled.is_file():
-        weights: Mapping[str, torch.Tensor] = torch.load(
-            pickled, map_location="cpu", weights_only=True
-        )
-        return weights
-    msg = f"there are no weights of its {layer.kind} module in {layer.folder}."
-    raise RefusedError(msg)
-
-
-def _load(module: nn.Module, layer: Layer) -> None:
-    try:
-        module.load_state_dict(dict(_weights(layer)))
-    except RuntimeError as error:
-        msg = f"the weights of its {layer.kind} module in {layer.folder} don't fit: {error}"
-        raise RefusedError(msg) from error
-
-
-def _pooling_modes(settings: Mapping[str, Any]) -> list[str]:
-    """Read the modes as they are saved today, or in the older form of one flag each."""
-    modes = settings.get("pooling_mode")
-    if modes:
-        return [modes] if isinstance(modes, str) else list(modes)
-    flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-    names = [
-        name.removeprefix("pooling_mode_")
-        for name, wanted in settings.items()
-        if name.startswith("pooling_mode_") and wanted
-    ]
-    return [flags.get(name, name) for name in names]
-
-
-class _Pooling(nn.Module):
-    """Hidden states of a row to one vector: the first, the last, their mean or their maximum."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        self._modes = _pooling_modes(layer.settings)
-        if not self._modes or set(self._modes) - {"cls", "mean", "max", "lasttoken"}:
-            msg = f"its Pooling module pools by {self._modes}; done are cls, mean, max, lasttoken."
-            raise RefusedError(msg)
-
-    def forward(self, features: Features) -> None:
-        tokens, mask = features["token_embeddings"], features["attention_mask"]
-        wide, rows = mask.unsqueeze(-1).to(tokens.dtype), torch.arange(mask.shape[0])
-        pooled = []
-        for mode in self._modes:
-            if mode == "cls":
-                pooled.append(tokens[:, 0])
-            elif mode == "lasttoken":
-                pooled.append(tokens[rows.to(mask.device), mask.sum(1) - 1])
-            elif mode == "mean":
-                total = (tokens * wide).sum(1, dtype=torch.float32)
-                pooled.append((total / wide.sum(1, dtype=torch.float32)).to(tokens.dtype))
-            else:
-                pooled.append(tokens.masked_fill(wide == 0, -torch.inf).amax(1))
-        features["sentence_embedding"] = torch.cat(pooled, dim=-1)
-
-
-class _Dense(nn.Module):
-    """A linear layer with an activation and, if it asks for it, a residual connection."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        settings = layer.settings
-        sizes = settings["in_features"], settings["out_features"]
-        self.linear = nn.Linear(*sizes, bias=settings.get("bias", True))
-        self._residual = settings.get("use_residual", False)
-        if self._residual and sizes[0] != sizes[1]:
-            self.residual = nn.Linear(*sizes, bias=False)
-        self._input = settings.get("module_input_name", "sentence_embedding")
-        self._output = settings.get("module_output_name") or self._input
-        _load(self, layer)
-        self.activation = _activation(settings.get("activation_function", "torch.nn.Tanh"))
-        if self._output == "scores" and sizes[1] != 1:
-            msg = f"its Dense module gives {sizes[1]} scores a pair, a reranker gives one."
-            raise RefusedError(msg)
-
-    def forward(self, features: Features) -> None:
-        given = features[self._input]
-        output = self.activation(self.linear(given))
-        if self._residual:
-            output = output + (self.residual(given) if hasattr(self, "residual") else given)
-        features[self._output] = output
-
-
-class _LayerNorm(nn.Module):
-    """Layer normalisation of the pooled vector."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(layer.settings["dimension"])
-        _load(self, layer)
-
-    def forward(self, features: Features) -> None:
-        features["sentence_embedding"] = self.norm(features["sentence_embedding"])
-
-
-def _activation(name: str | None) -> nn.Module:
-    """One of PyTorch's own activations, by the dotted name that sentence-transformers saves."""
-    if name is None:
-        return nn.Identity()
-    found = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.") else None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        msg = f"its Dense module asks for the activation {name}; done are those of torch.nn."
-        raise RefusedError(msg)
-    module: nn.Module = found()
-    return module
-
-
-_LAYER_TYPES: dict[str, type[nn.Module]] = {
-    "Pooling": _Pooling,
-    "Dense": _Dense,
-    "LayerNorm": _LayerNorm,
-}

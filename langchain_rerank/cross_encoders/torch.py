@@ -129,6 +129,13 @@ class TorchCrossEncoder(LocalCrossEncoder):
         return self._model.checkpoint.activation
 
     @property
+    def score_scale(self) -> str:
+        """What a score is, for traces; "uncalibrated" once the checkpoint is known to be so."""
+        loaded = self._loaded
+        identity = loaded is not None and loaded.checkpoint.activation == "identity"
+        return super().score_scale + (" (uncalibrated)" if self.normalize and identity else "")
+
+    @property
     def _model(self) -> TorchModel:
         if self._loaded is None:
             msg = "the model is used before it is loaded"
@@ -164,7 +171,7 @@ def torch_dtype(name: str, device: str) -> Any:
 
     if name != "auto":
         return getattr(torch, name)
-    if device == "cpu":
+    if device.partition(":")[0] == "cpu":
         return torch.float32
     if device.startswith("cuda") and torch.cuda.is_bf16_supported():
         return torch.bfloat16

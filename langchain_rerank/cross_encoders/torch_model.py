@@ -22,7 +22,7 @@ from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
 from langchain_rerank.errors import ModelLoadError, ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -87,7 +87,12 @@ class TorchModel:
         Raises:
             ScoringError: One window alone does not fit into memory.
         """
-        lengths = [len(row) for row in windows.features["input_ids"]]
+        shared: list[int] = []
+        features: Mapping[str, Sequence[Sequence[int]]] = windows.features
+        if self._scorer.shares_prefixes:
+            shared, features = batching.without_prefix(features)
+        prefix = self._read_prefix(shared) if shared else None
+        lengths = [len(row) for row in features["input_ids"]]
         budget = batch_tokens or self._held_tokens or default_batch_tokens(self._device)
         tokenizer = self.tokenizer.get()
         bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
@@ -96,10 +101,8 @@ class TorchModel:
 
         def forward(batch: list[int]) -> torch.Tensor:
             side = self._scorer.padding_side or tokenizer.padding_side
-            padded = batching.pad_batch(
-                windows.features, batch, tokenizer.pad_token_id, side, multiple
-            )
-            output = self._forward(padded)
+            padded = batching.pad_batch(features, batch, tokenizer.pad_token_id, side, multiple)
+            output = self._forward(padded, prefix)
             bar.update(len(batch))
             return output
 
@@ -156,7 +159,23 @@ class TorchModel:
             self._held_tokens = held
         return batches, outputs
 
-    def _forward(self, padded: dict[str, npt.NDArray[np.int64]]) -> torch.Tensor:
+    def _read_prefix(self, shared: list[int]) -> Any:
+        """Compute once what all rows start with."""
+
+        def read() -> Any:
+            with torch.inference_mode():
+                return self._scorer.read_prefix(torch.tensor([shared], device=self._device))
+
+        # On a CPU in a thread of the pool, so that a forked child needs no threads of PyTorch's.
+        return (
+            _pool(torch.get_num_threads()).submit(read).result()
+            if self._device == "cpu"
+            else read()
+        )
+
+    def _forward(
+        self, padded: dict[str, npt.NDArray[np.int64]], prefix: Any = None
+    ) -> torch.Tensor:
         """Logits of one batch, shape (rows,), left on the device so that none waits for it."""
         inputs = {name: torch.from_numpy(rows) for name, rows in padded.items()}
         # From pinned memory a copy to a GPU waits for nothing that the GPU still has to do.
@@ -165,7 +184,7 @@ class TorchModel:
             source = rows.pin_memory() if pinned else rows
             inputs[name] = source.to(self._device, non_blocking=pinned)
         with torch.inference_mode():
-            logits: torch.Tensor = self._scorer(**inputs)
+            logits: torch.Tensor = self._scorer(prefix, **inputs)
         return logits
 
 

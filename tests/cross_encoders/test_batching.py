@@ -13,6 +13,7 @@ from langchain_rerank.cross_encoders.batching import (
     pad,
     run_in_batches,
     sigmoid,
+    without_prefix,
 )
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
@@ -172,3 +173,22 @@ def test_sigmoid_is_the_logistic_function(logits):
 def test_sigmoid_tells_close_high_logits_apart():
     # In float32 both would be 1.0, and the order of two good passages lost.
     assert np.all(np.diff(sigmoid(np.array([20.0, 20.5, 30.0]))) > 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shared"),
+    [
+        ([[*range(20), 7, 8], [*range(20), 9], [*range(20), 7], [*range(20), 1, 2]], 20),
+        ([[*range(20)], [*range(20)], [*range(20)], [*range(20)]], 19),
+        ([[*range(15), 50], [*range(15), 51], [*range(15), 52], [*range(15), 53]], 0),
+        ([[*range(20), 7], [*range(20), 9]], 0),
+        ([[1], [1], [1], [1]], 0),
+    ],
+    ids=["shared", "equal rows keep a token", "short", "few rows", "one token"],
+)
+def test_a_shared_start_is_taken_off_where_it_is_worth_it(rows, shared):
+    masks = [[1] * len(row) for row in rows]
+    prefix, left = without_prefix({"input_ids": rows, "attention_mask": masks})
+    assert len(prefix) == shared
+    assert [[*prefix, *row] for row in left["input_ids"]] == rows
+    assert list(map(len, left["attention_mask"])) == list(map(len, left["input_ids"]))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from langchain_rerank import TorchCrossEncoder
+from langchain_rerank.cross_encoders import heads
 from tests import checkpoints
 from tests.checkpoints import LOOP_TEMPLATE, QWEN3_TEMPLATE, STRUCTURED_TEMPLATE
 
@@ -219,6 +220,8 @@ def test_token_ids_are_those_of_sentence_transformers(saved, form):
     model.predict(PAIRS)
     ours = TorchCrossEncoder(model=saved(form), device="cpu")
     ours.load()
+    # What rows share would be read once, and missing from each.
+    ours._loaded._scorer.shares_prefixes = False
     read = watched(ours._loaded._scorer.model)
     ours.score(PAIRS)
     assert sorted(read) == sorted(expected)
@@ -238,3 +241,22 @@ def test_the_saved_prompt_changes_scores(saved, form):
     model = theirs(saved(form))
     without = model.predict(PAIRS, activation_fn=torch.nn.Identity(), prompt="").tolist()
     assert logits(model, PAIRS) != pytest.approx(without, abs=1e-2)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "logit" in form.lower()])
+def test_a_shared_prefix_is_read_once_and_changes_no_score(saved, form, monkeypatch):
+    """Passages of one question share the prompt and the question."""
+    passages = ["word " * count + "end" for count in range(12)]
+    pairs = [("which of the words comes last in a row of words?", passage) for passage in passages]
+    model = TorchCrossEncoder(model=saved(form), device="cpu", normalize=False)
+    alone = [model.score([pair])[0] for pair in pairs]
+    read: list[int] = []
+    prefix = heads.Scorer.read_prefix
+    monkeypatch.setattr(
+        heads.Scorer,
+        "read_prefix",
+        lambda self, ids: read.append(ids.shape[1]) or prefix(self, ids),
+    )
+    assert model.score(pairs) == pytest.approx(alone, abs=1e-5)
+    assert len(read) == 1
+    assert read[0] >= 16

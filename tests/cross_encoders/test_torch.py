@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import pickle
@@ -125,10 +126,10 @@ def test_a_cancelled_call_ends_between_batches(tiny, monkeypatch):
     batches: list[object] = []
     forward = torch_model.TorchModel._forward
 
-    def counting(self, padded):
+    def counting(self, padded, prefix=None):
         batches.append(padded)
         event.set()
-        return forward(self, padded)
+        return forward(self, padded, prefix)
 
     monkeypatch.setattr(torch_model.TorchModel, "_forward", counting)
     try:
@@ -169,9 +170,9 @@ def test_memory_does_not_grow_with_every_length_that_is_met(tiny):
     sizes = set()
     forward = torch_model.TorchModel._forward
 
-    def recording(self, padded):
+    def recording(self, padded, prefix=None):
         sizes.add(padded["input_ids"].size)
-        return forward(self, padded)
+        return forward(self, padded, prefix)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_model.TorchModel, "_forward", recording)
@@ -192,3 +193,17 @@ def test_an_instruction_for_a_model_that_takes_none_is_an_error(tiny, tiny_check
         tiny.with_instruction("find cities")
     with pytest.raises(ValueError, match="takes none"):
         TorchCrossEncoder(model=tiny_checkpoint, instruction="find cities").score(PAIRS[:1])
+
+
+def test_the_scale_of_scores_is_told(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "identity")
+    config = json.loads((folder / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (folder / "config.json").write_text(json.dumps(config))
+    for model, activation, scale in (
+        (tiny_checkpoint, "sigmoid", "sigmoid"),
+        (folder, "identity", "sigmoid (uncalibrated)"),
+    ):
+        cross_encoder = TorchCrossEncoder(model=model)
+        assert (cross_encoder.activation, cross_encoder.score_scale) == (activation, scale)
+    assert TorchCrossEncoder(model=folder, normalize=False).score_scale == "logit"
