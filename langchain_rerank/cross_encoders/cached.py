@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.runnables import run_in_executor
 
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.tokenization import check_pairs
@@ -17,6 +19,8 @@ from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.stores import BaseStore
+
+logger = logging.getLogger(__name__)
 
 # A float64 and the CRC-32 of its bytes, little-endian.
 _ENTRY = struct.Struct("<dI")
@@ -72,6 +76,9 @@ class CachedCrossEncoder(BaseCrossEncoder):
         self._cross_encoder = cross_encoder
         self._store = store
         self._namespace = namespace or _settings(cross_encoder)
+        if hasattr(cross_encoder, "ascore"):
+            # Only then: whoever finds it awaits it, and gives others a thread.
+            self.ascore = self._ascore
 
     @property
     def model(self) -> str:
@@ -86,20 +93,76 @@ class CachedCrossEncoder(BaseCrossEncoder):
             ScoringError: The cross encoder gave a wrong number of scores; none was stored.
         """
         check_pairs(text_pairs)
-        keys = [self._key(query, passage) for query, passage in text_pairs]
-        wanted = dict(zip(keys, text_pairs, strict=True))
-        entries = zip(wanted, map(_decode, self._store.mget(list(wanted))), strict=True)
-        known = {key: score for key, score in entries if score is not None}
+        keys, wanted = self._wanted(text_pairs)
+        known = self._known(wanted, self._read(list(wanted)))
         missing = [key for key in wanted if key not in known]
         if missing:
             scores = self._cross_encoder.score([wanted[key] for key in missing])
-            if len(scores) != len(missing):
-                msg = f"the cross encoder gave {len(scores)} scores for {len(missing)} pairs"
-                raise ScoringError(msg)
-            new = {key: float(score) for key, score in zip(missing, scores, strict=True)}
-            self._store.mset([(key, _encode(score)) for key, score in new.items()])
+            new = _one_each(missing, scores)
+            self._write(new)
             known |= new
         return [known[key] for key in keys]
+
+    async def _ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score pairs without blocking the event loop; see `score`."""
+        check_pairs(text_pairs)
+        keys, wanted = self._wanted(text_pairs)
+        known = self._known(wanted, await run_in_executor(None, self._read, list(wanted)))
+        missing = [key for key in wanted if key not in known]
+        if missing:
+            inner: Any = self._cross_encoder
+            new = _one_each(missing, await inner.ascore([wanted[key] for key in missing]))
+            await run_in_executor(None, self._write, new)
+            known |= new
+        return [known[key] for key in keys]
+
+    def load(self) -> None:
+        """Load the cross encoder's weights now, if it holds any."""
+        if hasattr(self._cross_encoder, "load"):
+            self._cross_encoder.load()
+
+    def close(self) -> None:
+        """Free what the cross encoder holds; the store stays as it is."""
+        if hasattr(self._cross_encoder, "close"):
+            self._cross_encoder.close()
+
+    def with_instruction(self, instruction: str) -> CachedCrossEncoder:
+        """Copy this for an instruction, whose scores are kept apart in the same store.
+
+        Raises:
+            ValueError: The cross encoder takes none.
+        """
+        if not hasattr(self._cross_encoder, "with_instruction"):
+            msg = f"{type(self._cross_encoder).__name__} takes no instruction"
+            raise ValueError(msg)
+        namespace = json.dumps([self._namespace, instruction])
+        instructed = self._cross_encoder.with_instruction(instruction)
+        return CachedCrossEncoder(instructed, self._store, namespace=namespace)
+
+    def _wanted(
+        self, text_pairs: list[tuple[str, str]]
+    ) -> tuple[list[str], dict[str, tuple[str, str]]]:
+        keys = [self._key(query, passage) for query, passage in text_pairs]
+        return keys, dict(zip(keys, text_pairs, strict=True))
+
+    @staticmethod
+    def _known(wanted: dict[str, tuple[str, str]], entries: list[bytes | None]) -> dict[str, float]:
+        found = zip(wanted, map(_decode, entries), strict=True)
+        return {key: score for key, score in found if score is not None}
+
+    def _read(self, keys: list[str]) -> list[bytes | None]:
+        try:
+            return self._store.mget(keys)
+        # Any store's own errors: a cache that fails costs time, not the answer.
+        except Exception as error:  # noqa: BLE001  # logged
+            logger.warning("the score cache can't be read, scoring anew: %r", error)
+            return [None] * len(keys)
+
+    def _write(self, new: dict[str, float]) -> None:
+        try:
+            self._store.mset([(key, _encode(score)) for key, score in new.items()])
+        except Exception as error:  # noqa: BLE001  # logged, as above
+            logger.warning("the score cache can't be written: %r", error)
 
     def _key(self, query: str, passage: str) -> str:
         parts = json.dumps([self._namespace, well_formed(query), well_formed(passage)])
@@ -107,9 +170,19 @@ class CachedCrossEncoder(BaseCrossEncoder):
 
 
 def _settings(cross_encoder: BaseCrossEncoder) -> str:
-    """Describe what decides the scores; the size of batches and the progress bar do not."""
-    settings = cross_encoder.model_dump_json(exclude={"batch_tokens", "show_progress"})  # type: ignore[attr-defined]  # a LocalCrossEncoder
+    """Describe what decides the scores; threads and the progress bar do not.
+
+    The size of batches does in int8, where neighbours share a scale.
+    """
+    settings = cross_encoder.model_dump_json(exclude={"num_threads", "show_progress"})  # type: ignore[attr-defined]  # a LocalCrossEncoder
     return f"{type(cross_encoder).__name__}:{settings}"
+
+
+def _one_each(keys: list[str], scores: list[float]) -> dict[str, float]:
+    if len(scores) != len(keys):
+        msg = f"the cross encoder gave {len(scores)} scores for {len(keys)} pairs"
+        raise ScoringError(msg)
+    return {key: float(score) for key, score in zip(keys, scores, strict=True)}
 
 
 def _encode(score: float) -> bytes:

@@ -9,7 +9,13 @@ import pytest
 from langchain_classic.storage import LocalFileStore
 from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import CachedCrossEncoder, Reranker, ScoringError, TorchCrossEncoder
+from langchain_rerank import (
+    CachedCrossEncoder,
+    OnnxCrossEncoder,
+    Reranker,
+    ScoringError,
+    TorchCrossEncoder,
+)
 from tests.fakes import WordOverlapCrossEncoder
 
 PAIRS = [("a b", "a"), ("a b", "a b"), ("a b", "c"), ("a b", "a")]
@@ -72,7 +78,7 @@ def test_a_cached_call_loads_no_model(store, checkpoint):
     settings = {"model": checkpoint, "normalize": False}
     first = CachedCrossEncoder(TorchCrossEncoder(**settings), store)
     scores = first.score(PAIRS)
-    again = TorchCrossEncoder(**settings, batch_tokens=64, show_progress=True)
+    again = TorchCrossEncoder(**settings, show_progress=True)
     assert CachedCrossEncoder(again, store).score(PAIRS) == scores
     assert again._loaded is None
 
@@ -138,3 +144,82 @@ def test_it_serves_a_reranker(store):
         [best] = reranker.compress_documents(documents, "a b")
         assert best.page_content == "a b"
     assert len(fake.calls) == 1
+
+
+class BrokenStore(InMemoryByteStore):
+    """Fails to read, to write, or both."""
+
+    def __init__(self, *broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def mget(self, keys):
+        if "read" in self.broken:
+            raise OSError
+        return super().mget(keys)
+
+    def mset(self, key_value_pairs):
+        if "write" in self.broken:
+            raise OSError
+        super().mset(key_value_pairs)
+
+
+@pytest.mark.parametrize("broken", [("read",), ("write",), ("read", "write")])
+async def test_a_store_that_fails_costs_time_and_no_answer(broken, caplog):
+    cross_encoder, fake = cached(BrokenStore(*broken))
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert cross_encoder.score(PAIRS) == SCORES
+    assert len(fake.calls) == 2
+    assert "the score cache can't be" in caplog.text
+
+
+class Complete(WordOverlapCrossEncoder):
+    """A cross encoder with all that ours have besides `score`."""
+
+    def __init__(self, instruction: str = "") -> None:
+        super().__init__()
+        self.instruction = instruction
+        self.done: list[str] = []
+
+    def load(self) -> None:
+        self.done.append("load")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    async def ascore(self, text_pairs):
+        self.done.append("ascore")
+        return self.score(text_pairs)
+
+    def with_instruction(self, instruction: str) -> Complete:
+        return Complete(instruction)
+
+
+async def test_what_its_cross_encoder_can_do_it_can(store):
+    cross_encoder, fake = cached(store, Complete())
+    cross_encoder.load()
+    assert await cross_encoder.ascore(PAIRS) == SCORES
+    assert await cross_encoder.ascore(PAIRS) == SCORES
+    cross_encoder.close()
+    assert fake.done == ["load", "ascore", "close"]
+    entries = len(list(store.yield_keys()))
+    assert cross_encoder.with_instruction("cities").score(PAIRS) == SCORES
+    assert len(list(store.yield_keys())) == 2 * entries
+
+
+def test_what_its_cross_encoder_lacks_it_lacks(store):
+    cross_encoder, _ = cached(store)
+    cross_encoder.load()
+    cross_encoder.close()
+    assert not hasattr(cross_encoder, "ascore")
+    with pytest.raises(ValueError, match="takes no instruction"):
+        cross_encoder.with_instruction("cities")
+
+
+def test_the_size_of_batches_is_another_score_and_the_threads_are_not(store, checkpoint):
+    def namespace(**settings):
+        model = OnnxCrossEncoder(model=checkpoint, **settings)
+        return CachedCrossEncoder(model, store)._namespace
+
+    assert namespace(num_threads=3) == namespace()
+    assert namespace(batch_tokens=512) != namespace()
