@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _BATCH_TOKENS = {"cpu": 512, "mps": 8192}
 _BATCH_TOKENS_GPU = 32768
 # On a processor oneDNN makes code for every size of input that it meets, and keeps it.
-_WIDTH_MULTIPLE = {"cpu": 16}
+_WIDTH_MULTIPLE = {"cpu": 8}
 
 _shared: weakref.WeakValueDictionary[Any, TorchModel] = weakref.WeakValueDictionary()
 _loading = PerProcess(threading.RLock)
