@@ -31,6 +31,11 @@ class MissingDependencyError(RerankError, ImportError):
         # an option and a name.
         arguments = f'"{install}"' if "[" in install else install
         super().__init__(f"{purpose} needs the package '{package}'. Run: pip install {arguments}")
+        self._given = package, install, purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Else a pool's worker that raises it leaves its parent waiting for ever.
+        return type(self), self._given
 
 
 def require(*packages: str, install: str, purpose: str) -> None:

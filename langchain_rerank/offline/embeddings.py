@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
@@ -57,6 +58,10 @@ class OfflineEmbeddings(Embeddings):
         self.query_instruction = query_instruction
         self._lock = threading.Lock()
         self._loaded: tuple[Tokenizer, onnxruntime.InferenceSession] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy has the settings, and loads a model of its own.
+        return functools.partial(type(self), query_instruction=self.query_instruction), ()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed passages, in the order given.

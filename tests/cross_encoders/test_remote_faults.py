@@ -418,3 +418,37 @@ def test_reading_a_reply_stops_at_its_limit(server):
         RemoteCrossEncoder(url=server.url, max_reply_bytes=1000).score(PAIRS)
     assert len(sent) < 10_000
     wait_for(lambda: not server.sockets)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
+        ("ALL_PROXY", "socks://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("NO_PROXY", "127.0.0.1,fd00::/8"),
+    ],
+)
+def test_a_variable_that_httpx_cannot_use_is_named(monkeypatch, variable, value):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, value)
+    remote = RemoteCrossEncoder(url="http://127.0.0.1:9/rerank", max_retries=0)
+    with pytest.raises(RemoteError) as raised:
+        remote.score([("question", "passage")])
+    remote.close()
+    # Where a package for SOCKS is installed, it is the proxy that can't be reached.
+    assert variable in str(raised.value) or raised.value.attempts == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "br"])
+def test_a_compressed_reply_is_refused_before_it_is_unpacked(encoding):
+    with StandIn("cohere") as server:
+        server.always = lambda _: Reply(b"x" * 100, headers={"content-encoding": encoding})
+        remote = RemoteCrossEncoder(url=server.url, max_retries=0)
+        with pytest.raises(RemoteError, match=f"compressed by '{encoding}'"):
+            remote.score([("question", "passage")])
+        remote.close()
+    assert server.requests[0].headers["accept-encoding"] == "identity"

@@ -100,7 +100,7 @@ class Sender:
             raise AttemptError(msg, retry="anywhere") from error
 
     async def _exchange(self, address: Address, body: bytes, span: Span) -> bytes:
-        headers = {**self.headers}
+        headers = {**self.headers, "accept-encoding": "identity"}
         if address.authorization is not None:
             headers["authorization"] = address.authorization
         telemetry.inject(headers)
@@ -110,6 +110,11 @@ class Sender:
         response = await self.client.send(request, stream=True)
         try:
             span.set_attribute("http.response.status_code", response.status_code)
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            if encoding not in {"", "identity"}:
+                # A few bytes can unpack to gigabytes before any of them can be counted.
+                msg = f"gave a reply compressed by {encoding[:20]!r}, though none was asked for"
+                raise AttemptError(msg, retry="elsewhere", status=response.status_code)
             if response.status_code == httpx.codes.OK:
                 return await self._read(response)
             raise await self._refusal(response)

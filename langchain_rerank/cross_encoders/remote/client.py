@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
+import httpx
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import (
     ConfigDict,
@@ -19,10 +21,11 @@ from pydantic import (
 
 from langchain_rerank.cross_encoders.base import FrozenSettings
 from langchain_rerank.cross_encoders.remote import addresses, background, credentials, dialects
-from langchain_rerank.cross_encoders.remote.attempt import open_sender
+from langchain_rerank.cross_encoders.remote.attempt import Sender, open_sender
 from langchain_rerank.cross_encoders.remote.endpoints import Endpoints
 from langchain_rerank.cross_encoders.remote.exchange import Exchange
 from langchain_rerank.cross_encoders.tokenization import check_pairs
+from langchain_rerank.errors import RemoteError
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -30,6 +33,19 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 API_KEY = "LANGCHAIN_RERANK_API_KEY"
+# What httpx reads to make a client.
+_VARIABLES = [
+    variant
+    for name in (
+        "ALL_PROXY",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    )
+    for variant in (name, name.lower())
+]
 COHERE_URL = "https://api.cohere.com/v2/rerank"
 JINA_URL = "https://api.jina.ai/v1/rerank"
 
@@ -223,15 +239,28 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         async with exchange:
             return await exchange.score(pairs)
 
-    def _open(self) -> Exchange:
-        exchange = Exchange(
-            sender=open_sender(
+    def _sender(self) -> Sender:
+        try:
+            return open_sender(
                 credentials.request_headers(self.headers, self.api_key),
                 credentials.secrets(_all(self.url), self.headers, self.api_key),
                 connect_timeout=self.connect_timeout,
                 read_timeout=self.read_timeout,
                 max_reply_bytes=self.max_reply_bytes,
-            ),
+            )
+        # httpx reads these variables while a client is made, and raises whatever it meets.
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            given = [name for name in _VARIABLES if os.environ.get(name)]
+            msg = (
+                f"no connection can be made with the environment variables {', '.join(given)}: "
+                f"{type(error).__name__}. Mend or unset them"
+            )
+            url = addresses.parse(_all(self.url)[0]).shown
+            raise RemoteError(msg, url=url, attempts=0) from error
+
+    def _open(self) -> Exchange:
+        exchange = Exchange(
+            sender=self._sender(),
             endpoints=Endpoints([addresses.parse(url) for url in _all(self.url)]),
             dialect=self.dialect,
             model=self.model,
