@@ -115,7 +115,7 @@ def _check(output: Path, wanted: dict[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path} is no manifest of a bulk job ({error}): choose another output folder"
         raise ValueError(msg) from error
     if differences := _differences(found, wanted):

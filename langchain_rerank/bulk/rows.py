@@ -103,7 +103,7 @@ def _read_lines(block: Block, columns: Columns, path: Path) -> Rows:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             row = json.loads(text) if text else None
         # A UnicodeDecodeError, or what json says of the line.
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{place}: expected a JSON object in UTF-8: {error}"
             raise ValueError(msg) from error
         if not text:
