@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -73,7 +74,9 @@ async def test_coroutines_score_as_one_after_another(tiny_checkpoint, long_docum
     await asyncio.gather(*(work(worker) for worker in range(COROUTINES)))
 
 
-def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, monkeypatch):
+def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, tmp_path, monkeypatch):
+    # A copy, as the weights of the original may be held by another test's model.
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     loads = []
     load = heads.build
 
@@ -82,7 +85,7 @@ def test_threads_that_race_to_the_first_score_load_once(tiny_checkpoint, monkeyp
         return load(*args, **kwargs)
 
     monkeypatch.setattr(heads, "build", counting)
-    model = TorchCrossEncoder(model=tiny_checkpoint)
+    model = TorchCrossEncoder(model=folder)
     start = Barrier(THREADS)
 
     def work(worker: int) -> list[float]:

@@ -81,18 +81,20 @@ def test_the_callers_thread_settings_stay(tiny):
     assert (torch.get_num_threads(), in_new_thread()) == before
 
 
-def test_equal_settings_share_one_copy_of_the_weights(tiny_checkpoint, monkeypatch):
+def test_equal_settings_share_one_copy_of_the_weights(tiny_checkpoint, tmp_path, monkeypatch):
+    # A copy, as the weights of the original may be held by another test's model.
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     loads: list[object] = []
     build = heads.build
     monkeypatch.setattr(heads, "build", lambda *a, **k: loads.append(a) or build(*a, **k))
-    one = TorchCrossEncoder(model=tiny_checkpoint, device="cpu", normalize=False)
-    other = TorchCrossEncoder(model=Path(tiny_checkpoint), device="cpu", max_length=64)
+    one = TorchCrossEncoder(model=str(folder), device="cpu", normalize=False)
+    other = TorchCrossEncoder(model=Path(folder), device="cpu", max_length=64)
     one.load()
     other.load()
     assert one._model is other._model
     one.close()
     other.score(PAIRS)
-    half = TorchCrossEncoder(model=tiny_checkpoint, device="cpu", dtype="bfloat16")
+    half = TorchCrossEncoder(model=folder, device="cpu", dtype="bfloat16")
     half.load()
     assert half._model is not other._model
     assert len(loads) == 2
