@@ -34,8 +34,9 @@ def _limiting(step: object) -> tuple[BaseDocumentCompressor, str] | None:
 
 def default_k(fields: dict[str, Any]) -> int:
     """Settle the `k` of a retriever that was given none, from its `base_compressor`."""
-    fetch_k: int = fields["fetch_k"]
-    limiting = _limiting(fields["base_compressor"])
+    # Fields that were wrong are not there; older releases of pydantic ask all the same.
+    fetch_k: int = fields.get("fetch_k", _DEFAULT_K)
+    limiting = _limiting(fields.get("base_compressor"))
     if limiting is None:
         return min(_DEFAULT_K, fetch_k)
     compressor, name = limiting
