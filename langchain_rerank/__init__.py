@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.cached import CachedCrossEncoder
     from langchain_rerank.cross_encoders.flag_embedding import FlagEmbeddingCrossEncoder
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
-    from langchain_rerank.cross_encoders.remote.client import RemoteCrossEncoder
+    from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
     from langchain_rerank.errors import (
         MissingDependencyError,
@@ -54,7 +54,7 @@ _HOMES = {
     "MissingDependencyError": "errors",
     "ModelLoadError": "errors",
     "OnnxCrossEncoder": "cross_encoders.onnx",
-    "RemoteCrossEncoder": "cross_encoders.remote.client",
+    "RemoteCrossEncoder": "cross_encoders.remote",
     "RemoteError": "errors",
     "RerankError": "errors",
     "RerankRetriever": "retriever",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,7 +45,12 @@ Fault = Callable[[Request], Reply | None]
 class StandIn:
     """A rerank server that scores by a cross encoder and does what a test tells it."""
 
-    def __init__(self, dialect: str = "cohere", scorer: BaseCrossEncoder | None = None) -> None:
+    def __init__(
+        self,
+        dialect: str = "cohere",
+        scorer: BaseCrossEncoder | None = None,
+        certificate: str | None = None,
+    ) -> None:
         self.dialect = dialect
         self.scorer = scorer or WordOverlapCrossEncoder()
         self.requests: list[Request] = []
@@ -60,7 +65,11 @@ class StandIn:
         self.sockets: set[socket.socket] = set()
         self._server = _Server(("127.0.0.1", 0), self)
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -111,14 +120,6 @@ def as_json(given: Any, status: int = 200, **headers: str) -> Reply:
 
 def hang(request: Request) -> None:
     """Leave a request without an answer."""
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until a condition holds; it is an error if it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def hang_up(one: socket.socket) -> None:

@@ -14,6 +14,7 @@ from langchain_rerank import (
     RemoteCrossEncoder,
     TorchCrossEncoder,
 )
+from langchain_rerank.cross_encoders.addresses import CERTIFICATES
 from tests.cross_encoders.families import Family, save_tiny
 from tests.fakes import WordOverlapCrossEncoder
 from tests.stand_ins import StandIn
@@ -23,6 +24,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    """A rerank server of the test's own."""
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[StandIn]:
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without proxies and certificates, to which the test may add."""
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", *CERTIFICATES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch
 
 
 @pytest.fixture(scope="session")

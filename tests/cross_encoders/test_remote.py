@@ -20,18 +20,23 @@ from tests.stand_ins import StandIn, as_json
 
 PAIRS = [("red fish", "red"), ("blue", "blue"), ("red fish", "fish red"), ("red fish", "no")]
 SCORES = [0.5, 1.0, 1.0, 0.0]
+PRESETS = {
+    "cohere": ("https://api.cohere.com/v2/rerank", "rerank-v4.0-fast", "cohere"),
+    "jina": ("https://api.jina.ai/v1/rerank", "jina-reranker-v3", "cohere"),
+    "voyage": ("https://api.voyageai.com/v1/rerank", "rerank-2.5", "voyage"),
+    "nvidia": (
+        "https://ai.api.nvidia.com/v1/retrieval/nvidia/llama-nemotron-rerank-1b-v2/reranking",
+        "nvidia/llama-nemotron-rerank-1b-v2",
+        "nvidia",
+    ),
+    "pinecone": ("https://api.pinecone.io/rerank", "bge-reranker-v2-m3", "pinecone"),
+}
 
 
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch):
-    for name in ("LANGCHAIN_RERANK_API_KEY", "COHERE_API_KEY", "CO_API_KEY", "JINA_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def server():
-    with StandIn() as server:
-        yield server
+    for name in ("LANGCHAIN_RERANK", "CO", *map(str.upper, PRESETS)):
+        monkeypatch.delenv(f"{name}_API_KEY", raising=False)
 
 
 def test_a_request_of_coheres_shape(server):
@@ -43,6 +48,7 @@ def test_a_request_of_coheres_shape(server):
     assert (one.method, one.target) == ("POST", "/rerank")
     assert one.headers["authorization"] == "Bearer k"
     assert one.headers["content-type"] == one.headers["accept"] == "application/json"
+    assert one.headers["accept-encoding"] == "identity"
 
 
 def test_a_request_of_teis_shape():
@@ -55,31 +61,32 @@ def test_a_request_of_teis_shape():
     assert "authorization" not in request.headers
 
 
+def test_pinecone_has_a_header_of_its_own_for_the_key_and_nvidia_a_path(server):
+    server.always = lambda request: as_json({"data": [{"index": 0, "score": 0.5}]})
+    pinecone = RemoteCrossEncoder.pinecone(url=server.url, api_key="k")
+    assert pinecone.score(PAIRS[:1]) == [0.5]
+    server.always = lambda request: as_json({"rankings": [{"index": 0, "logit": 0}]})
+    nvidia = RemoteCrossEncoder(url=server.url, dialect="nvidia", api_key="k")
+    assert nvidia.score(PAIRS[:1]) == [0.5]
+    one, another = server.requests
+    assert (one.headers["api-key"], one.headers["x-pinecone-api-version"]) == ("k", "2026-07")
+    assert "authorization" not in one.headers
+    assert another.target == "/v1/ranking"
+
+
 def test_coheres_own_models_read_what_its_stand_in_answers(server, monkeypatch):
     monkeypatch.setenv("COHERE_API_KEY", "from-the-environment")
     monkeypatch.setenv("LANGCHAIN_RERANK_API_KEY", "for another server")
     meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
     reply = server.reply([0.1, 0.9], id="07734bd2-2473-4f07-94e1-0d9f0e6843cf", meta=meta)
     read = V2RerankResponse.model_validate_json(reply.body)
-    assert [result.relevance_score for result in read.results] == [0.9, 0.1]
     assert read.meta.billed_units.search_units == 1
     server.always = lambda request: reply
-    cross_encoder = RemoteCrossEncoder.cohere(
-        url=f"{server.url}/v2/rerank", extra_body={"max_tokens_per_doc": 512}
-    )
+    cross_encoder = RemoteCrossEncoder.cohere(url=f"{server.url}/v2/rerank")
     scores = cross_encoder.score([("q", "a"), ("q", "b")])
-    by_index = {result.index: result.relevance_score for result in read.results}
-    assert scores == [by_index[0], by_index[1]]
-    (request,) = server.requests
-    assert request.target == "/v2/rerank"
-    assert request.headers["authorization"] == "Bearer from-the-environment"
-    assert request.body == {
-        "model": "rerank-v3.5",
-        "query": "q",
-        "documents": ["a", "b"],
-        "top_n": 2,
-        "max_tokens_per_doc": 512,
-    }
+    assert scores == [0.1, 0.9]
+    assert {one.index: one.relevance_score for one in read.results} == dict(enumerate(scores))
+    assert server.requests[0].headers["authorization"] == "Bearer from-the-environment"
 
 
 def test_coheres_sdk_sends_the_same_request(server):
@@ -87,7 +94,7 @@ def test_coheres_sdk_sends_the_same_request(server):
 
     with httpx.Client() as connections:
         client = ClientV2(api_key="k", base_url=server.url, httpx_client=connections)
-        read = client.rerank(model="rerank-v3.5", query="q", documents=["a", "q"], top_n=2)
+        read = client.rerank(model="rerank-v4.0-fast", query="q", documents=["a", "q"], top_n=2)
     ours = RemoteCrossEncoder.cohere(url=f"{server.url}/v2/rerank", api_key="k")
     assert ours.score([("q", "a"), ("q", "q")]) == [0.0, 1.0]
     assert [result.index for result in read.results] == [1, 0]
@@ -96,46 +103,39 @@ def test_coheres_sdk_sends_the_same_request(server):
     assert own.headers["authorization"] == theirs.headers["authorization"]
 
 
-def test_jinas_request_and_reply(server, monkeypatch):
-    monkeypatch.setenv("JINA_API_KEY", "jina_key")
-    server.always = lambda request: server.reply(
-        [0.25, 0.75], model="m", usage={"total_tokens": 815, "prompt_tokens": 815}
-    )
-    cross_encoder = RemoteCrossEncoder.jina(url=f"{server.url}/v1/rerank")
-    assert cross_encoder.score([("q", "a"), ("q", "b")]) == [0.25, 0.75]
-    (request,) = server.requests
-    assert request.target == "/v1/rerank"
-    assert request.headers["authorization"] == "Bearer jina_key"
-    assert request.body == {
-        "model": "jina-reranker-v2-base-multilingual",
-        "query": "q",
-        "documents": ["a", "b"],
-        "top_n": 2,
-        "return_documents": False,
-    }
+def test_jina_is_asked_to_leave_the_documents_out(server):
+    RemoteCrossEncoder.jina(url=server.url, api_key="k", extra_body={"x": 1}).score(PAIRS[:1])
+    body = server.requests[0].body
+    assert (body["model"], body["return_documents"], body["x"]) == ("jina-reranker-v3", False, 1)
 
 
-def test_the_hosted_services_addresses_and_keys(monkeypatch):
-    assert RemoteCrossEncoder.cohere(api_key="k").url == "https://api.cohere.com/v2/rerank"
-    assert RemoteCrossEncoder.jina(api_key="k").url == "https://api.jina.ai/v1/rerank"
-    monkeypatch.setenv("LANGCHAIN_RERANK_API_KEY", "for another server")
-    with pytest.raises(ValueError, match="COHERE_API_KEY or CO_API_KEY"):
-        RemoteCrossEncoder.cohere()
-    with pytest.raises(ValueError, match="JINA_API_KEY"):
-        RemoteCrossEncoder.jina(api_key="")
-    monkeypatch.setenv("CO_API_KEY", "the SDK's".replace(" ", "-"))
-    assert RemoteCrossEncoder.cohere().api_key.get_secret_value() == "the-SDK's"
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_hosted_services_addresses_models_and_keys(monkeypatch, name):
+    preset = getattr(RemoteCrossEncoder, name)
+    found = preset(api_key="k")
+    assert (found.url, found.model, found.dialect) == PRESETS[name]
+    assert preset("other", api_key="k").model == "other"
+    monkeypatch.setenv("LANGCHAIN_RERANK_API_KEY", "for-another-server")
+    for key in (None, ""):
+        with pytest.raises(ValueError, match=f"{name.upper()}_API_KEY"):
+            preset(api_key=key)
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", "its-own")
+    assert preset().api_key.get_secret_value() == "its-own"
 
 
 def test_the_key_comes_from_the_environment_unless_there_are_other_credentials(monkeypatch):
     monkeypatch.setenv("LANGCHAIN_RERANK_API_KEY", "env")
-    url = "http://host"
-    assert RemoteCrossEncoder(url=url).api_key.get_secret_value() == "env"
-    assert RemoteCrossEncoder(url=url, api_key=None).api_key.get_secret_value() == "env"
-    assert RemoteCrossEncoder(url=url, api_key="own").api_key.get_secret_value() == "own"
-    assert RemoteCrossEncoder(url=url, headers={"Authorization": "x"}).api_key is None
-    assert RemoteCrossEncoder(url="http://user:pw@host").api_key is None
-    assert RemoteCrossEncoder(url=url, api_key="").api_key.get_secret_value() == ""
+
+    def key(url="http://host", **settings):
+        given = RemoteCrossEncoder(url=url, **settings).api_key
+        return given and given.get_secret_value()
+
+    assert key() == key(api_key=None) == "env"
+    assert key(api_key="own") == "own"
+    assert key(headers={"Authorization": "x"}) is key("http://user:pw@host") is None
+    assert not key(api_key="")
+    monkeypatch.setenv("CO_API_KEY", "the-SDK's")
+    assert RemoteCrossEncoder.cohere().api_key.get_secret_value() == "the-SDK's"
 
 
 def test_user_and_password_of_the_url_are_sent_by_basic_authentication(server):
@@ -180,9 +180,10 @@ def test_large_groups_are_split_and_sent_at_most_so_many_at_once(server):
         ({"headers": {"X:": "hush"}}, "names of letters"),
         ({"apikey": "hush"}, "Extra inputs"),
         ({"extra_body": {"query": "hush"}}, r"can't set \['query'\]"),
+        ({"extra_body": {"top_k": 3, "instruction": "hush"}}, r"\['instruction', 'top_k'\]"),
         ({"extra_body": {"x": float("nan")}}, "must be JSON"),
         ({"extra_body": {"x": b"hush"}}, "must be JSON"),
-        ({"dialect": "hush"}, "'cohere' or 'tei'"),
+        ({"dialect": "hush"}, "'cohere', 'tei', 'voyage'"),
         ({"timeout": 0}, "greater than 0"),
         ({"timeout": float("inf")}, "finite"),
         ({"max_documents": 0}, "greater than or equal to 1"),
@@ -201,6 +202,35 @@ def test_a_wrong_key_in_the_environment_is_not_shown(monkeypatch):
     assert "hush" not in str(caught.value)
 
 
+async def test_an_instruction_is_sent_by_a_copy_on_the_same_connection(server):
+    plain = RemoteCrossEncoder(url=server.url, api_key="k")
+    plain.score(PAIRS[:1])
+    newest = plain.with_instruction("newest first")
+    assert newest == RemoteCrossEncoder(url=server.url, api_key="k", instruction="newest first")
+    assert newest.score(PAIRS[:1]) == await newest.ascore(PAIRS[:1]) == SCORES[:1]
+    sent = [request.body.get("instruction") for request in server.requests]
+    assert sent == [None, "newest first", "newest first"]
+    assert len(server.sockets) == 1
+    plain.close()
+    assert newest.score(PAIRS) == SCORES, "closing one copy takes nothing from another"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"dialect": name} for name in ("tei", "voyage", "nvidia", "pinecone", "llamacpp")),
+        {"url": "https://api.cohere.com/v2/rerank"},
+        {"url": ["http://host", "https://api.jina.ai/v1/rerank"]},
+    ],
+)
+def test_an_instruction_for_servers_that_take_none_is_refused(settings):
+    settings = {"url": "http://host", **settings}
+    with pytest.raises(ValueError, match="take no instruction: leave it out"):
+        RemoteCrossEncoder(**settings, instruction="newest first")
+    with pytest.raises(ValueError, match="take no instruction"):
+        RemoteCrossEncoder(**settings).with_instruction("newest first")
+
+
 def test_copies_have_the_settings_and_connections_of_their_own(server):
     url = server.url.replace("http://", "http://ann:pw@")
     original = RemoteCrossEncoder(url=[url, "http://other"], headers={"X": "secret"})
@@ -216,7 +246,7 @@ def test_copies_have_the_settings_and_connections_of_their_own(server):
     for one in copies:
         assert one == original
         assert hash(one) == hash(original)
-        assert one._exchange is None
+        assert one._shared is not original._shared
         assert one.score(PAIRS) == SCORES
         one.close()
     other = original.model_copy(update={"model": "n"})
@@ -254,20 +284,6 @@ def test_threads_and_event_loops_share_a_client(server):
             job.result()
 
 
-def test_closing_while_others_score_disturbs_nobody(server):
-    cross_encoder = RemoteCrossEncoder(url=server.url)
-
-    def work(worker: int) -> None:
-        for number in range(10):
-            if (worker + number) % 4 == 0:
-                cross_encoder.close()
-            assert cross_encoder.score(PAIRS) == SCORES
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
-    assert all(request.body for request in server.requests)
-
-
 async def test_the_async_twin_holds_the_same_contract(server):
     cross_encoder = RemoteCrossEncoder(url=server.url)
     assert await cross_encoder.ascore([]) == []
@@ -284,14 +300,3 @@ def test_its_scores_can_be_cached_under_a_name_of_their_own(server):
     cached = CachedCrossEncoder(remote, InMemoryByteStore(), namespace="a-server")
     assert cached.score(PAIRS) == cached.score(PAIRS) == SCORES
     assert len(server.requests) == 2, "one for each query, and none the second time"
-
-
-def test_replies_may_hold_more_than_scores(server):
-    server.always = lambda request: as_json(
-        {
-            "object": "rerank",
-            "results": [{"relevance_score": 0.5, "index": 0, "document": {"text": "red"}}],
-            "usage": {"total_tokens": 3},
-        }
-    )
-    assert RemoteCrossEncoder(url=server.url).score(PAIRS[:1]) == [0.5]

@@ -16,30 +16,25 @@ import pytest
 from opentelemetry import trace
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
-from langchain_rerank.cross_encoders.remote import background, exchange
-from tests.stand_ins import StandIn, as_json, hang, wait_for
+from langchain_rerank.cross_encoders import http_client
+from tests.stand_ins import as_json, hang
+from tests.support import wait_until
 
 PAIRS = [("red fish", "red"), ("red fish", "fish red")]
 SCORES = [0.5, 1.0]
-
-
-@pytest.fixture
-def server():
-    with StandIn() as server:
-        yield server
 
 
 async def test_cancelling_frees_the_connection(server):
     server.faults = [hang]
     cross_encoder = RemoteCrossEncoder(url=server.url)
     task = asyncio.create_task(cross_encoder.ascore(PAIRS))
-    await asyncio.to_thread(wait_for, lambda: server.requests)
+    await asyncio.to_thread(wait_until, lambda: server.requests, "a request")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(server.hung_up.acquire, timeout=10)
-    endpoint = cross_encoder._exchange.endpoints.all[0]
-    await asyncio.to_thread(wait_for, lambda: endpoint.in_flight == 0)
+    endpoint = cross_encoder._shared.client.endpoints[0]
+    await asyncio.to_thread(wait_until, lambda: endpoint.in_flight == 0, "its end")
     assert endpoint.failures == 0, "the server did nothing wrong"
     assert await cross_encoder.ascore(PAIRS) == SCORES
 
@@ -71,7 +66,7 @@ def test_ctrl_c_ends_a_score_and_its_requests(server):
 
 
 def test_a_client_has_only_so_many_requests_in_flight(server, monkeypatch):
-    monkeypatch.setattr(exchange, "_MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(http_client, "_MAX_IN_FLIGHT", 3)
     cross_encoder = RemoteCrossEncoder(url=server.url, max_documents=1)
     met = threading.Barrier(3, timeout=10)
 
@@ -94,7 +89,7 @@ def test_a_connection_is_kept_for_the_next_call_until_closed(server):
         cross_encoder.score(PAIRS)
         assert len(server.sockets) == 1
     cross_encoder.close()
-    wait_for(lambda: not server.sockets)
+    wait_until(lambda: not server.sockets, "the end of the connections")
     cross_encoder.close()
     assert cross_encoder.score(PAIRS) == SCORES
 
@@ -110,25 +105,44 @@ def test_closing_waits_for_what_is_running_and_then_frees_it(server):
     server.faults = [answer_late]
     with ThreadPoolExecutor() as pool:
         job = pool.submit(cross_encoder.score, PAIRS)
-        wait_for(lambda: server.requests)
-        client = cross_encoder._exchange.sender.client
+        wait_until(lambda: server.requests, "a request")
+        client = cross_encoder._shared.client.http
         cross_encoder.close()
         assert not client.is_closed
         closed.set()
         assert job.result() == SCORES
-    wait_for(lambda: not server.sockets)
+    wait_until(lambda: not server.sockets, "the end of the connections")
     assert client.is_closed
+
+
+def test_closing_while_others_score_disturbs_nobody(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url)
+
+    def work(worker: int) -> None:
+        for number in range(10):
+            if (worker + number) % 4 == 0:
+                cross_encoder.close()
+            assert cross_encoder.score(PAIRS) == SCORES
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert all(request.body for request in server.requests)
 
 
 def test_an_object_that_is_collected_gives_its_connections_back(server):
     cross_encoder = RemoteCrossEncoder(url=server.url)
     cross_encoder.score(PAIRS)
-    client = weakref.ref(cross_encoder._exchange.sender.client)
+    client = weakref.ref(cross_encoder._shared.client.http)
     assert len(server.sockets) == 1
+    copy = cross_encoder.with_instruction("x")
     del cross_encoder
     gc.collect()
-    wait_for(lambda: not server.sockets)
-    wait_for(lambda: gc.collect() is not None and client() is None)
+    assert copy.score(PAIRS) == SCORES
+    assert len(server.sockets) == 1, "the copy keeps them"
+    del copy
+    gc.collect()
+    wait_until(lambda: not server.sockets, "the end of the connections")
+    wait_until(lambda: gc.collect() >= 0 and client() is None, "the client's end")
 
 
 def test_the_loop_is_one_thread_for_all(server):
@@ -158,7 +172,7 @@ def score():
     except BaseException:
         pass
 threading.Thread(target=score, daemon=True).start()
-while not (hanging._exchange and hanging._exchange.endpoints.all[0].in_flight):
+while not (hanging._shared.client and hanging._shared.client.endpoints[0].in_flight):
     pass
 """
 
@@ -174,7 +188,7 @@ def test_leaving_python_closes_everything_without_a_warning(server):
     )
     assert done.stdout == "[0.5]\n[]\n"
     assert done.stderr == ""
-    wait_for(lambda: not server.sockets)
+    wait_until(lambda: not server.sockets, "the end of the connections")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
@@ -194,11 +208,11 @@ def test_a_forked_child_and_its_parent_both_score_on(server):
     assert os.waitstatus_to_exitcode(status) == 0
     assert cross_encoder.score(PAIRS) == SCORES
     assert len(server.requests) == 3
-    assert background.background_loop().is_running()
+    assert http_client.background_loop().is_running()
 
 
 async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
-    monkeypatch.setattr(exchange, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(http_client, "_FIRST_BACKOFF", 0.01)
     server.faults = [lambda request: as_json({"message": "later"}, 503)]
     cross_encoder = RemoteCrossEncoder(url=f"{server.url}?token=secret", model="m", api_key="key")
     with trace.get_tracer("test").start_as_current_span("caller") as caller:

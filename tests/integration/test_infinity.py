@@ -7,15 +7,13 @@ INFINITY_EMB=infinity/bin/infinity_emb pytest tests/integration/test_infinity.py
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import time
-from contextlib import closing
 
 import httpx
 import pytest
 
 from langchain_rerank import RemoteCrossEncoder, TorchCrossEncoder
+from tests.support import free_port, wait_until
 
 EXECUTABLE = os.environ.get("INFINITY_EMB")
 START_S = 120
@@ -37,9 +35,7 @@ PASSAGES = [
 @pytest.fixture(scope="module")
 def infinity(checkpoint, tmp_path_factory):
     """Address of an infinity server that serves the offline reranker."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--engine", "torch", "--device", "cpu", "--no-bettertransformer"]
     options += ["--no-model-warmup", "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -53,11 +49,8 @@ def infinity(checkpoint, tmp_path_factory):
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + START_S
-            while not _answers(url):
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
+            wait_until(lambda: server.poll() is not None or _answers(url), "infinity", START_S)
+            assert server.poll() is None, log.read_text()
             yield url
         finally:
             server.terminate()

@@ -1,0 +1,310 @@
+"""Cross encoders that run elsewhere: any /rerank server, hosted or one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import string
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+from langchain_core.cross_encoders import BaseCrossEncoder
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from langchain_rerank.cross_encoders import dialects
+from langchain_rerank.cross_encoders.addresses import all_urls, parse_url
+from langchain_rerank.cross_encoders.base import FrozenSettings
+from langchain_rerank.cross_encoders.dialects import DIALECTS, DialectName
+from langchain_rerank.cross_encoders.http_client import RerankClient, background_loop
+from langchain_rerank.cross_encoders.tokenization import check_pairs
+from langchain_rerank.text import well_formed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+API_KEY = "LANGCHAIN_RERANK_API_KEY"
+# RFC 9110, section 5.6.2: what the name of a header is made of.
+_TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
+_VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
+# They speak a dialect whose other servers take an instruction, and would drop one.
+_WITHOUT_INSTRUCTION = ("api.cohere.com", "api.jina.ai")
+
+
+class _Shared:
+    """The connections of a cross encoder and its copies by `with_instruction`, opened when used."""
+
+    def __init__(self) -> None:
+        self.client: RerankClient | None = None
+
+    def close(self) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            client.retire()
+
+    __del__ = close
+
+
+class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
+    """A rerank server, as a LangChain cross encoder.
+
+    | server | settings |
+    |---|---|
+    | `langchain-rerank serve` | `url="http://host:8000/v2/rerank"` |
+    | vLLM (`vllm serve MODEL`) | `url="http://host:8000/rerank"` |
+    | infinity (`infinity_emb v2 --model-id MODEL`) | `url="http://host:7997/rerank"` |
+    | text-embeddings-inference | `url="http://host:8080/rerank", dialect="tei"` |
+    | llama.cpp (`llama-server --rerank`) | `url="http://host:8080/rerank", dialect="llamacpp"` |
+    | NVIDIA NIM | `url="http://host:8000/v1/ranking", dialect="nvidia"` |
+    | Cohere, Jina, Voyage, NVIDIA, Pinecone | `RemoteCrossEncoder.cohere()`, `.jina()`, … |
+
+    Scores are the server's: 0–1 from most (vLLM's and TEI's own settings can make them logits);
+    of the logits of llama.cpp and NVIDIA we make 0–1. (Of Qwen3-Reranker llama.cpp gives 0–1 by
+    itself: take `dialect="cohere"` there.) One object serves any number of threads and event
+    loops; they share its connections. `score` and `ascore` do the same. Requests that meet a
+    connection error, a timeout or a status 429, 502, 503 or 504 are sent again, to another server
+    if there are several. A copy made by `pickle`, `copy` or `model_copy` has the settings, the key
+    among them, and connections of its own.
+
+    Proxies and certificates are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,
+    NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR), read when connections are opened.
+
+    Example:
+        >>> from langchain_rerank import RemoteCrossEncoder
+        >>> cross_encoder = RemoteCrossEncoder(url="http://localhost:8000", api_key="secret")
+        >>> cross_encoder.api_key
+        SecretStr('**********')
+
+        With the server running, `cross_encoder.score([(query, passage), …])` gives its scores.
+    """
+
+    # Errors of validation would show keys.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    url: str | tuple[str, ...]
+    """The endpoint's address, or several servers' of one model, among which requests are spread.
+    One without a path gets the dialect's. A user and password in it are sent by basic
+    authentication, in place of `api_key`."""
+    dialect: DialectName = "cohere"
+    """The shape of bodies and replies; "cohere" is also Jina's, vLLM's, infinity's and ours."""
+    model: str | None = None
+    """The body's `model`; None leaves it out."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """More headers of each request."""
+    api_key: SecretStr | None = Field(default=None, validate_default=True)
+    """Sent as `Authorization: Bearer …`, to Pinecone as `Api-Key`. None takes that of
+    LANGCHAIN_RERANK_API_KEY, unless `url` or `headers` hold credentials; "" sends none."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More fields of each body, such as vLLM's `truncate_prompt_tokens`, Cohere's
+    `max_tokens_per_doc` or TEI's `raw_scores`."""
+    instruction: str | None = None
+    """What to look for, for servers that take an instruction: vLLM and Contextual AI, whose
+    dialect is "cohere". (Voyage's models read one that stands in the query.)"""
+    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds for one whole `score`, retries and waiting included; to reach another server after
+    one that hangs, well above `read_timeout`."""
+    connect_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """Seconds to connect to a server."""
+    read_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """Seconds that a server may take from a request to the end of its answer."""
+    max_retries: int = Field(default=4, ge=0)
+    """How many times one request is sent again."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Most documents of one request; None takes what the dialect's servers accept: 32 for "tei"
+    and "nvidia", 100 for "pinecone", else 1000."""
+    max_concurrency: int = Field(default=8, ge=1)
+    """Most requests of one `score` in flight at once; all calls of one object share 32 places."""
+    max_reply_bytes: int = Field(default=16 * 2**20, ge=1)
+    """Most bytes of a reply."""
+
+    _shared: _Shared = PrivateAttr(default_factory=_Shared)
+
+    @classmethod
+    def cohere(cls, model: str = "rerank-v4.0-fast", **settings: Any) -> Self:
+        """Cohere's hosted Rerank (its API v2).
+
+        Args:
+            model: Its name there; `rerank-v4.0-pro` is slower and better.
+            **settings: Other fields; `api_key` is that of COHERE_API_KEY or CO_API_KEY if left out.
+
+        Raises:
+            ValueError: There is no key.
+        """
+        url = "https://api.cohere.com/v2/rerank"
+        return cls._hosted(url, model, settings, "COHERE_API_KEY", "CO_API_KEY")
+
+    @classmethod
+    def jina(cls, model: str = "jina-reranker-v3", **settings: Any) -> Self:
+        """Jina's hosted Reranker; see `cohere`. A key left out is that of JINA_API_KEY.
+
+        `jina-reranker-v3` reads all passages of a request at once: scores depend on neighbours.
+        """
+        # Jina sends the documents back by default.
+        settings["extra_body"] = {"return_documents": False, **settings.get("extra_body", {})}
+        return cls._hosted("https://api.jina.ai/v1/rerank", model, settings, "JINA_API_KEY")
+
+    @classmethod
+    def voyage(cls, model: str = "rerank-2.5", **settings: Any) -> Self:
+        """Voyage's hosted Reranker; see `cohere`. A key left out is that of VOYAGE_API_KEY."""
+        settings = {"dialect": "voyage", **settings}
+        return cls._hosted("https://api.voyageai.com/v1/rerank", model, settings, "VOYAGE_API_KEY")
+
+    @classmethod
+    def nvidia(cls, model: str = "nvidia/llama-nemotron-rerank-1b-v2", **settings: Any) -> Self:
+        """NVIDIA's hosted rerankers; see `cohere`. A key left out is that of NVIDIA_API_KEY."""
+        settings = {"dialect": "nvidia", **settings}
+        url = f"https://ai.api.nvidia.com/v1/retrieval/{model.replace('.', '_')}/reranking"
+        return cls._hosted(url, model, settings, "NVIDIA_API_KEY")
+
+    @classmethod
+    def pinecone(cls, model: str = "bge-reranker-v2-m3", **settings: Any) -> Self:
+        """Pinecone's hosted rerankers; see `cohere`. A key left out is that of PINECONE_API_KEY."""
+        settings = {"dialect": "pinecone", **settings}
+        return cls._hosted("https://api.pinecone.io/rerank", model, settings, "PINECONE_API_KEY")
+
+    @classmethod
+    def _hosted(cls, url: str, model: str, settings: dict[str, Any], *variables: str) -> Self:
+        key = settings.pop("api_key", None) or _from_environment(*variables)
+        if not key:
+            names = " or ".join(variables)
+            msg = f"api_key is needed: give it, or set the environment variable {names}"
+            raise ValueError(msg)
+        return cls(**{"url": url, **settings, "model": model, "api_key": key})
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not url:
+            msg = "url must name at least one server, got none"
+            raise ValueError(msg)
+        for one in all_urls(url):
+            parse_url(one)
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not name or not _TOKEN.issuperset(name):
+                msg = "headers must have names of letters, digits and hyphens"
+                raise ValueError(msg)
+            if not (_VISIBLE | {" ", "\t"}).issuperset(value.get_secret_value()):
+                msg = (
+                    f"the header {name} must be printable ASCII, got another character in its value"
+                )
+                raise ValueError(msg)
+        return headers
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        urls, headers = all_urls(info.data.get("url", ())), info.data.get("headers", {})
+        named = {"authorization", "api-key"} & set(map(str.lower, headers))
+        if key is None and not named and not any(httpx.URL(url).userinfo for url in urls):
+            key = _from_environment(API_KEY)
+        if key is not None and not _VISIBLE.issuperset(key.get_secret_value()):
+            msg = (
+                "api_key must be printable ASCII without spaces, as it goes into a header; got one "
+                "with a space, a line break or another such character"
+            )
+            raise ValueError(msg)
+        return key
+
+    @field_validator("extra_body")
+    @classmethod
+    def _check_extra_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        dialects.check_extra(extra_body)
+        return extra_body
+
+    @field_validator("instruction")
+    @classmethod
+    def _check_instruction(cls, instruction: str | None, info: ValidationInfo) -> str | None:
+        dialect = info.data.get("dialect", "cohere")
+        hosts = {httpx.URL(url).host for url in all_urls(info.data.get("url", ()))}
+        if instruction is not None and (
+            not DIALECTS[dialect].instruction or hosts.intersection(_WITHOUT_INSTRUCTION)
+        ):
+            msg = (
+                f"the servers of dialect={dialect!r} at {', '.join(sorted(hosts))} take no "
+                "instruction: leave it out"
+            )
+            raise ValueError(msg)
+        return instruction
+
+    @field_serializer("url", when_used="json")
+    def _shown_url(self, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Leave credentials out, as JSON does with the key."""
+        if isinstance(url, str):
+            return str(parse_url(url))
+        return tuple(str(parse_url(one)) for one in url)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, self._shown_url(value) if name == "url" else value
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score how well each passage answers its query; higher is better.
+
+        Args:
+            text_pairs: (query, passage) each. Pairs of one query go to a server together, at most
+                `max_documents` a request.
+
+        Returns:
+            One float a pair, in the same order.
+
+        Raises:
+            TypeError: A text is not a str; the message names its position.
+            RemoteError: No server gave the scores of one of the requests within `timeout` and
+                `max_retries`; the others were cancelled.
+        """
+        future = self._submit(text_pairs)
+        try:
+            return future.result()
+        finally:
+            # Ctrl-C ends the wait here, and must end the requests too.
+            future.cancel()
+
+    async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score without blocking the event loop; see `score`. Cancelled, it ends its requests."""
+        return await asyncio.wrap_future(self._submit(text_pairs))
+
+    def with_instruction(self, instruction: str) -> Self:
+        """Copy this with another `instruction`; the copy shares the connections.
+
+        Raises:
+            ValueError: The server takes no instruction.
+        """
+        copy = type(self)(**{**self.model_dump(), "instruction": instruction})
+        copy._shared = self._shared  # noqa: SLF001  # of the same class
+        return copy
+
+    def close(self) -> None:
+        """Free the connections, once running calls are done; the next call opens new ones."""
+        self._shared.close()
+
+    def _submit(self, text_pairs: list[tuple[str, str]]) -> Future[list[float]]:
+        """Start scoring on the background loop, in the caller's context (contextvars)."""
+        check_pairs(text_pairs)
+        pairs = [(well_formed(query), well_formed(passage)) for query, passage in text_pairs]
+        return asyncio.run_coroutine_threadsafe(self._score(pairs), background_loop())
+
+    async def _score(self, pairs: list[tuple[str, str]]) -> list[float]:
+        client = self._shared.client
+        # A forked child starts with its parent's.
+        if client is None or client.loop is not asyncio.get_running_loop():
+            # Of a copy, as it must not keep this object, which closes it, from being collected.
+            client = self._shared.client = RerankClient(self.model_copy())
+        return await client.score(pairs, self.instruction)
+
+
+def _from_environment(*variables: str) -> SecretStr | None:
+    """Give the key of the first environment variable that has one."""
+    return next((SecretStr(key) for name in variables if (key := os.environ.get(name))), None)

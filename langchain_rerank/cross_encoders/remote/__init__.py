@@ -1,1 +1,0 @@
-"""Cross encoders that run elsewhere, behind a /rerank server."""
