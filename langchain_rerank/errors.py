@@ -6,13 +6,25 @@ go wrong derives from `RerankError`, so one `except` covers the package.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-from typing import Any
+from typing import Any, Self
 
 
 class RerankError(Exception):
     """Base of every error that is not a wrong argument."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by a subclass's own arguments, which `args` does not hold: an error that can't be
+        # unpickled leaves the parent of a pool's worker waiting for ever.
+        return self._rebuilt, (self.args, vars(self))
+
+    @classmethod
+    def _rebuilt(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, *args)
+        if isinstance(error, ImportError):
+            ImportError.__init__(error, *args)
+        vars(error).update(state)
+        return error
 
 
 class MissingDependencyError(RerankError, ImportError):
@@ -31,11 +43,6 @@ class MissingDependencyError(RerankError, ImportError):
         # an option and a name.
         arguments = f'"{install}"' if "[" in install else install
         super().__init__(f"{purpose} needs the package '{package}'. Run: pip install {arguments}")
-        self._given = package, install, purpose
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Else a pool's worker that raises it leaves its parent waiting for ever.
-        return type(self), self._given
 
 
 def require(*packages: str, install: str, purpose: str) -> None:
@@ -80,12 +87,6 @@ class RemoteError(ScoringError):
         self.url = url
         self.status = status
         self.attempts = attempts
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild = functools.partial(
-            type(self), url=self.url, status=self.status, attempts=self.attempts
-        )
-        return rebuild, self.args
 
 
 class EvaluationError(RerankError):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from langchain_rerank.cancellation import cancelled
 from langchain_rerank.cross_encoders.processes import PerProcess
+from langchain_rerank.cross_encoders.tokenization import one_a_pair
 from langchain_rerank.errors import RerankError, ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -47,8 +48,7 @@ def score_pairs(
         return []
     cross_encoder = _instructed(cross_encoder, instruction)
     with _errors_of(cross_encoder, pairs):
-        scores = _floats(cross_encoder.score(pairs))
-    return _one_a_pair(cross_encoder, scores, pairs)
+        return one_a_pair(cross_encoder, cross_encoder.score(pairs), pairs)
 
 
 async def ascore_pairs(
@@ -65,8 +65,7 @@ async def ascore_pairs(
     if instruction is not None:
         cross_encoder = await in_thread(_instructed, cross_encoder, instruction)
     with _errors_of(cross_encoder, pairs):
-        scores = _floats(await cross_encoder.ascore(pairs))
-    return _one_a_pair(cross_encoder, scores, pairs)
+        return one_a_pair(cross_encoder, await cross_encoder.ascore(pairs), pairs)
 
 
 async def in_thread(call: Callable[..., T], *args: object) -> T:
@@ -116,16 +115,3 @@ def _errors_of(cross_encoder: BaseCrossEncoder, pairs: list[tuple[str, str]]) ->
         kind = type(cross_encoder).__name__
         msg = f"{kind} failed on {len(pairs)} pairs: {type(error).__name__}: {error}"
         raise ScoringError(msg) from error
-
-
-def _floats(scores: Iterable[float]) -> list[float]:
-    return [float(score) for score in scores]
-
-
-def _one_a_pair(
-    cross_encoder: BaseCrossEncoder, scores: list[float], pairs: list[tuple[str, str]]
-) -> list[float]:
-    if len(scores) != len(pairs):
-        msg = f"{type(cross_encoder).__name__} gave {len(scores)} scores for {len(pairs)} pairs"
-        raise ScoringError(msg)
-    return scores

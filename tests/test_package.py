@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import pickle
 import pkgutil
 import re
 import subprocess
@@ -88,20 +87,3 @@ def test_readme_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     namespace: dict[str, object] = {}
     for block in README_BLOCKS:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102  # our own text
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        langchain_rerank.MissingDependencyError("bm25s", "langchain-rerank[hybrid]", "BM25"),
-        langchain_rerank.RemoteError("no", url="http://host", status=503, attempts=3),
-        langchain_rerank.ModelLoadError("not here"),
-        langchain_rerank.ScoringError("failed"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_come_through_a_pool_of_processes(error):
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301  # made here
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert {**vars(again)} == {**vars(error)}

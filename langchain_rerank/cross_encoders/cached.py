@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.runnables import run_in_executor
 
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.tokenization import check_pairs
-from langchain_rerank.errors import ScoringError
+from langchain_rerank.cross_encoders.tokenization import check_pairs, one_a_pair
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from langchain_core.stores import BaseStore
 
 logger = logging.getLogger(__name__)
@@ -92,28 +94,20 @@ class CachedCrossEncoder(BaseCrossEncoder):
             TypeError: A text is not a str; the message names its position.
             ScoringError: The cross encoder gave a wrong number of scores; none was stored.
         """
-        check_pairs(text_pairs)
-        keys, wanted = self._wanted(text_pairs)
-        known = self._known(wanted, self._read(list(wanted)))
-        missing = [key for key in wanted if key not in known]
+        keys, known, missing = self._look_up(text_pairs)
         if missing:
-            scores = self._cross_encoder.score([wanted[key] for key in missing])
-            new = _one_each(missing, scores)
-            self._write(new)
-            known |= new
+            pairs = list(missing.values())
+            scores = one_a_pair(self._cross_encoder, self._cross_encoder.score(pairs), pairs)
+            known |= self._keep(missing, scores)
         return [known[key] for key in keys]
 
     async def _ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Score pairs without blocking the event loop; see `score`."""
-        check_pairs(text_pairs)
-        keys, wanted = self._wanted(text_pairs)
-        known = self._known(wanted, await run_in_executor(None, self._read, list(wanted)))
-        missing = [key for key in wanted if key not in known]
+        keys, known, missing = await run_in_executor(None, self._look_up, text_pairs)
         if missing:
-            inner: Any = self._cross_encoder
-            new = _one_each(missing, await inner.ascore([wanted[key] for key in missing]))
-            await run_in_executor(None, self._write, new)
-            known |= new
+            pairs, inner = list(missing.values()), cast("Any", self._cross_encoder)
+            scores = one_a_pair(inner, await inner.ascore(pairs), pairs)
+            known |= await run_in_executor(None, self._keep, missing, scores)
         return [known[key] for key in keys]
 
     def load(self) -> None:
@@ -139,30 +133,31 @@ class CachedCrossEncoder(BaseCrossEncoder):
         instructed = self._cross_encoder.with_instruction(instruction)
         return CachedCrossEncoder(instructed, self._store, namespace=namespace)
 
-    def _wanted(
+    def _look_up(
         self, text_pairs: list[tuple[str, str]]
-    ) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    ) -> tuple[list[str], dict[str, float], dict[str, tuple[str, str]]]:
+        """Give the pairs' keys, the scores that the store has, and the pairs that it lacks."""
+        check_pairs(text_pairs)
         keys = [self._key(query, passage) for query, passage in text_pairs]
-        return keys, dict(zip(keys, text_pairs, strict=True))
-
-    @staticmethod
-    def _known(wanted: dict[str, tuple[str, str]], entries: list[bytes | None]) -> dict[str, float]:
-        found = zip(wanted, map(_decode, entries), strict=True)
-        return {key: score for key, score in found if score is not None}
-
-    def _read(self, keys: list[str]) -> list[bytes | None]:
+        wanted = dict(zip(keys, text_pairs, strict=True))
         try:
-            return self._store.mget(keys)
+            entries = self._store.mget(list(wanted))
         # Any store's own errors: a cache that fails costs time, not the answer.
         except Exception as error:  # noqa: BLE001  # logged
             logger.warning("the score cache can't be read, scoring anew: %r", error)
-            return [None] * len(keys)
+            entries = [None] * len(wanted)
+        found = zip(wanted, map(_decode, entries), strict=True)
+        known = {key: score for key, score in found if score is not None}
+        return keys, known, {key: pair for key, pair in wanted.items() if key not in known}
 
-    def _write(self, new: dict[str, float]) -> None:
+    def _keep(self, missing: Iterable[str], scores: list[float]) -> dict[str, float]:
+        """Store new scores, but NaN, which may be better next time."""
+        new = dict(zip(missing, scores, strict=True))
         try:
-            self._store.mset([(key, _encode(score)) for key, score in new.items()])
+            self._store.mset([(key, _encode(x)) for key, x in new.items() if not math.isnan(x)])
         except Exception as error:  # noqa: BLE001  # logged, as above
             logger.warning("the score cache can't be written: %r", error)
+        return new
 
     def _key(self, query: str, passage: str) -> str:
         parts = json.dumps([self._namespace, well_formed(query), well_formed(passage)])
@@ -178,13 +173,6 @@ def _settings(cross_encoder: BaseCrossEncoder) -> str:
     return f"{type(cross_encoder).__name__}:{settings}"
 
 
-def _one_each(keys: list[str], scores: list[float]) -> dict[str, float]:
-    if len(scores) != len(keys):
-        msg = f"the cross encoder gave {len(scores)} scores for {len(keys)} pairs"
-        raise ScoringError(msg)
-    return {key: float(score) for key, score in zip(keys, scores, strict=True)}
-
-
 def _encode(score: float) -> bytes:
     return _ENTRY.pack(score, zlib.crc32(struct.pack("<d", score)))
 
@@ -194,4 +182,5 @@ def _decode(entry: bytes | None) -> float | None:
     if entry is None or len(entry) != _ENTRY.size:
         return None
     score, checksum = _ENTRY.unpack(entry)
-    return score if zlib.crc32(entry[:8]) == checksum else None
+    # NaN was stored by earlier versions.
+    return score if zlib.crc32(entry[:8]) == checksum and not math.isnan(score) else None

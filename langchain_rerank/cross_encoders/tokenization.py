@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.cross_encoders.frames import PASSAGE, QUERY, parts
+from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,17 @@ def check_pairs(text_pairs: Sequence[tuple[str, str]]) -> None:
             if not isinstance(text, str):
                 msg = f"the {name} of pair {position} must be a str, got {type(text).__name__}"
                 raise TypeError(msg)
+
+
+def one_a_pair(
+    cross_encoder: object, scores: Iterable[float], pairs: Sequence[object]
+) -> list[float]:
+    """Give what a cross encoder gave as floats, or raise a `ScoringError`: one a pair is due."""
+    found = [float(score) for score in scores]
+    if len(found) != len(pairs):
+        msg = f"{type(cross_encoder).__name__} gave {len(found)} scores for {len(pairs)} pairs"
+        raise ScoringError(msg)
+    return found
 
 
 def start_of(tokenizer: Any, text: str, tokens: int) -> str:
