@@ -49,6 +49,8 @@ class RerankBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
     query: Query
+    # vLLM's servers take one; here it would be dropped in silence, so it is refused.
+    instruction: None = None
 
     def passages(self) -> tuple[str, list[Any]]:
         """Name the field that holds what is ranked, and give it."""

@@ -72,6 +72,7 @@ def check(reply: httpx.Response, status: int, *said: str) -> None:
         ({"documents": ["a", "b" * 101]}, 413, ["documents[1]", "100 characters", "101"]),
         ({"documents": ["a" * 100] * 3}, 413, ["250 characters", "301"]),
         ({"query": "q" * 101}, 413, ["query", "100 characters", "101"]),
+        ({"instruction": "newest first"}, 422, ["instruction", "the string 'newest first'"]),
         ({"top_n": 0}, 422, ["top_n", "1", "0"]),
         ({"top_n": "3"}, 422, ["top_n", "integer", "'3'"]),
         ({"top_n": True}, 422, ["top_n", "integer", "true"]),
