@@ -25,36 +25,30 @@ _MAX_MESSAGE = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How one kind of server is asked and answers.
-
-    Attributes:
-        path: Of a url that has none.
-        documents: The body's field that holds the passages.
-        as_objects: Each passage is sent as `{"text": …}`.
-        query_as_object: The query too.
-        top: The body's field for the number of results; None has none and gets all.
-        fixed: Fields of every body, unless `extra_body` sets them.
-        results: The reply's field that holds the results; None is a list by itself.
-        score: A result's field that holds the score.
-        logits: Scores are logits, of which we make 0–1.
-        instruction: Bodies have a field `instruction`.
-        max_documents: Most documents of a request.
-        key_header: The header that holds the key; `authorization` as `Bearer KEY`.
-        headers: Of every request.
-    """
+    """How one kind of server is asked and answers."""
 
     path: str = "/rerank"
+    """Of a url that has none."""
     documents: str = "documents"
+    """The body's field that holds the passages."""
     as_objects: bool = False
+    """Each passage is sent as `{"text": …}`."""
     query_as_object: bool = False
     top: str | None = "top_n"
+    """The body's field for the number of results; None has none and gets all."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every body, unless `extra_body` sets them."""
     results: str | None = "results"
+    """The reply's field that holds the results; None is a list by itself."""
     score: str = "relevance_score"
     logits: bool = False
+    """Scores are logits, of which we make 0–1."""
     instruction: bool = False
+    """Bodies may have a field `instruction`."""
     max_documents: int = 1000
+    """Most documents of a request."""
     key_header: str = "authorization"
+    """The header that holds the key, as `Bearer KEY` in this one."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -141,8 +135,8 @@ def split(pairs: Sequence[tuple[str, str]], max_documents: int) -> list[RerankRe
     return requests
 
 
-def check_extra(extra: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if these can't be more fields of a body."""
+def check_extra(extra: dict[str, Any]) -> dict[str, Any]:
+    """Give more fields of a body as they are, or raise a `ValueError` if they can't be that."""
     if taken := _RESERVED & extra.keys():
         msg = f"extra_body can't set {sorted(taken)}, which the documents and fields decide"
         raise ValueError(msg)
@@ -151,6 +145,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         msg = f"extra_body must be JSON: {error}"
         raise ValueError(msg) from error
+    return extra
 
 
 def body(

@@ -31,7 +31,13 @@ _OVERLOADED = (429, 502, 503, 504)
 
 
 class AttemptError(Exception):
-    """A request that gave no scores; says what its server did, without secrets."""
+    """A request that gave no scores; says what its server did, without secrets.
+
+    Attributes:
+        retry: "anywhere", also on the same server, "elsewhere", on another only, or "never".
+        status: The HTTP status; None if no answer came.
+        retry_after: How many seconds the server asked to wait.
+    """
 
     def __init__(
         self,
@@ -40,14 +46,7 @@ class AttemptError(Exception):
         status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Keep what decides on the next attempt.
-
-        Args:
-            problem: What the server did.
-            retry: "anywhere", also on the same server, "elsewhere", on another only, or "never".
-            status: The HTTP status; None if no answer came.
-            retry_after: How many seconds the server asked to wait.
-        """
+        """Keep what decides on the next attempt."""
         super().__init__(problem)
         self.retry = retry
         self.status = status

@@ -171,7 +171,13 @@ class RerankClient:
         tries = _Tries(body, len(request.passages), deadline)
         retrying = AsyncRetrying(
             sleep=asyncio.sleep,
-            retry=retry_if_exception(lambda error: self._is_worth_another(error, tries)),
+            retry=retry_if_exception(
+                lambda error: (
+                    isinstance(error, AttemptError)
+                    and error.retry != "never"
+                    and len(tries.given_up) < len(self.endpoints)
+                )
+            ),
             wait=lambda _: self._pause(tries),
             stop=stop_after_attempt(settings.max_retries + 1)
             | stop_before_delay(deadline - self.loop.time()),
@@ -203,11 +209,6 @@ class RerankClient:
 
         return min((one for one in self.endpoints if one not in tries.given_up), key=order)
 
-    def _is_worth_another(self, error: BaseException, tries: _Tries) -> bool:
-        if not isinstance(error, AttemptError) or error.retry == "never":
-            return False
-        return len(tries.given_up) < len(self.endpoints)
-
     def _pause(self, tries: _Tries) -> float:
         """Tell how many seconds to wait before the next attempt."""
         endpoint, now = self._choose(tries), self.loop.time()
@@ -223,14 +224,10 @@ class RerankClient:
         if endpoint.is_available(now) or asked <= 0:
             return
         if asked > left:
-            msg = (
-                f"asks to wait {asked:.3g} s, {left:.3g} s of timeout={self.settings.timeout:g} s "
-                "are left"
-            )
-            if tries.last is None:
-                raise AttemptError(msg, "never")
-            msg = f"{tries.last}; it {msg}"
-            raise AttemptError(msg, "never", tries.last.status)
+            msg = f"{tries.last}; it " if tries.last else ""
+            msg += f"asks to wait {asked:.3g} s, {left:.3g} s"
+            msg += f" of timeout={self.settings.timeout:g} s are left"
+            raise AttemptError(msg, "never")
         # Those whom a server sent away together do not return together.
         await asyncio.sleep(min(asked * random.uniform(1.0, 1.1), left))  # noqa: S311  # no secret
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import string
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -19,10 +20,9 @@ from pydantic import (
     field_validator,
 )
 
-from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.cross_encoders.addresses import all_urls, parse_url
 from langchain_rerank.cross_encoders.base import FrozenSettings
-from langchain_rerank.cross_encoders.dialects import DIALECTS, DialectName
+from langchain_rerank.cross_encoders.dialects import DIALECTS, DialectName, check_extra
 from langchain_rerank.cross_encoders.http_client import RerankClient, background_loop
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.text import well_formed
@@ -102,7 +102,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     api_key: SecretStr | None = Field(default=None, validate_default=True)
     """Sent as `Authorization: Bearer …`, to Pinecone as `Api-Key`. None takes that of
     LANGCHAIN_RERANK_API_KEY, unless `url` or `headers` hold credentials; "" sends none."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: Annotated[dict[str, Any], AfterValidator(check_extra)] = Field(default_factory=dict)
     """More fields of each body, such as vLLM's `truncate_prompt_tokens`, Cohere's
     `max_tokens_per_doc` or TEI's `raw_scores`."""
     instruction: str | None = None
@@ -143,10 +143,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     @classmethod
     def jina(cls, model: str = "jina-reranker-v3", **settings: Any) -> Self:
-        """Jina's hosted Reranker; see `cohere`. A key left out is that of JINA_API_KEY.
-
-        `jina-reranker-v3` reads all passages of a request at once: scores depend on neighbours.
-        """
+        """Jina's hosted Reranker; see `cohere`. A key left out is that of JINA_API_KEY."""
         # Jina sends the documents back by default.
         settings["extra_body"] = {"return_documents": False, **settings.get("extra_body", {})}
         return cls._hosted("https://api.jina.ai/v1/rerank", model, settings, "JINA_API_KEY")
@@ -154,8 +151,8 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @classmethod
     def voyage(cls, model: str = "rerank-2.5", **settings: Any) -> Self:
         """Voyage's hosted Reranker; see `cohere`. A key left out is that of VOYAGE_API_KEY."""
-        settings = {"dialect": "voyage", **settings}
-        return cls._hosted("https://api.voyageai.com/v1/rerank", model, settings, "VOYAGE_API_KEY")
+        url, settings = "https://api.voyageai.com/v1/rerank", {"dialect": "voyage", **settings}
+        return cls._hosted(url, model, settings, "VOYAGE_API_KEY")
 
     @classmethod
     def nvidia(cls, model: str = "nvidia/llama-nemotron-rerank-1b-v2", **settings: Any) -> Self:
@@ -167,8 +164,8 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @classmethod
     def pinecone(cls, model: str = "bge-reranker-v2-m3", **settings: Any) -> Self:
         """Pinecone's hosted rerankers; see `cohere`. A key left out is that of PINECONE_API_KEY."""
-        settings = {"dialect": "pinecone", **settings}
-        return cls._hosted("https://api.pinecone.io/rerank", model, settings, "PINECONE_API_KEY")
+        url, settings = "https://api.pinecone.io/rerank", {"dialect": "pinecone", **settings}
+        return cls._hosted(url, model, settings, "PINECONE_API_KEY")
 
     @classmethod
     def _hosted(cls, url: str, model: str, settings: dict[str, Any], *variables: str) -> Self:
@@ -217,12 +214,6 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
             )
             raise ValueError(msg)
         return key
-
-    @field_validator("extra_body")
-    @classmethod
-    def _check_extra_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
-        dialects.check_extra(extra_body)
-        return extra_body
 
     @field_validator("instruction")
     @classmethod
@@ -300,7 +291,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         client = self._shared.client
         # A forked child starts with its parent's.
         if client is None or client.loop is not asyncio.get_running_loop():
-            # Of a copy, as it must not keep this object, which closes it, from being collected.
+            # Of a copy, as it must not keep from being collected what closes it.
             client = self._shared.client = RerankClient(self.model_copy())
         return await client.score(pairs, self.instruction)
 

@@ -110,6 +110,7 @@ async def test_infinity_comes_back_as_it_was_and_nan_is_scored_again(store):
         assert math.isnan(found[0])
         assert found[1:] == [math.inf, 0.0]
     assert fake.calls == [PAIRS[:3], PAIRS[:1]]
+    assert len(list(store.yield_keys())) == 2
 
 
 def test_a_wrong_number_of_scores_stores_nothing(store):

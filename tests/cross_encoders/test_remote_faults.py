@@ -363,12 +363,13 @@ def test_a_variable_that_keeps_from_a_server_is_named(no_proxies, server, variab
 
 
 def test_a_proxy_is_used_and_its_refusal_named(no_proxies, server):
-    no_proxies.setenv("HTTP_PROXY", server.url)
+    no_proxies.setenv("HTTP_PROXY", server.url.replace("://", "://ann:pass-word@"))
     far = RemoteCrossEncoder(url="http://rerank.invalid/x")
     assert far.score(PAIRS) == SCORES
     assert server.requests[0].target == "http://rerank.invalid/x"
-    server.always = status(407)
-    with pytest.raises(RemoteError, match=r"through the proxy of HTTP_PROXY\) answered 407"):
+    assert server.requests[0].headers["proxy-authorization"].startswith("Basic ")
+    server.always = lambda request: as_json({"message": "not pass-word"}, 407)
+    with pytest.raises(RemoteError, match=r"proxy of HTTP_PROXY\) answered 407: not \*\*\*"):
         far.score(PAIRS)
 
 
