@@ -10,6 +10,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+import httpcore  # noqa: F401  # see NOBODY
 import httpx
 
 from langchain_rerank.cross_encoders.dialects import DIALECTS
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # Seconds that an idle connection is kept; one that the server closed meanwhile is noticed.
 _LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+# Whom to trust where TLS is none. Made at once, and httpcore imported, which httpx puts off: a
+# child forked while another thread did either would wait for it for ever.
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 # A shorter value in a url's query, such as a version, is no secret, and would blot out messages.
 _SHORTEST_SECRET = 6
 
@@ -104,8 +108,7 @@ def open_transport(url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, str]:
         ValueError: A variable keeps from it; the message names that.
     """
     proxy, variable = _environment_proxy(url)
-    # Where TLS is none, there is nobody to trust.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = NOBODY
     if "https" in (url.scheme, proxy.partition(":")[0]):
         try:
             context = httpx.create_ssl_context()

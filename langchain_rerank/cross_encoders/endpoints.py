@@ -205,8 +205,9 @@ def open_http(endpoints: Sequence[Endpoint], timeout: httpx.Timeout) -> httpx.As
             continue
         mounts[f"{endpoint.url.scheme}://{endpoint.url.netloc.decode()}"] = transport
         endpoint.via = f" (through the proxy of {variable})" if variable else ""
-    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.AsyncClient(trust_env=False, verify=nobody, mounts=mounts, timeout=timeout)
+    return httpx.AsyncClient(
+        trust_env=False, verify=addresses.NOBODY, mounts=mounts, timeout=timeout
+    )
 
 
 async def _start(response: httpx.Response, most: int = _MAX_ERROR_BYTES) -> bytes:

@@ -138,8 +138,8 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         Raises:
             ValueError: There is no key.
         """
-        url = "https://api.cohere.com/v2/rerank"
-        return cls._hosted(url, model, settings, "COHERE_API_KEY", "CO_API_KEY")
+        variables = ("COHERE_API_KEY", "CO_API_KEY")
+        return cls._hosted("https://api.cohere.com/v2/rerank", model, settings, *variables)
 
     @classmethod
     def jina(cls, model: str = "jina-reranker-v3", **settings: Any) -> Self:
@@ -291,11 +291,10 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         client = self._shared.client
         # A forked child starts with its parent's.
         if client is None or client.loop is not asyncio.get_running_loop():
-            # Of a copy, as it must not keep from being collected what closes it.
+            # Of a copy: it must not keep this object, which closes it.
             client = self._shared.client = RerankClient(self.model_copy())
         return await client.score(pairs, self.instruction)
 
 
 def _from_environment(*variables: str) -> SecretStr | None:
-    """Give the key of the first environment variable that has one."""
     return next((SecretStr(key) for name in variables if (key := os.environ.get(name))), None)
