@@ -45,18 +45,11 @@ class RerankMiddleware(AgentMiddleware):
 
     Example:
         >>> from langchain.agents import create_agent
-        >>> from langchain_core.documents import Document
         >>> from langchain_core.language_models import FakeListChatModel
-        >>> from langchain_core.tools import tool
         >>> from langchain_rerank import RerankMiddleware
         >>> from langchain_rerank.offline import offline_reranker
-        >>> @tool(response_format="content_and_artifact")
-        ... def search(query: str):
-        ...     "Search the guide."
-        ...     return "Berlin has museums.", [Document("Berlin has museums.")]
         >>> model = FakeListChatModel(responses=["…"])  # or "openai:gpt-4.1"
-        >>> best = RerankMiddleware(offline_reranker())
-        >>> agent = create_agent(model, [search], middleware=[best])
+        >>> agent = create_agent(model, middleware=[RerankMiddleware(offline_reranker())])
     """
 
     def __init__(  # noqa: PLR0913  # what an agent's tools differ in
@@ -95,10 +88,7 @@ class RerankMiddleware(AgentMiddleware):
             (isinstance(tools, str), f"tools must be a sequence of names, got {tools!r}"),
             (documents and not callable(documents), f"documents is no function: {documents!r}"),
             (render and not callable(render), f"render is no function: {render!r}"),
-            (
-                on_error not in ("keep", "raise"),
-                f"on_error must be 'keep' or 'raise', got {on_error!r}",
-            ),
+            (on_error not in ("keep", "raise"), f"on_error must be keep or raise: {on_error!r}"),
             (max_chars is not None and max_chars <= 0, f"max_chars must be > 0, got {max_chars}"),
         ):
             if wrong:
@@ -109,7 +99,7 @@ class RerankMiddleware(AgentMiddleware):
         self._names = None if tools is None else frozenset(tools)
         self._query = query
         self._documents = documents or _artifact
-        self._render = render or _rendered
+        self._render = render or format_documents
         self._max_chars = max_chars
         self._on_error = on_error
 
@@ -158,16 +148,15 @@ class RerankMiddleware(AgentMiddleware):
         query = self._query(request) if callable(self._query) else _argument(call, self._query)
         if not query or not query.strip():
             return None
-        documents = [_document(one) for one in self._documents(result)]
-        if self._max_chars is not None:
-            documents = [part for one in documents for part in _cut(one, self._max_chars)]
+        whole = [_document(one) for one in self._documents(result)]
+        documents = [part for one in whole for part in _cut(one, self._max_chars)]
         return (result, documents, query) if documents else None
 
     def _told(self, message: ToolMessage, kept: Sequence[Document]) -> ToolMessage:
         """The message with what was kept in the place of the texts that were found."""
         blocks = message.content if isinstance(message.content, list) else []
         others = [one for one in blocks if isinstance(one, dict) and one.get("type") != "text"]
-        text = self._render(kept)
+        text = self._render(kept) if kept else "None of the documents found is relevant."
         content = [{"type": "text", "text": text}, *others] if others else text
         return message.model_copy(update={"content": content, "artifact": list(kept)})
 
@@ -185,17 +174,21 @@ class RerankMiddleware(AgentMiddleware):
 
 
 def json_documents(message: ToolMessage) -> list[Any]:
-    """Read what search APIs and MCP servers return: JSON, a list of texts or of objects.
+    """Read what search APIs and MCP servers return: a JSON list of texts or objects.
 
-    The list may stand alone, inside of objects (the one with the most entries is taken), or as one
-    content block an entry. An object's document is its title and its content, snippet, text, body
-    or description; its other fields are metadata, with its url, link or href as `source`. What is
-    no such JSON holds no documents.
+    It may stand alone, inside of objects (the longest is taken) or as a content block an entry. An
+    object's title and content, snippet, text, body or description are the document, its url, link
+    or href the `source`, its other fields metadata. What is no such JSON holds no documents.
     """
     blocks = message.content if isinstance(message.content, list) else [message.content]
     texts = [one if isinstance(one, str) else one.get("text") for one in blocks]
     entries = [_parsed(text) for text in texts if isinstance(text, str)]
-    return entries if len(entries) > 1 else max(_lists(*entries), key=_promise, default=[])
+    if len(entries) > 1:
+        return entries
+    found = sorted(_lists(*entries), key=len)
+    # A longer list of texts may be the addresses of images.
+    objects = [one for one in found if one and isinstance(one[0], dict)]
+    return [[], *found, *objects][-1]
 
 
 def _parsed(text: str) -> Any:
@@ -212,11 +205,6 @@ def _lists(*values: Any) -> Iterator[list[Any]]:
             yield value
         elif isinstance(value, dict):
             yield from _lists(*value.values())
-
-
-def _promise(entries: list[Any]) -> tuple[bool, int]:
-    """Lists of objects are results rather than lists of texts, such as images' addresses."""
-    return any(isinstance(one, dict) for one in entries), len(entries)
 
 
 def _artifact(message: ToolMessage) -> list[Document]:
@@ -246,14 +234,10 @@ def _document(found: Any) -> Document:
     return Document("\n".join([*title, text]), metadata=rest)
 
 
-def _cut(document: Document, max_chars: int) -> list[Document]:
-    if len(document.page_content) <= max_chars:
+def _cut(document: Document, max_chars: int | None) -> list[Document]:
+    if max_chars is None or len(document.page_content) <= max_chars:
         return [document]
     splitter = RecursiveCharacterTextSplitter(
         chunk_size=max_chars, chunk_overlap=0, add_start_index=True
     )
     return splitter.split_documents([document])
-
-
-def _rendered(kept: Sequence[Document]) -> str:
-    return format_documents(kept) or "None of the documents found is relevant."

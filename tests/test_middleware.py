@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 from typing import Annotated
 
 import pytest
-from langchain.agents import create_agent
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import InjectedToolCallId, ToolException, create_retriever_tool, tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.checkpoint.memory import InMemorySaver
@@ -25,62 +23,26 @@ from langchain_rerank import (
     create_rag_chain,
     create_rerank_retriever,
 )
-from langchain_rerank.middleware import json_documents
+from tests.agents import (
+    ASKED,
+    BEST,
+    DOCUMENTS,
+    QUERY,
+    TEXTS,
+    agent,
+    call,
+    every_way,
+    keeping,
+    search_tool,
+    texts,
+    told,
+)
 from tests.fakes import (
     BrokenCrossEncoder,
     GatedCrossEncoder,
     RecordingRetriever,
-    ScriptedChatModel,
     WordOverlapCrossEncoder,
 )
-
-TEXTS = ["berlin has museums", "people eat soup", "many people live in berlin", "paris is large"]
-DOCUMENTS = [Document(text, metadata={"source": f"page {n}"}) for n, text in enumerate(TEXTS)]
-QUERY = "people live in berlin"
-BEST = [TEXTS[2], TEXTS[0]]
-ASKED = {"messages": [("human", "How many people live in Berlin?")]}
-
-
-def keeping(top_n: int = 2, **settings) -> RerankMiddleware:
-    reranker = Reranker(model=WordOverlapCrossEncoder(), top_n=top_n)
-    return RerankMiddleware(reranker, **settings)
-
-
-def search_tool(documents=DOCUMENTS, content="all"):
-    @tool(response_format="content_and_artifact")
-    def search(query: str):
-        """Search."""
-        return content, documents
-
-    return search
-
-
-def call(name="search", **arguments):
-    return {"name": name, "args": arguments or {"query": QUERY}, "id": f"{name} {arguments}"}
-
-
-def agent(tools, *middleware, calls=(), **settings):
-    script = [AIMessage("", tool_calls=list(calls) or [call()]), AIMessage("Many [1].")] * 2
-    model = ScriptedChatModel(messages=iter(script))
-    return create_agent(model, tools, middleware=middleware, **settings)
-
-
-def told(result) -> list[ToolMessage]:
-    return [message for message in result["messages"] if isinstance(message, ToolMessage)]
-
-
-def texts(message: ToolMessage) -> list[str]:
-    return [document.page_content for document in message.artifact]
-
-
-async def every_way(make_agent):
-    """The tool messages of invoke, ainvoke, stream and astream, each of an agent of its own."""
-    yield told(make_agent().invoke(ASKED))
-    yield told(await make_agent().ainvoke(ASKED))
-    yield told(list(make_agent().stream(ASKED, stream_mode="values"))[-1])
-    async for state in make_agent().astream(ASKED, stream_mode="values"):
-        last = state
-    yield told(last)
 
 
 async def test_the_model_reads_the_best_and_the_artifact_holds_them_every_way():
@@ -167,86 +129,6 @@ async def test_the_event_loop_goes_on_while_it_scores():
     assert len(told(result)[0].artifact) == 4
 
 
-RESULTS = [
-    {"title": "Soup", "url": "https://soup.example", "content": "people eat it", "score": 0.9},
-    {"title": "Berlin", "url": "https://berlin.example", "content": "many people live here"},
-]
-
-
-@pytest.mark.parametrize(
-    ("found", "best"),
-    [
-        (TEXTS, TEXTS[2]),
-        (RESULTS, "Berlin\nmany people live here"),
-        ({"query": "x", "images": ["a"] * 9, "results": RESULTS}, "Berlin\nmany people live here"),
-        ({"web": {"results": [{"description": TEXTS[1]}, {"snippet": TEXTS[2]}]}}, TEXTS[2]),
-        ([{"text": TEXTS[0], "title": None}, {"page_content": TEXTS[2], "text": ""}], TEXTS[2]),
-        ([{"city": "Paris"}, {"city": "berlin people live"}], '{"city": "berlin people live"}'),
-    ],
-)
-@pytest.mark.parametrize("shape", ["json", "block", "blocks"])
-def test_json_of_search_apis_and_mcp_tools(found, best, shape):
-    @tool
-    def search(query: str):
-        """Search."""
-        if shape == "json":
-            return json.dumps(found)
-        entries = found if shape == "blocks" and isinstance(found, list) else [found]
-        return [
-            {"type": "text", "text": one if isinstance(one, str) else json.dumps(one)}
-            for one in entries
-        ]
-
-    [message] = told(agent([search], keeping(1, documents=json_documents)).invoke(ASKED))
-    assert texts(message) == [best]
-    if "https" in str(found):
-        assert message.content.startswith('<document index="1" source="https://berlin.example">')
-        assert message.artifact[0].metadata["url"] == "https://berlin.example"
-
-
-@pytest.mark.parametrize("content", ["plain text", "[]", "{}", "7", '{"n": [1, 2]}', ""])
-def test_what_is_no_json_list_stays(content):
-    search = search_tool(None, content)
-    [message] = told(agent([search], keeping(documents=json_documents)).invoke(ASKED))
-    assert (message.content, message.artifact) == (content, None)
-
-
-def test_functions_of_the_user_find_query_and_documents_and_render():
-    settings = {
-        "query": lambda request: request.state["messages"][0].text.lower().strip("?"),
-        "documents": lambda message: [*TEXTS, Document("how many")],
-        "render": lambda kept: " | ".join(one.page_content for one in kept),
-    }
-
-    @tool
-    def search(topic: str, city: str):
-        """Search."""
-        return "found"
-
-    calls = [call(topic="x", city="y")]
-    [message] = told(agent([search], keeping(**settings), calls=calls).invoke(ASKED))
-    assert message.content == f"{TEXTS[2]} | how many"
-
-
-def test_long_documents_are_cut_and_the_best_passages_kept():
-    long = Document(
-        "\n\n".join([*["nothing of use here"] * 9, TEXTS[2]]), metadata={"source": "a"}, id="a"
-    )
-    middleware = keeping(1, max_chars=40)
-    [message] = told(agent([search_tool([long, DOCUMENTS[0]])], middleware).invoke(ASKED))
-    assert texts(message) == [TEXTS[2]]
-    assert message.artifact[0].metadata["source"] == "a"
-    assert message.artifact[0].metadata["start_index"] == long.page_content.index(TEXTS[2])
-
-
-def test_blocks_that_are_no_text_stay_beside_what_was_kept():
-    image = {"type": "image", "url": "https://example.org/a.png"}
-    search = search_tool(content=[{"type": "text", "text": "all"}, image])
-    [message] = told(agent([search], keeping(1)).invoke(ASKED))
-    assert message.content[1] == image
-    assert TEXTS[2] in message.text
-
-
 def test_nothing_above_the_threshold_is_said_to_the_model():
     strict = Reranker(model=WordOverlapCrossEncoder(), score_threshold=2)
     [message] = told(agent([search_tool()], RerankMiddleware(strict)).invoke(ASKED))
@@ -289,25 +171,6 @@ async def test_commands_errors_and_other_tools_pass_untouched(made, settings, ar
         assert message.model_dump(exclude={"id"}) == plain.model_dump(exclude={"id"})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reranked"),
-    [
-        ({"question": QUERY, "limit": 3}, True),
-        ({"query": QUERY, "language": "en"}, True),
-        ({"question": QUERY, "language": "en"}, False),
-        ({"limit": 3}, False),
-    ],
-)
-def test_the_query_is_the_argument_of_that_name_or_the_only_text(arguments, reranked):
-    @tool(response_format="content_and_artifact")
-    def search(query: str = "", question: str = "", language: str = "", limit: int = 3):
-        """Search."""
-        return "all", DOCUMENTS
-
-    [message] = told(agent([search], keeping(), calls=[call(**arguments)]).invoke(ASKED))
-    assert (texts(message) == BEST) is reranked
-
-
 async def test_an_error_of_the_tool_reaches_the_caller_as_it_was():
     @tool
     def search(query: str):
@@ -348,23 +211,11 @@ async def test_a_failure_keeps_the_tools_own_message_and_is_logged(settings, cap
         await agent([search_tool()], strict).ainvoke(ASKED)
 
 
-def test_two_of_them_serve_different_tools_of_one_agent():
-    @tool
-    def web(query: str):
-        """Search the web."""
-        return json.dumps(RESULTS)
-
-    both = keeping(2, tools=["search"]), keeping(1, tools=["web"], documents=json_documents)
-    calls = [call(), call("web", query=QUERY)]
-    messages = told(agent([search_tool(), web], *both, calls=calls).invoke(ASKED))
-    assert [len(message.artifact) for message in messages] == [2, 1]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"tools": "search"}, "tools must be a sequence of names, got 'search'"),
-        ({"on_error": "ignore"}, "on_error must be 'keep' or 'raise', got 'ignore'"),
+        ({"on_error": "ignore"}, "on_error must be keep or raise: 'ignore'"),
         ({"max_chars": 0}, "max_chars must be > 0, got 0"),
         ({"documents": "results"}, "documents is no function: 'results'"),
         ({"render": 3}, "render is no function: 3"),
