@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 NOTHING_FOUND = "I found no documents on this question."
+NO_ANSWER = "The documents don't hold an answer to this question."
 
 _ANSWERING = (
     "Answer the question from the documents alone. After each statement, cite the document it "
@@ -87,7 +88,8 @@ def create_rag_chain(
         `stream` gives its keys piece by piece, the answer token by token. With a chat history a
         chat model first makes the question stand alone for the retriever. A reader can't: it
         retrieves by the last question and the new one together, and reads by the new one. Where
-        the retriever finds nothing, the answer is `NOTHING_FOUND` and the model isn't called.
+        the retriever finds nothing, or nothing above its reranker's `score_threshold`, the answer
+        is `NOTHING_FOUND` and the model isn't called; where a reader quotes nothing, `NO_ANSWER`.
 
         What a reasoning model thinks, in blocks of its own or between tags such as `<think>`, is
         neither searched by, nor answered, nor cited. Only where a model's template puts the opening
@@ -165,7 +167,7 @@ def _quoted(reader: ExtractiveReader) -> Runnable[Any, Any]:
 
     def answer(state: dict[str, Any]) -> str:
         quotes = [f"{quote['sentence']} [{quote['number']}]" for quote in state["quotes"]]
-        return " ".join(quotes) or NOTHING_FOUND
+        return " ".join(quotes) or (NO_ANSWER if state["context"] else NOTHING_FOUND)
 
     def cited(state: dict[str, Any]) -> list[Citation]:
         numbers = dict.fromkeys(quote["number"] for quote in state["quotes"])

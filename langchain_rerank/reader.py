@@ -44,7 +44,7 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
     invents, and it answers only what a sentence says as it stands.
 
     A runnable of `{"question": str, "context": list[Document]}`, which gives the quotes, best
-    first; none if the documents hold no sentence. A `ScoringError` says what failed.
+    first; none if no sentence of the documents is an answer. A `ScoringError` says what failed.
 
     Source: Chen et al., "Reading Wikipedia to Answer Open-Domain Questions", ACL 2017.
 
@@ -61,7 +61,12 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
     """
 
     def __init__(
-        self, cross_encoder: BaseCrossEncoder, *, max_sentences: int = 3, language: str = "en"
+        self,
+        cross_encoder: BaseCrossEncoder,
+        *,
+        max_sentences: int = 3,
+        language: str = "en",
+        score_threshold: float | None = None,
     ) -> None:
         """Store the settings.
 
@@ -69,6 +74,8 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
             cross_encoder: Scores the sentences; as a rule the one that ranked the passages.
             max_sentences: Most sentences of an answer.
             language: ISO 639 code by whose rules sentences are split.
+            score_threshold: A sentence that scores less is no answer; None takes any for one. In
+                the cross encoder's own scale, so a fitting value depends on the model.
 
         Raises:
             ValueError: `max_sentences` is not positive.
@@ -79,6 +86,7 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
         self._cross_encoder = cross_encoder
         self._max_sentences = max_sentences
         self._language = language
+        self._score_threshold = -math.inf if score_threshold is None else score_threshold
         super().__init__(self._read, self._aread, name="ExtractiveReader")
 
     def _read(self, given: dict[str, Any]) -> list[Quote]:
@@ -89,6 +97,7 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
         return [
             Quote(sentence=numbered[i][0], number=numbered[i][1], score=scores[i])
             for i in close_to_best(scores, self._max_sentences)
+            if scores[i] >= self._score_threshold
         ]
 
     async def _aread(self, given: dict[str, Any]) -> list[Quote]:

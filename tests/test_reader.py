@@ -12,14 +12,20 @@ from langchain_core.documents import Document
 
 from langchain_rerank import (
     ExtractiveReader,
+    Reranker,
     RerankRetriever,
     ScoringError,
     create_rag_chain,
     create_rerank_retriever,
 )
-from langchain_rerank.chain import NOTHING_FOUND
+from langchain_rerank.chain import NO_ANSWER, NOTHING_FOUND
 from langchain_rerank.reader import close_to_best, numbered_sentences
-from tests.fakes import BrokenCrossEncoder, RecordingRetriever, WordOverlapCrossEncoder
+from tests.fakes import (
+    BrokenCrossEncoder,
+    RecordingChatModel,
+    RecordingRetriever,
+    WordOverlapCrossEncoder,
+)
 
 PASSAGES = [
     Document("Berlin has many\nmuseums.  [1]\n\nIts population, e.g. in 2015, was 3,520,031."),
@@ -129,10 +135,32 @@ def test_brackets_in_a_quoted_sentence_are_no_citations():
     assert [citation["number"] for citation in result["citations"]] == [1]
 
 
-@pytest.mark.parametrize("texts", [[], [" "]])
-def test_a_reader_that_finds_nothing_says_so(texts):
-    result = create_rag_chain(None, reranked(*texts)).invoke("why")
-    assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
+@pytest.mark.parametrize(
+    ("texts", "score_threshold", "answer"),
+    [
+        ([], None, NOTHING_FOUND),
+        ([" "], None, NO_ANSWER),
+        (["It rains.", "Berlin is large."], 0.51, NO_ANSWER),
+        (["It rains.", "Berlin is large."], 0.5, "Berlin is large. [2]"),
+    ],
+)
+async def test_where_no_sentence_answers_the_reader_says_so(texts, score_threshold, answer):
+    reader = ExtractiveReader(WordOverlapCrossEncoder(), score_threshold=score_threshold)
+    retriever = RecordingRetriever(documents=[Document(text) for text in texts])
+    chain = create_rag_chain(reader, retriever)
+    for result in (chain.invoke("Berlin why"), await chain.ainvoke("Berlin why")):
+        assert (result["answer"], bool(result["citations"])) == (answer, "[" in answer)
+
+
+def test_passages_below_the_rerankers_threshold_are_not_answered_from():
+    llm = RecordingChatModel(responses=["never"])
+    strict = Reranker(model=WordOverlapCrossEncoder(), score_threshold=0.5)
+    first_stage = RecordingRetriever(documents=PASSAGES)
+    retriever = create_rerank_retriever(first_stage, reranker=strict)
+    for model in (llm, None):
+        result = create_rag_chain(model, retriever).invoke("does water boil")
+        assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
+    assert llm.prompts == []
 
 
 def test_a_reader_searches_by_the_last_question_and_the_new_one():
