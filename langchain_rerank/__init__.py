@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RerankError,
         ScoringError,
     )
+    from langchain_rerank.middleware import RerankMiddleware
     from langchain_rerank.reader import ExtractiveReader
     from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
 
@@ -38,6 +39,7 @@ __all__ = [
     "RemoteCrossEncoder",
     "RemoteError",
     "RerankError",
+    "RerankMiddleware",
     "RerankRetriever",
     "Reranker",
     "ScoringError",
@@ -57,6 +59,7 @@ _HOMES = {
     "RemoteCrossEncoder": "cross_encoders.remote",
     "RemoteError": "errors",
     "RerankError": "errors",
+    "RerankMiddleware": "middleware",
     "RerankRetriever": "retriever",
     "Reranker": "compressor",
     "ScoringError": "errors",
