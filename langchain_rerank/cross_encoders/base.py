@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
+import sys
 import threading
 from abc import abstractmethod
 from pathlib import Path
@@ -57,7 +59,7 @@ class FrozenSettings(BaseModel):
         return type(self)(**self.model_dump())
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return type(self)(**self.model_dump())
+        return self.__copy__()
 
 
 class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
@@ -97,21 +99,21 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     _lock: PerProcess[threading.RLock] = PrivateAttr(
         default_factory=lambda: PerProcess(threading.RLock)
     )
+    _loaded: Any = PrivateAttr(default=None)
     _warned: set[str] = PrivateAttr(default_factory=set)
     _tokens_scored: int = PrivateAttr(default=0)
 
     @field_validator("model", mode="before")
     @classmethod
     def _path_as_text(cls, model: object) -> object:
-        """Take a `Path` for its text; "~" is the home folder, though no hub name."""
-        text = os.fspath(model) if isinstance(model, os.PathLike) else model
-        if isinstance(text, str) and text.startswith("~"):
-            return str(Path(text).expanduser())
-        return text
+        text: Any = os.fspath(model) if isinstance(model, os.PathLike) else model
+        # No hub name starts so.
+        home = isinstance(text, str) and text.startswith("~")
+        return str(Path(text).expanduser()) if home else text
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        if self.max_length is not None and self.query_max_length is not None:
+        if self.max_length is not None:
             self._check_query_length(self.max_length)
         return self
 
@@ -124,17 +126,37 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             )
             raise ValueError(msg)
 
-    @abstractmethod
     def load(self) -> None:
         """Load the weights now instead of at the first `score`; does nothing once loaded.
 
         Raises:
-            ModelLoadError: The model is missing, damaged or not a reranker.
+            ModelLoadError: The model is missing, damaged, not a reranker, or asks for something
+                that is not done; the message says what was looked for and what to do.
+            ValueError: `instruction` is given, and the model takes none.
         """
+        with self._lock.get():
+            if self._loaded is None:
+                self._loaded = self._open()
 
-    @abstractmethod
     def close(self) -> None:
-        """Free the weights; the next `score` loads them again."""
+        """Let go of the weights, which are freed with the last that shares them.
+
+        The next `score` loads them again.
+        """
+        with self._lock.get():
+            if self._loaded is None:
+                return
+            self._loaded = None
+        # A model is full of reference cycles: without this its memory would stay taken.
+        gc.collect()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
+
+    def _open(self) -> Any:
+        """Load the weights."""
+        raise NotImplementedError
 
     @abstractmethod
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
@@ -175,10 +197,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     @property
     def tokens_scored(self) -> int:
-        """Tokens, padding left out, that an encoder-only model has read since this was made.
-
-        The decoder families, whose prompts FlagEmbedding makes, are not counted.
-        """
+        """Tokens read since this was made, padding left out; FlagEmbedding's are not counted."""
         return self._tokens_scored
 
     @property
@@ -203,24 +222,16 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         three_quarters = min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
         return self.query_max_length or three_quarters
 
-    def _instructed(
-        self, pairs: Sequence[tuple[str, str]], prompt: str = ""
-    ) -> list[tuple[str, str]]:
-        """Put the instructions before the texts; `prompt` is the checkpoint's own."""
-        before_query = prompt if self.query_instruction is None else self.query_instruction
-        before_passage = self.passage_instruction or ""
-        return [(before_query + query, before_passage + passage) for query, passage in pairs]
-
     def _short_queries(
         self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
     ) -> list[tuple[str, str]]:
         """Truncate long queries, with one warning in the life of this object."""
-        before = [query for query, _ in pairs]
+        given, passages = zip(*pairs, strict=True)
         limit = self._query_limit(max_length)
-        queries = tokenization.truncate_queries(tokenizer, before, limit)
-        if queries != before:
+        queries = tokenization.truncate_queries(tokenizer, given, limit)
+        if queries != list(given):
             self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
-        return list(zip(queries, (passage for _, passage in pairs), strict=True))
+        return list(zip(queries, passages, strict=True))
 
     def _windows(
         self,
@@ -230,15 +241,13 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         frame: Frame | None = None,
         prompt: str = "",
     ) -> tokenization.Windows:
-        """Encode pairs as `long_documents` says, in a language model's prompt if there is one."""
-        pairs = self._short_queries(tokenizer, self._instructed(pairs, prompt), max_length)
+        """Encode pairs as `long_documents` says; `prompt` is the checkpoint's own."""
+        before = prompt if self.query_instruction is None else self.query_instruction
+        text = self.passage_instruction or ""
+        pairs = [(before + query, text + passage) for query, passage in pairs]
+        pairs = self._short_queries(tokenizer, pairs, max_length)
         whole = self.long_documents != "first"
-        if frame is not None:
-            windows = tokenization.encode_framed(tokenizer, frame, pairs, max_length, whole=whole)
-        elif whole:
-            windows = tokenization.encode_windows(tokenizer, pairs, max_length)
-        else:
-            windows = tokenization.encode_first(tokenizer, pairs, max_length)
+        windows = tokenization.encode(tokenizer, pairs, max_length, frame, whole=whole)
         self._tokens_scored += sum(map(len, windows.features["input_ids"]))
         if windows.truncated:
             self._warn_once(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +14,17 @@ import torch
 from tqdm.auto import tqdm
 
 from langchain_rerank.cancellation import check_cancelled
-from langchain_rerank.cross_encoders import batching, frames, heads
-from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
+from langchain_rerank.cross_encoders import batching, heads
+from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
+from langchain_rerank.cross_encoders.hub import load_error
 from langchain_rerank.cross_encoders.processes import PerProcess
 from langchain_rerank.cross_encoders.torch import best_device, torch_dtype
 from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
-from langchain_rerank.errors import ModelLoadError, ScoringError
+from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -53,28 +55,39 @@ def default_batch_tokens(device: str) -> int:
 class TorchModel:
     """Loaded weights and their tokenizer. Whoever uses them holds `lock`."""
 
-    def __init__(
-        self, scorer: heads.Scorer, tokenizer: Any, checkpoint: Checkpoint, device: str
-    ) -> None:
-        """Take a model that is on `device` and in its dtype already."""
+    def __init__(self, settings: TorchCrossEncoder, checkpoint: Checkpoint, device: str) -> None:
+        """Load both.
+
+        Raises:
+            RefusedError: They are missing, or don't fit together.
+        """
+        dtype, trust = torch_dtype(settings.dtype, device), settings.trust_remote_code
+        if checkpoint.float32_layers and dtype != torch.float32:
+            msg = (
+                f"it wants {', '.join(checkpoint.float32_layers)} computed in float32 "
+                '(keep_in_fp32_modules); use dtype="float32"'
+            )
+            raise RefusedError(msg)
         self.checkpoint = checkpoint
+        # What a thread of the parent was using at a fork would stay locked in the child.
         self.lock = PerProcess(threading.RLock)
-        # One that a thread of the parent was using at the fork would stay locked in the child.
-        self.tokenizer = PerProcess(lambda: heads.load_tokenizer(checkpoint))
-        self.tokenizer.put(tokenizer)
-        self._scorer = scorer
+        self.tokenizer = PerProcess(
+            lambda: heads.load_tokenizer(checkpoint, trust_remote_code=trust)
+        )
+        with hidden_bars(show_progress=settings.show_progress):
+            self._scorer = heads.build(checkpoint, self.tokenizer.get(), trust_remote_code=trust)
+        self._scorer.to(device=device, dtype=dtype)
+        if device == "cpu":
+            pack_linear_layers(self._scorer)
         self._device = device
         self._held_tokens: int | None = None
         self._frames: dict[str | None, Frame | None] = {}
+        self.frame(None)
 
     def frame(self, instruction: str | None) -> Frame | None:
-        """What stands around a pair; None where pairs are encoded as such.
-
-        Raises:
-            ValueError: There is an instruction, and the model takes none.
-        """
+        """What stands around a pair; see `frame_of_checkpoint`."""
         if instruction not in self._frames:
-            self._frames[instruction] = frames.frame_of_checkpoint(
+            self._frames[instruction] = frame_of_checkpoint(
                 self.checkpoint, self.tokenizer.get(), instruction
             )
         return self._frames[instruction]
@@ -87,92 +100,79 @@ class TorchModel:
         Raises:
             ScoringError: One window alone does not fit into memory.
         """
-        shared: list[int] = []
-        features: Mapping[str, Sequence[Sequence[int]]] = windows.features
+        features, prefix = windows.features, None
         if self._scorer.shares_prefixes:
             shared, features = batching.without_prefix(features)
-        prefix = self._read_prefix(shared) if shared else None
+            if shared:
+                ids = torch.tensor([shared], device=self._device)
+                (prefix,) = self._in_turn(self._scorer.read_prefix, [ids])
         lengths = [len(row) for row in features["input_ids"]]
         budget = batch_tokens or self._held_tokens or default_batch_tokens(self._device)
+        if self._device == "cpu":
+            # Few tokens are spread over all threads.
+            budget = min(budget, max(-(-sum(lengths) // torch.get_num_threads()), 1))
         tokenizer = self.tokenizer.get()
-        bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
-        scores: npt.NDArray[np.float64] = np.empty(len(lengths))
+        side = self._scorer.padding_side or tokenizer.padding_side
         multiple = _WIDTH_MULTIPLE.get(self._device, 1)
 
         def forward(batch: list[int]) -> torch.Tensor:
-            side = self._scorer.padding_side or tokenizer.padding_side
             padded = batching.pad_batch(features, batch, tokenizer.pad_token_id, side, multiple)
-            output = self._forward(padded, prefix)
-            bar.update(len(batch))
-            return output
+            return self._forward(padded, prefix)
 
-        run = self._on_cores if self._device == "cpu" else self._on_accelerator
+        waiting = batching.batches_by_length(lengths, budget)
+        done: list[int] = []
+        outputs: list[torch.Tensor] = []
+        bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
         with bar:
-            batches, outputs = run(lengths, budget, forward)
-        flat = torch.cat(outputs).double().cpu().numpy()
-        scores[[position for batch in batches for position in batch]] = flat
+            while waiting:
+                try:
+                    with closing(self._in_turn(forward, list(waiting))) as results:
+                        for output in results:
+                            outputs.append(output)
+                            done += waiting.pop(0)
+                            bar.update(len(output))
+                            check_cancelled()
+                except torch.OutOfMemoryError as error:
+                    waiting = self._smaller(waiting, lengths, error)
+        scores: npt.NDArray[np.float64] = np.empty(len(lengths))
+        scores[done] = torch.cat(outputs).double().cpu().numpy()
         return scores
 
-    def _on_cores(
-        self, lengths: list[int], budget: int, forward: Callable[[list[int]], torch.Tensor]
-    ) -> tuple[list[list[int]], list[torch.Tensor]]:
-        """Run each batch on one thread, as many at once as PyTorch may use threads.
+    def _in_turn(self, call: Callable[[Any], Any], inputs: Sequence[Any]) -> Generator[Any]:
+        """Call for one input after another; on a CPU for as many at once as PyTorch has threads.
 
-        Threads that share an operation wait on each other, for long where the cores are busy.
+        There each runs on one thread: those that share an operation wait on each other, for long
+        where the cores are busy, and don't come along to a forked child.
         """
-        threads = torch.get_num_threads()
-        # Few tokens are spread over all threads.
-        budget = min(budget, max(-(-sum(lengths) // threads), 1))
-        batches = batching.batches_by_length(lengths, budget)
-        futures: list[Future[torch.Tensor]] = []
-        pool = _pool(threads)
-        outputs = []
+        if self._device != "cpu":
+            yield from map(call, inputs)
+            return
+        pool = _pool(torch.get_num_threads())
+        futures = [pool.submit(call, one) for one in inputs]
         try:
-            futures = [pool.submit(forward, batch) for batch in batches]
             for future in futures:
-                check_cancelled()
-                outputs.append(future.result())
+                yield future.result()
         finally:
             for future in futures:
                 future.cancel()
-        return batches, outputs
 
-    def _on_accelerator(
-        self, lengths: list[int], budget: int, forward: Callable[[list[int]], torch.Tensor]
-    ) -> tuple[list[list[int]], list[torch.Tensor]]:
-        def checked(batch: list[int]) -> torch.Tensor:
-            check_cancelled()
-            return forward(batch)
-
-        try:
-            batches, outputs, held = batching.run_in_batches(
-                lengths, budget, checked, torch.OutOfMemoryError
-            )
-        except torch.OutOfMemoryError as error:
+    def _smaller(
+        self, waiting: list[list[int]], lengths: list[int], error: torch.OutOfMemoryError
+    ) -> list[list[int]]:
+        """Cut batches anew, for half the tokens of the first, which did not fit into memory."""
+        longest = lengths[waiting[0][0]]
+        if len(waiting[0]) == 1:
             msg = (
-                f"out of memory on {self._device} with a single pair of up to {max(lengths)} "
-                "tokens; lower max_length, choose a smaller model or dtype, or free the device"
+                f"out of memory on {self._device} with a single pair of up to {longest} tokens; "
+                "lower max_length, choose a smaller model or dtype, or free the device"
             )
             raise ScoringError(msg) from error
-        if held < budget:
-            logger.warning("out of memory: batches now hold %d tokens", held)
-            self._held_tokens = held
-        return batches, outputs
+        self._held_tokens = longest * len(waiting[0]) // 2
+        logger.warning("out of memory: batches now hold %d tokens", self._held_tokens)
+        rest = [position for batch in waiting for position in batch]
+        return batching.batches_by_length(lengths, self._held_tokens, rest)
 
-    def _read_prefix(self, shared: list[int]) -> Any:
-        """Compute once what all rows start with."""
-
-        def read() -> Any:
-            with torch.inference_mode():
-                return self._scorer.read_prefix(torch.tensor([shared], device=self._device))
-
-        # On a CPU in a thread of the pool, so that a forked child needs no threads of PyTorch's.
-        return (
-            _pool(torch.get_num_threads()).submit(read).result()
-            if self._device == "cpu"
-            else read()
-        )
-
+    @torch.inference_mode()
     def _forward(
         self, padded: dict[str, npt.NDArray[np.int64]], prefix: Any = None
     ) -> torch.Tensor:
@@ -183,8 +183,7 @@ class TorchModel:
         for name, rows in inputs.items():
             source = rows.pin_memory() if pinned else rows
             inputs[name] = source.to(self._device, non_blocking=pinned)
-        with torch.inference_mode():
-            logits: torch.Tensor = self._scorer(prefix, **inputs)
+        logits: torch.Tensor = self._scorer(prefix, **inputs)
         return logits
 
 
@@ -195,45 +194,19 @@ def shared_model(settings: TorchCrossEncoder, checkpoint: Checkpoint) -> TorchMo
         ModelLoadError: They are missing, damaged or no reranker's.
     """
     device = settings.device or best_device()
-    dtype = torch_dtype(settings.dtype, device)
-    files = sorted(checkpoint.transformer.glob("*"))
+    files = sorted(checkpoint.folder.glob("*"))
     state = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    dtype = torch_dtype(settings.dtype, device)
     key = (str(checkpoint.folder.resolve()), state, device, dtype, settings.trust_remote_code)
     with _loading.get():
         found = _shared.get(key)
         if found is None:
             try:
-                found = _shared[key] = _load(settings, checkpoint, device, dtype)
+                found = _shared[key] = TorchModel(settings, checkpoint, device)
             # transformers', safetensors' and the disk's own errors.
             except Exception as error:
-                msg = (
-                    f"could not load '{settings.model}' on {device}: {error}\n"
-                    "Expected the name of a reranker on the Hugging Face hub, or a folder that "
-                    "holds its config.json, weights and tokenizer."
-                )
-                raise ModelLoadError(msg) from error
+                raise load_error(settings.model, f"on {device}: {error}") from error
     return found
-
-
-def _load(
-    settings: TorchCrossEncoder, checkpoint: Checkpoint, device: str, dtype: torch.dtype
-) -> TorchModel:
-    if checkpoint.float32_layers and dtype != torch.float32:
-        msg = (
-            f"it wants {', '.join(checkpoint.float32_layers)} computed in float32 "
-            '(keep_in_fp32_modules); use dtype="float32"'
-        )
-        raise RefusedError(msg)
-    trust = settings.trust_remote_code
-    with hidden_bars(show_progress=settings.show_progress):
-        tokenizer = heads.load_tokenizer(checkpoint, trust_remote_code=trust)
-        scorer = heads.build(checkpoint, tokenizer, trust_remote_code=trust)
-    scorer.to(device=device, dtype=dtype)
-    if device == "cpu":
-        pack_linear_layers(scorer)
-    model = TorchModel(scorer, tokenizer, checkpoint, device)
-    model.frame(None)
-    return model
 
 
 @contextmanager
@@ -252,28 +225,22 @@ def hidden_bars(*, show_progress: bool) -> Iterator[None]:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """The process's threads for batches, each of which computes alone."""
+    """The process's threads for batches, each of which computes alone.
+
+    `set_num_threads` is for the thread that calls it, but also for every thread that will start
+    later; so all start now, and then it is put back, by a thread of which nothing else remains.
+    """
     with _loading.get():
         pools = _workers.get()
         if threads not in pools:
-            pools[threads] = _single_threaded_pool(threads)
+            with ThreadPoolExecutor(1) as aside:
+                before = aside.submit(torch.get_num_threads).result()
+            started = threading.Barrier(threads)
+            pools[threads] = ThreadPoolExecutor(
+                threads, "rerank", initializer=torch.set_num_threads, initargs=(1,)
+            )
+            for future in [pools[threads].submit(started.wait) for _ in range(threads)]:
+                future.result()
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(torch.set_num_threads, before).result()
         return pools[threads]
-
-
-def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """Start all threads now, and leave no trace of their settings.
-
-    `set_num_threads` is for the thread that calls it, but also for every thread that will start
-    later; so that is put back, by a thread of which nothing else remains.
-    """
-    with ThreadPoolExecutor(1) as aside:
-        before = aside.submit(torch.get_num_threads).result()
-    started = threading.Barrier(threads)
-    pool = ThreadPoolExecutor(
-        threads, thread_name_prefix="rerank", initializer=torch.set_num_threads, initargs=(1,)
-    )
-    for future in [pool.submit(started.wait) for _ in range(threads)]:
-        future.result()
-    with ThreadPoolExecutor(1) as aside:
-        aside.submit(torch.set_num_threads, before).result()
-    return pool
