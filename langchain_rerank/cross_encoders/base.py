@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.processes import PerProcess
-from langchain_rerank.errors import RerankError, ScoringError
+from langchain_rerank.errors import ModelLoadError, RerankError, ScoringError
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from langchain_rerank.cross_encoders.frames import Frame
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
-# "[CLS] query [SEP] passage [SEP]" and its kin leave at least this much to the passage.
+# Templates such as "[CLS] query [SEP] passage [SEP]" leave at least this much to the passage.
 _MIN_PASSAGE_TOKENS = 8
 
 
@@ -113,11 +113,11 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        if self.max_length is not None:
-            self._check_query_length(self.max_length)
+        self._query_limit(self.max_length or sys.maxsize)
         return self
 
-    def _check_query_length(self, max_length: int) -> None:
+    def _query_limit(self, max_length: int) -> int:
+        """Most tokens of a query."""
         limit = max_length - _MIN_PASSAGE_TOKENS
         if self.query_max_length is not None and self.query_max_length > limit:
             msg = (
@@ -125,6 +125,19 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
                 f"max_length={max_length}, got {self.query_max_length}"
             )
             raise ValueError(msg)
+        return self.query_max_length or min(max_length * 3 // 4, limit)
+
+    def _max_length(self, checkpoint: Checkpoint) -> int:
+        """Most tokens of a pair; checked, query's included."""
+        max_length, limit = self.max_length or checkpoint.default_max_length, checkpoint.token_limit
+        if limit is not None and max_length > limit:
+            msg = (
+                f"could not load '{self.model}': max_length={max_length} is over the {limit} "
+                'tokens that it reads; give at most that, or none and long_documents="max".'
+            )
+            raise ModelLoadError(msg)
+        self._query_limit(max_length)
+        return max_length
 
     def load(self) -> None:
         """Load the weights now instead of at the first `score`; does nothing once loaded.
@@ -218,10 +231,6 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             copy.load()
         return copy
 
-    def _query_limit(self, max_length: int) -> int:
-        three_quarters = min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
-        return self.query_max_length or three_quarters
-
     def _short_queries(
         self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
     ) -> list[tuple[str, str]]:
@@ -233,16 +242,13 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
         return list(zip(queries, passages, strict=True))
 
-    def _windows(
-        self,
-        tokenizer: Any,
-        pairs: Sequence[tuple[str, str]],
-        max_length: int,
-        frame: Frame | None = None,
-        prompt: str = "",
-    ) -> tokenization.Windows:
-        """Encode pairs as `long_documents` says; `prompt` is the checkpoint's own."""
-        before = prompt if self.query_instruction is None else self.query_instruction
+    def _windows(self, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
+        """Encode pairs for the loaded model as `long_documents` says."""
+        model = self._loaded
+        frame, tokenizer = model.frame(self.instruction), model.tokenizer.get()
+        before, max_length = self.query_instruction, self._max_length(model.checkpoint)
+        if before is None:
+            before = model.checkpoint.prompt if frame is None else ""
         text = self.passage_instruction or ""
         pairs = [(before + query, text + passage) for query, passage in pairs]
         pairs = self._short_queries(tokenizer, pairs, max_length)
@@ -253,9 +259,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             self._warn_once(
                 "%d of %d passages are longer than max_length=%d tokens and were cut; "
                 'long_documents="max" scores them whole',
-                windows.truncated,
-                len(pairs),
-                max_length,
+                *(windows.truncated, len(pairs), max_length),
             )
         return windows
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -32,25 +32,17 @@ def groups_by_size(
     return [pairs[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
 
-def batches_by_length(
-    lengths: Sequence[int], token_budget: int, positions: Iterable[int] | None = None
-) -> list[list[int]]:
+def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Cut inputs of some lengths into batches of similar length.
 
-    Args:
-        lengths: Tokens of each input.
-        token_budget: Most tokens a batch may hold once padded to its longest input. An input
-            longer than the budget is a batch of its own.
-        positions: Of the inputs that count; None for all.
-
     Returns:
-        Batches of positions in `lengths`, longest inputs first, so that a batch that does not
-        fit into memory is met at once and not after minutes of work.
+        Batches of positions in `lengths`, longest inputs first, so that one that does not fit into
+        memory is met at once. Padded to its longest input, a batch holds at most `token_budget`
+        tokens; an input that is longer is a batch of its own.
     """
     batches: list[list[int]] = []
     longest = 0
-    chosen = range(len(lengths)) if positions is None else positions
-    for position in sorted(chosen, key=lambda position: -lengths[position]):
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
         if not batches or (len(batches[-1]) + 1) * longest > token_budget:
             batches.append([])
             longest = lengths[position]
@@ -62,34 +54,28 @@ def pad_batch(
     features: Mapping[str, Sequence[Sequence[int]]],
     batch: Sequence[int],
     pad_token_id: int,
-    side: str,
     multiple: int = 1,
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Stack the rows of one batch for each input of a model.
+    """Stack the rows of one batch, filled up on the right, for each input of a model.
 
-    Args:
-        features: Rows of token ids and masks by input name.
-        batch: Positions of the rows.
-        pad_token_id: What fills the rows of "input_ids"; the masks are filled with 0.
-        side: "right" or "left": where the filling goes, as tokenizers' `padding_side`.
-        multiple: The width is one of it.
+    There no model looks: encoders mask what fills, and decoders read from left to right.
 
     Returns:
-        Arrays of shape (rows, longest row rounded up).
+        Arrays of shape (rows, longest row rounded up to `multiple`).
     """
     width = -(-max(len(features["input_ids"][row]) for row in batch) // multiple) * multiple
     padded = {}
     for name, rows in features.items():
         fill = pad_token_id if name == "input_ids" else 0
         padded[name] = np.full((len(batch), width), fill, dtype=np.int64)
-        for target, row in zip(padded[name], (rows[position] for position in batch), strict=True):
-            target[slice(len(row)) if side == "right" else slice(width - len(row), width)] = row
+        for target, position in zip(padded[name], batch, strict=True):
+            target[: len(rows[position])] = rows[position]
     return padded
 
 
 def without_prefix(
-    features: Mapping[str, Sequence[Sequence[int]]],
-) -> tuple[list[int], dict[str, list[Sequence[int]]]]:
+    features: Mapping[str, Sequence[list[int]]],
+) -> tuple[list[int], dict[str, list[list[int]]]]:
     """Take off what all rows of token ids start with, where that is much for many rows.
 
     Returns:
@@ -97,20 +83,18 @@ def without_prefix(
         least one token.
     """
     rows = features["input_ids"]
-    # Of the first and the last in order, no others start with less in common.
-    ends = min(map(list, rows)), max(map(list, rows))
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False)))
-    shared = min(same, min(map(len, rows)) - 1)
+    equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    shared = min(len(list(equal)), min(map(len, rows)) - 1)
     if shared < _SHORTEST_PREFIX or len(rows) < _FEWEST_ROWS:
         shared = 0
     left = {name: [row[shared:] for row in given] for name, given in features.items()}
-    return list(rows[0][:shared]), left
+    return rows[0][:shared], left
 
 
 def merge_windows(
     window_scores: npt.NDArray[np.float64], owners: Sequence[int], how: LongDocuments
 ) -> npt.NDArray[np.float64]:
-    """Reduce the scores of a document's windows to one: FirstP, MaxP or AvgP.
+    """Reduce the scores of documents' windows to one each: FirstP, MaxP or AvgP.
 
     Source: Dai and Callan, "Deeper Text Understanding for IR with Contextual Neural Language
     Modeling", SIGIR 2019.
@@ -119,9 +103,6 @@ def merge_windows(
         window_scores: Shape (windows,).
         owners: The document each window belongs to, ascending from 0 without gaps.
         how: "first", "max" or "mean" of a document's windows.
-
-    Returns:
-        Shape (documents,).
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if how == "first":
@@ -132,9 +113,6 @@ def merge_windows(
 
 
 def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Map logits to 0–1 without overflow, in float64 so that close logits stay distinct.
-
-    NaN stays NaN.
-    """
+    """Map logits to 0–1 without overflow, in float64 so that close ones stay distinct."""
     with np.errstate(invalid="ignore"):
         return np.exp(-np.logaddexp(0.0, -logits))

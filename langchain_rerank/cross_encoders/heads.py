@@ -9,20 +9,17 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import DynamicCache
 
 from langchain_rerank.cross_encoders.checkpoint import RefusedError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint, Layer
 
 logger = logging.getLogger(__name__)
 
 Features = dict[str, torch.Tensor]
-
 _AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "feature-extraction": "AutoModel",
@@ -36,13 +33,9 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     Raises:
         RefusedError: It has no fast tokenizer, or one that doesn't fit the model.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, trust_remote_code=trust_remote_code
-    )
-    kind, folder = type(tokenizer).__name__, checkpoint.folder
-    require(tokenizer.is_fast, folder, f"has no fast tokenizer, only {kind}")
+    folder, auto = checkpoint.folder, transformers.AutoTokenizer
+    tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    require(tokenizer.is_fast, folder, f"has only {type(tokenizer).__name__}, no fast tokenizer")
     # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
     vocabulary, words = checkpoint.config.get("vocab_size") or 0, len(tokenizer)
     knows = f"has a tokenizer that knows {words} tokens, and a model that knows {vocabulary}"
@@ -61,17 +54,15 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
         RefusedError: Weights are missing that would have been initialised at random, or a token
             of the head is not in the vocabulary.
     """
-    import transformers
-
     auto = getattr(transformers, _AUTO_CLASSES[checkpoint.task])
     model, report = auto.from_pretrained(
         checkpoint.folder, trust_remote_code=trust_remote_code, output_loading_info=True
     )
-    invented = set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
-    if checkpoint.task == "feature-extraction":
-        # BERT's pooler: saved by few, used by none of the layers behind.
-        invented = {name for name in invented if not name.startswith("pooler.")}
-    lacks = f"lacks weights of a reranker, among them {', '.join(sorted(invented)[:3])}"
+    # BERT's pooler is saved by few, and used by none of the layers behind.
+    unused = ("pooler.",) if checkpoint.task == "feature-extraction" else ()
+    missing = {name for name in report["missing_keys"] if not name.startswith(unused)}
+    invented = sorted(missing & {name for name, _ in model.named_parameters()})
+    lacks = f"lacks weights of a reranker, among them {', '.join(invented[:3])}"
     require(not invented, checkpoint.folder, lacks, "They would be random.")
     if checkpoint.task == "text-generation":
         _keep_answers(model, checkpoint, tokenizer)
@@ -85,25 +76,22 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
 
 def _keep_answers(model: Any, checkpoint: Checkpoint, tokenizer: Any) -> None:
     """Leave of the output layer the rows of the true and the false token: no more is computed."""
+    ids = [
+        tokenizer(text, add_special_tokens=False)["input_ids"][0]
+        for text in (checkpoint.true_token, checkpoint.false_token)
+        if text
+    ]
     if checkpoint.layers:
         settings = checkpoint.layers[-1].settings
-        ids = [settings.get("true_token_id"), settings.get("false_token_id")]
-    else:
-        answers = (checkpoint.true_token, checkpoint.false_token)
-        ids = [
-            tokenizer(text, add_special_tokens=False)["input_ids"][0] if text else None
-            for text in answers
-        ]
-    kept = [id_ for id_ in ids if id_ is not None]
+        ids = [settings.get("true_token_id", -1), settings.get("false_token_id")]
+        ids = ids[: 1 if ids[1] is None else 2]
     whole = model.get_output_embeddings()
-    weight, bias = whole.weight, getattr(whole, "bias", None)
-    known = ids[0] is not None and all(0 <= id_ < len(weight) for id_ in kept)
-    names = f"names as true_token_id and false_token_id {ids}, of a vocabulary of {len(weight)}"
-    require(known, checkpoint.folder, f"has a LogitScore module that {names}", "Mend its settings.")
-    rows = nn.Linear(weight.shape[1], len(kept), bias=bias is not None, dtype=weight.dtype)
-    rows.weight = nn.Parameter(weight.detach()[kept])
-    if bias is not None:
-        rows.bias = nn.Parameter(bias.detach()[kept])
+    known = all(id_ in range(len(whole.weight)) for id_ in ids)
+    names = f"has a LogitScore module of true_token_id and false_token_id {ids}"
+    require(known, checkpoint.folder, names, f"Its vocabulary is of {len(whole.weight)}.")
+    rows = nn.Linear(whole.in_features, len(ids), bias=whole.bias is not None)
+    for name, weight in whole.named_parameters():
+        setattr(rows, name, nn.Parameter(weight.detach()[ids]))
     model.set_output_embeddings(rows)
 
 
@@ -116,27 +104,22 @@ class Scorer(nn.Module):
         self.model = model
         self._task = checkpoint.task
         self._output = checkpoint.output
-        kinds = [layer for layer in checkpoint.layers if layer.kind in _LAYERS]
-        self.layers = nn.ModuleList(_LAYERS[layer.kind](layer) for layer in kinds)
+        behind = [layer for layer in checkpoint.layers if layer.kind in _LAYERS]
+        self.layers = nn.ModuleList(_LAYERS[layer.kind](layer) for layer in behind)
         # Renamed in transformers 5.24.
         accepted = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self.shares_prefixes = self._task == "text-generation" and self._prefixes_work()
 
-    @property
-    def padding_side(self) -> str | None:
-        """Where rows must be padded; None where the tokenizer says it."""
-        return None if self._task == "sequence-classification" else "right"
-
     @torch.inference_mode()
     def _prefixes_work(self) -> bool:
         """Try it: it is no more than faster, and no release of transformers may break us by it."""
         config = self.model.config
-        windows = getattr(config, "use_sliding_window", True) and getattr(
+        window = getattr(config, "use_sliding_window", True) and getattr(
             config, "sliding_window", None
         )
-        if windows or {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}:
-            # Rows don't see all of what comes before them.
+        if window or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+            # Tokens don't see all of what comes before them.
             return False
         ids = torch.arange(4, 16).reshape(2, 6) % config.vocab_size
         ids[1, :3] = ids[0, :3]
@@ -157,7 +140,7 @@ class Scorer(nn.Module):
     @torch.inference_mode()
     def read_prefix(self, input_ids: torch.Tensor) -> Any:
         """Compute the keys and values of a start that rows share, shape (1, tokens)."""
-        cache = DynamicCache()
+        cache = transformers.DynamicCache()
         given = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
         self.model(**given, **{self._cache_name: cache}, use_cache=True, return_dict=True)
         return cache
@@ -168,7 +151,7 @@ class Scorer(nn.Module):
         Args:
             prefix: What `read_prefix` gave for the tokens that come before all rows.
             **inputs: `input_ids`, `attention_mask` and what else the tokenizer gives, each of
-                shape (rows, longest row).
+                shape (rows, longest row), filled up on the right.
         """
         mask = inputs["attention_mask"]
         cached: dict[str, Any] = {}
@@ -178,10 +161,8 @@ class Scorer(nn.Module):
             past.batch_repeat_interleave(mask.shape[0])
             whole = torch.cat([mask.new_ones(mask.shape[0], past.get_seq_length()), mask], dim=1)
             cached = {"attention_mask": whole, self._cache_name: past, "use_cache": True}
-        output = self.model(**{**inputs, **cached}, return_dict=True)
-        hidden: torch.Tensor = output[0]
+        hidden: torch.Tensor = self.model(**{**inputs, **cached}, return_dict=True)[0]
         if self._task == "text-generation":
-            # Padded on the right, a row's last token never sees the padding.
             last = _last_tokens(hidden, mask)
             return last[:, 0] - last[:, 1] if last.shape[1] > 1 else last[:, 0]
         features: Features = {self._output: hidden, "attention_mask": mask}
@@ -191,8 +172,7 @@ class Scorer(nn.Module):
 
 
 def _last_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Take what was computed for the last token of each row that is padded on the right."""
-    return hidden[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1]
+    return hidden[torch.arange(mask.shape[0], device=mask.device), mask.sum(1) - 1]
 
 
 class _Pooling(nn.Module):
@@ -206,22 +186,20 @@ class _Pooling(nn.Module):
             for name, wanted in layer.settings.items()
             if name.startswith("pooling_mode_") and wanted
         ]
-        self._modes: Sequence[str] = [modes] if isinstance(modes, str) else modes
-        known = self._modes and set(self._modes) <= {"cls", "mean", "max", "lasttoken"}
-        require(known, layer.folder, f"pools by {self._modes}", "Done: cls, mean, max, lasttoken.")
+        self._modes = [modes] if isinstance(modes, str) else modes
+        done = self._modes and set(self._modes) <= {"cls", "mean", "max", "lasttoken"}
+        require(done, layer.folder, f"pools by {self._modes}", "Done: cls, mean, max, lasttoken.")
 
     def forward(self, features: Features) -> None:
         tokens, mask = features["token_embeddings"], features["attention_mask"]
         wide = mask.unsqueeze(-1).to(tokens.dtype)
-        pool = {
-            "cls": lambda: tokens[:, 0],
-            "lasttoken": lambda: _last_tokens(tokens, mask),
-            "max": lambda: tokens.masked_fill(wide == 0, -torch.inf).amax(1),
-            "mean": lambda: (
-                (tokens * wide).sum(1, dtype=torch.float32) / wide.sum(1, dtype=torch.float32)
-            ).to(tokens.dtype),
-        }
-        features["sentence_embedding"] = torch.cat([pool[mode]() for mode in self._modes], dim=-1)
+        pooled = {"cls": tokens[:, 0], "lasttoken": _last_tokens(tokens, mask)}
+        if "max" in self._modes:
+            pooled["max"] = tokens.masked_fill(wide == 0, -torch.inf).amax(1)
+        if "mean" in self._modes:
+            total, count = (x.sum(1, dtype=torch.float32) for x in (tokens * wide, wide))
+            pooled["mean"] = (total / count).to(tokens.dtype)
+        features["sentence_embedding"] = torch.cat([pooled[mode] for mode in self._modes], dim=-1)
 
 
 class _Dense(nn.Module):
@@ -232,9 +210,9 @@ class _Dense(nn.Module):
         settings = layer.settings
         sizes = settings["in_features"], settings["out_features"]
         self.linear = nn.Linear(*sizes, bias=settings.get("bias", True))
-        self._residual = settings.get("use_residual", False)
-        if self._residual and sizes[0] != sizes[1]:
-            self.residual = nn.Linear(*sizes, bias=False)
+        if settings.get("use_residual"):
+            same = sizes[0] == sizes[1]
+            self.residual = nn.Identity() if same else nn.Linear(*sizes, bias=False)
         self._input = settings.get("module_input_name", "sentence_embedding")
         self._output = settings.get("module_output_name") or self._input
         _load(self, layer)
@@ -250,9 +228,9 @@ class _Dense(nn.Module):
     def forward(self, features: Features) -> None:
         given = features[self._input]
         output = self.activation(self.linear(given))
-        if self._residual:
-            output = output + (self.residual(given) if hasattr(self, "residual") else given)
-        features[self._output] = output
+        features[self._output] = (
+            output + self.residual(given) if hasattr(self, "residual") else output
+        )
 
 
 class _LayerNorm(nn.Module):
@@ -271,12 +249,11 @@ _LAYERS: dict[str, Any] = {"Pooling": _Pooling, "Dense": _Dense, "LayerNorm": _L
 
 
 def _load(module: nn.Module, layer: Layer) -> None:
-    """Load the weights of a layer."""
+    from safetensors.torch import load_file
+
     safe, pickled = layer.folder / "model.safetensors", layer.folder / "pytorch_model.bin"
     try:
         if safe.is_file():
-            from safetensors.torch import load_file
-
             weights = load_file(safe)
         else:
             weights = torch.load(pickled, map_location="cpu", weights_only=True)

@@ -20,11 +20,7 @@ def load_error(model: str, reason: object) -> ModelLoadError:
 
 
 def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
-    """Return the folder of a model; one on the hub is downloaded, as far as it is needed.
-
-    Args:
-        model: A path, or a name on the hub.
-        wanted: Chooses, from all file names of a repository, those to download.
+    """Return the folder of a model; of one on the hub, those files are downloaded that are wanted.
 
     Raises:
         ModelLoadError: There is no such folder or repository.
@@ -47,16 +43,8 @@ def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
 
 def weights_wanted(names: Sequence[str]) -> list[str]:
     """Choose what PyTorch needs of a repository: settings, tokenizer, code, one set of weights."""
-
-    def weights(suffix: str) -> list[str]:
-        # Other formats' and trainers' files lie beside the model's.
-        aside, trainers = (
-            ("onnx/", "openvino/", "original/", "gguf/"),
-            ("consolidated", "training_"),
-        )
-        found = [name for name in names if name.endswith(suffix) and not name.startswith(aside)]
-        return [name for name in found if not name.rpartition("/")[2].startswith(trainers)]
-
+    aside = ("onnx/", "openvino/", "original/", "gguf/", "consolidated", "training_")
+    used = [name for name in names if not name.startswith(aside)]
+    suffix = ".safetensors" if any(name.endswith(".safetensors") for name in used) else ".bin"
     rest = (".json", ".txt", ".model", ".jinja", ".py")
-    settings = [name for name in names if name.endswith(rest)]
-    return settings + (weights(".safetensors") or weights(".bin"))
+    return [name for name in used if name.endswith((suffix, *rest))]

@@ -190,8 +190,7 @@ def _export(checkpoint: Checkpoint, partial: Path) -> tuple[onnx.ModelProto, dic
     pairs = [("a query", "a passage"), ("another query", "a somewhat longer passage of words")]
     frame = frame_of_checkpoint(checkpoint, tokenizer, None)
     windows = tokenization.encode(tokenizer, pairs, 10**6 if frame else 64, frame)
-    side = scorer.padding_side or tokenizer.padding_side
-    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id, side)
+    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id)
     return trace(scorer, {name: torch.from_numpy(row) for name, row in rows.items()})
 
 

@@ -31,9 +31,9 @@ _BARE = {"add_special_tokens": False}
 class Windows:
     """Model inputs, one or more for each pair of texts."""
 
-    features: Mapping[str, Sequence[Sequence[int]]]  # rows by input name, each with one a window
+    features: Mapping[str, Sequence[list[int]]]  # rows by input name, each with one a window
     owners: list[int]  # the pair each window belongs to, ascending
-    truncated: int  # how many pairs lost the end of their passage
+    truncated: int = 0  # how many pairs lost the end of their passage
 
 
 def check_pairs(text_pairs: Pairs) -> None:
@@ -97,7 +97,7 @@ def encode(
         max_length: Most tokens of an input.
         frame: What stands around the texts of a language model; None for the tokenizer's own.
         whole: Read the whole passage in overlapping windows, not only its start. They depend on
-            nothing but the pair: the overlap follows from the room that its query leaves.
+            nothing but the pair.
     """
     if frame is not None:
         return _encode_framed(tokenizer, pairs, max_length, frame, whole=whole)
@@ -123,7 +123,7 @@ def encode(
         owners += [owner] * len(encoded.pop("overflow_to_sample_mapping"))
         for name, rows in encoded.items():
             features.setdefault(name, []).extend(rows)
-    return Windows(features, owners, 0)
+    return Windows(features, owners)
 
 
 def _encode_framed(
@@ -147,10 +147,8 @@ def _encode_framed(
         start = passage if whole else start_of(tokenizer, passage, max_length)
         parts = frame.fill(left, query), start, frame.fill(right, query)
         before, inside, after = _encode_parts(tokenizer, *parts)
-        head, end = (
-            first + ids_of(frame.segments[:number], query),
-            ids_of(frame.segments[number + 1 :], query),
-        )
+        head = first + ids_of(frame.segments[:number], query)
+        end = ids_of(frame.segments[number + 1 :], query)
         room = max_length - len(head) - len(before) - len(after) - len(end)
         if frame.uncounted_end:
             # FlagEmbedding makes room for the end twice.
@@ -183,11 +181,7 @@ def _encode_parts(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:
 def text_windows(
     tokenizer: Any, pairs: Pairs, max_length: int
 ) -> tuple[list[tuple[str, str]], list[int]]:
-    """Cut passages as `encode_windows` does, but give texts, for models that take only texts.
-
-    Returns:
-        The pairs, and for each of them the position in `pairs` that it comes from.
-    """
+    """Cut passages as `encode` does, but give texts, each with the position of its pair."""
     windows: list[tuple[str, str]] = []
     owners: list[int] = []
     for owner, (query, passage) in enumerate(pairs):

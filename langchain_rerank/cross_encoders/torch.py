@@ -10,7 +10,6 @@ from langchain_rerank.cross_encoders import batching
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
 from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
-from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,14 +66,7 @@ class TorchCrossEncoder(LocalCrossEncoder):
         folder = find_folder(self.model, weights_wanted)
         trust = self.trust_remote_code
         checkpoint = read_checkpoint(self.model, folder, trust_remote_code=trust)
-        max_length, limit = self.max_length or checkpoint.default_max_length, checkpoint.token_limit
-        if limit is not None and max_length > limit:
-            msg = (
-                f"could not load '{self.model}': max_length={max_length} is over the {limit} "
-                'tokens that it reads; give at most that, or none and long_documents="max".'
-            )
-            raise ModelLoadError(msg)
-        self._check_query_length(max_length)
+        self._max_length(checkpoint)
         # Imported late: it imports torch.
         from langchain_rerank.cross_encoders.torch_model import shared_model
 
@@ -108,10 +100,7 @@ class TorchCrossEncoder(LocalCrossEncoder):
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         model: TorchModel = self._loaded
         with model.lock.get():
-            frame = model.frame(self.instruction)
-            prompt = model.checkpoint.prompt if frame is None else ""
-            max_length = self.max_length or model.checkpoint.default_max_length
-            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
+            windows = self._windows(pairs)
             logits = model.logits(
                 windows, batch_tokens=self.batch_tokens, show_progress=self.show_progress
             )

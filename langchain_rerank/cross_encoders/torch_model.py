@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from langchain_rerank.cancellation import check_cancelled
+from langchain_rerank.cancellation import cancelled, check_cancelled
 from langchain_rerank.cross_encoders import batching, heads
-from langchain_rerank.cross_encoders.checkpoint import RefusedError
+from langchain_rerank.cross_encoders.checkpoint import require
 from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.hub import load_error
 from langchain_rerank.cross_encoders.processes import PerProcess
@@ -24,12 +25,11 @@ from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
 from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-    from langchain_rerank.cross_encoders.frames import Frame
     from langchain_rerank.cross_encoders.tokenization import Windows
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 
@@ -62,35 +62,27 @@ class TorchModel:
             RefusedError: They are missing, or don't fit together.
         """
         dtype, trust = torch_dtype(settings.dtype, device), settings.trust_remote_code
-        if checkpoint.float32_layers and dtype != torch.float32:
-            msg = (
-                f"it wants {', '.join(checkpoint.float32_layers)} computed in float32 "
-                '(keep_in_fp32_modules); use dtype="float32"'
-            )
-            raise RefusedError(msg)
+        wanted = f"wants {', '.join(checkpoint.float32_layers)} in float32 (keep_in_fp32_modules)"
+        right = not checkpoint.float32_layers or dtype == torch.float32
+        require(right, checkpoint.folder, wanted, 'Use dtype="float32".')
         self.checkpoint = checkpoint
         # What a thread of the parent was using at a fork would stay locked in the child.
         self.lock = PerProcess(threading.RLock)
-        self.tokenizer = PerProcess(
+        self.tokenizer = tokenizer = PerProcess(
             lambda: heads.load_tokenizer(checkpoint, trust_remote_code=trust)
         )
         with hidden_bars(show_progress=settings.show_progress):
-            self._scorer = heads.build(checkpoint, self.tokenizer.get(), trust_remote_code=trust)
+            self._scorer = heads.build(checkpoint, tokenizer.get(), trust_remote_code=trust)
         self._scorer.to(device=device, dtype=dtype)
         if device == "cpu":
             pack_linear_layers(self._scorer)
         self._device = device
         self._held_tokens: int | None = None
-        self._frames: dict[str | None, Frame | None] = {}
+        # What stands around a pair, by instruction.
+        self.frame = functools.lru_cache(64)(
+            lambda instruction: frame_of_checkpoint(checkpoint, tokenizer.get(), instruction)
+        )
         self.frame(None)
-
-    def frame(self, instruction: str | None) -> Frame | None:
-        """What stands around a pair; see `frame_of_checkpoint`."""
-        if instruction not in self._frames:
-            self._frames[instruction] = frame_of_checkpoint(
-                self.checkpoint, self.tokenizer.get(), instruction
-            )
-        return self._frames[instruction]
 
     def logits(
         self, windows: Windows, *, batch_tokens: int | None, show_progress: bool
@@ -105,83 +97,66 @@ class TorchModel:
             shared, features = batching.without_prefix(features)
             if shared:
                 ids = torch.tensor([shared], device=self._device)
-                (prefix,) = self._in_turn(self._scorer.read_prefix, [ids])
+                (prefix,) = self._map(self._scorer.read_prefix, [ids])
         lengths = [len(row) for row in features["input_ids"]]
         budget = batch_tokens or self._held_tokens or default_batch_tokens(self._device)
         if self._device == "cpu":
             # Few tokens are spread over all threads.
             budget = min(budget, max(-(-sum(lengths) // torch.get_num_threads()), 1))
-        tokenizer = self.tokenizer.get()
-        side = self._scorer.padding_side or tokenizer.padding_side
-        multiple = _WIDTH_MULTIPLE.get(self._device, 1)
+        pad, multiple = self.tokenizer.get().pad_token_id, _WIDTH_MULTIPLE.get(self._device, 1)
+        given_up = cancelled.get()
 
         def forward(batch: list[int]) -> torch.Tensor:
-            padded = batching.pad_batch(features, batch, tokenizer.pad_token_id, side, multiple)
-            return self._forward(padded, prefix)
+            check_cancelled(given_up)
+            return self._forward(batching.pad_batch(features, batch, pad, multiple), prefix)
 
-        waiting = batching.batches_by_length(lengths, budget)
-        done: list[int] = []
-        outputs: list[torch.Tensor] = []
-        bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
-        with bar:
-            while waiting:
-                try:
-                    with closing(self._in_turn(forward, list(waiting))) as results:
-                        for output in results:
-                            outputs.append(output)
-                            done += waiting.pop(0)
-                            bar.update(len(output))
-                            check_cancelled()
-                except torch.OutOfMemoryError as error:
-                    waiting = self._smaller(waiting, lengths, error)
-        scores: npt.NDArray[np.float64] = np.empty(len(lengths))
-        scores[done] = torch.cat(outputs).double().cpu().numpy()
-        return scores
+        while True:
+            batches = batching.batches_by_length(lengths, budget)
+            bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
+            try:
+                with bar:
+                    outputs = []
+                    for output in self._map(forward, batches):
+                        outputs.append(output)
+                        bar.update(len(output))
+            except torch.OutOfMemoryError as error:
+                budget = self._smaller_budget(lengths, batches[0], error)
+                continue
+            scores: npt.NDArray[np.float64] = np.empty(len(lengths))
+            scores[np.concatenate(batches)] = torch.cat(outputs).double().cpu().numpy()
+            return scores
 
-    def _in_turn(self, call: Callable[[Any], Any], inputs: Sequence[Any]) -> Generator[Any]:
+    def _map(self, call: Callable[[Any], Any], inputs: Sequence[Any]) -> Iterator[Any]:
         """Call for one input after another; on a CPU for as many at once as PyTorch has threads.
 
         There each runs on one thread: those that share an operation wait on each other, for long
         where the cores are busy, and don't come along to a forked child.
         """
-        if self._device != "cpu":
-            yield from map(call, inputs)
-            return
-        pool = _pool(torch.get_num_threads())
-        futures = [pool.submit(call, one) for one in inputs]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+        cpu = self._device == "cpu"
+        return (_pool(torch.get_num_threads()).map if cpu else map)(call, inputs)
 
-    def _smaller(
-        self, waiting: list[list[int]], lengths: list[int], error: torch.OutOfMemoryError
-    ) -> list[list[int]]:
-        """Cut batches anew, for half the tokens of the first, which did not fit into memory."""
-        longest = lengths[waiting[0][0]]
-        if len(waiting[0]) == 1:
+    def _smaller_budget(
+        self, lengths: Sequence[int], batch: list[int], error: torch.OutOfMemoryError
+    ) -> int:
+        """Halve the tokens of the longest batch, for this call and the next."""
+        if len(batch) == 1:
             msg = (
-                f"out of memory on {self._device} with a single pair of up to {longest} tokens; "
-                "lower max_length, choose a smaller model or dtype, or free the device"
+                f"out of memory on {self._device} with a single pair of up to {max(lengths)} "
+                "tokens; lower max_length, choose a smaller model or dtype, or free the device"
             )
             raise ScoringError(msg) from error
-        self._held_tokens = longest * len(waiting[0]) // 2
+        self._held_tokens = max(lengths) * len(batch) // 2
         logger.warning("out of memory: batches now hold %d tokens", self._held_tokens)
-        rest = [position for batch in waiting for position in batch]
-        return batching.batches_by_length(lengths, self._held_tokens, rest)
+        return self._held_tokens
 
     @torch.inference_mode()
-    def _forward(
-        self, padded: dict[str, npt.NDArray[np.int64]], prefix: Any = None
-    ) -> torch.Tensor:
+    def _forward(self, padded: dict[str, npt.NDArray[np.int64]], prefix: Any) -> torch.Tensor:
         """Logits of one batch, shape (rows,), left on the device so that none waits for it."""
-        inputs = {name: torch.from_numpy(rows) for name, rows in padded.items()}
         # From pinned memory a copy to a GPU waits for nothing that the GPU still has to do.
         pinned = self._device.startswith("cuda")
-        for name, rows in inputs.items():
-            source = rows.pin_memory() if pinned else rows
+        inputs = {}
+        for name, rows in padded.items():
+            source = torch.from_numpy(rows).pin_memory() if pinned else torch.from_numpy(rows)
             inputs[name] = source.to(self._device, non_blocking=pinned)
         logits: torch.Tensor = self._scorer(prefix, **inputs)
         return logits
@@ -194,10 +169,11 @@ def shared_model(settings: TorchCrossEncoder, checkpoint: Checkpoint) -> TorchMo
         ModelLoadError: They are missing, damaged or no reranker's.
     """
     device = settings.device or best_device()
-    files = sorted(checkpoint.folder.glob("*"))
-    state = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    dtype = torch_dtype(settings.dtype, device)
-    key = (str(checkpoint.folder.resolve()), state, device, dtype, settings.trust_remote_code)
+    dtype, trust = torch_dtype(settings.dtype, device), settings.trust_remote_code
+    folder = checkpoint.folder.resolve()
+    files = sorted((*folder.glob("*"), *folder.glob("*/*")))
+    state = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    key = (folder, state, device, dtype, trust)
     with _loading.get():
         found = _shared.get(key)
         if found is None:
