@@ -88,23 +88,39 @@ class Checkpoint:
 
 
 def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
-    """Read a checkpoint's own files.
-
-    Args:
-        name: As the user gave it, a hub name or a path; a few checkpoints without module files
-            are known by it.
-        folder: Where its files lie.
-        trust_remote_code: Whether code of the checkpoint's own may run.
-
-    Returns:
-        Plain data; no weights are read.
+    """Read a checkpoint's own files, no weights; a few are known by the name that the user gave.
 
     Raises:
-        ModelLoadError: It is not there, is damaged, or asks for something that is not done. The
-            message names the file and what it asks for.
+        ModelLoadError: It is not there, is damaged, or asks for something that is not done (code of
+            its own included, unless it is trusted). The message names the file and the request.
     """
     try:
-        return _read(name, folder, trust_remote_code=trust_remote_code)
+        modules = _json(folder / "modules.json", [])
+        transformer, *layers = _layers(folder, modules) or [Layer("Transformer", {}, folder)]
+        path = transformer.folder / "config.json"
+        adapter = "If there is only an adapter, merge it into its base model and save that."
+        require(path.is_file(), path, "is missing", adapter)
+        config = _json(path, {})
+        own = [value for key, value in (config.get("auto_map") or {}).items() if "Model" in key]
+        trust = "Set trust_remote_code=True to run it, if you trust its author."
+        require(trust_remote_code or not own, path, f"asks for code of its own, {own}", trust)
+        # Without modules.json, sentence-transformers' other files say nothing, to itself as well.
+        saved = _json(folder / _SAVED, {}) if modules else {}
+        head = (
+            _modular(folder, saved, transformer, layers) if modules else _plain(name, path, config)
+        )
+        if head["task"] == "sequence-classification" and not layers:
+            count = len(config.get("id2label") or range(config.get("num_labels", 2)))
+            require(count == 1, path, f"names {count} logits a pair", "A reranker gives one.")
+        return Checkpoint(
+            folder=transformer.folder,
+            layers=tuple(layers),
+            activation=_activation(path, config, saved),
+            token_limit=token_limit(transformer.folder, config, transformer.settings),
+            config=config,
+            float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
+            **head,
+        )
     except RefusedError as error:
         raise load_error(name, error) from error
     # Files that hold other JSON than expected.
@@ -112,55 +128,23 @@ def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False)
         raise load_error(name, f"{type(error).__name__}: {error}") from error
 
 
-def _read(name: str, folder: Path, *, trust_remote_code: bool) -> Checkpoint:
-    modules = _json(folder / "modules.json", [])
-    transformer, *layers = _layers(folder, modules) or [Layer("Transformer", {}, folder)]
-    path = transformer.folder / "config.json"
-    adapter = "If there is only an adapter, merge it into its base model and save that."
-    require(path.is_file(), path, "is missing", adapter)
-    config = _json(path, {})
-    own = [value for key, value in (config.get("auto_map") or {}).items() if "Model" in key]
-    trust = "Set trust_remote_code=True to run it, if you trust its author."
-    require(trust_remote_code or not own, path, f"asks for code of its own, {own}", trust)
-    # Without modules.json, sentence-transformers' other files say nothing, to itself as well.
-    saved = _json(folder / _SAVED, {}) if modules else {}
-    head = _modular(folder, saved, transformer, layers) if modules else _plain(name, path, config)
-    if head["task"] == "sequence-classification" and not layers:
-        labels = config.get("id2label")
-        count = len(labels) if labels is not None else config.get("num_labels", 2)
-        require(count == 1, path, f"names {count} logits a pair (id2label)", "Use one with one.")
-    return Checkpoint(
-        folder=transformer.folder,
-        layers=tuple(layers),
-        activation=_activation(path, config, saved),
-        token_limit=token_limit(transformer.folder, config, transformer.settings),
-        config=config,
-        float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
-        **head,
-    )
-
-
 def _plain(name: str, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint of transformers: the head follows from the architecture it names."""
     architecture = (config.get("architectures") or ["ForSequenceClassification"])[0]
     template: dict[str, Any] | None = {} if _has_template(path.parent) else None
     if not architecture.endswith("ForCausalLM"):
-        require(
-            architecture.endswith("ForSequenceClassification"),
-            path,
-            f"names the architecture {architecture}, which gives no score for a pair",
-            "Listwise and multi-vector rerankers don't, nor do bare encoders: use a cross encoder.",
-        )
+        classifier = architecture.endswith("ForSequenceClassification")
+        request = f"names the architecture {architecture}, which is not a sequence classifier"
+        require(classifier, path, request, "Bare encoders and listwise models score no pair.")
         return {"task": "sequence-classification", "template": template}
     known = known_frame(name)
-    require(
-        known or template is not None,
-        path,
-        f"names the causal language model {architecture}, and nothing here says how it scores: no "
-        "modules.json, no chat template, and no name whose prompt is known",
-        "Use a checkpoint saved by sentence-transformers (with a LogitScore module), or keep the "
-        "published name (such as Qwen3-Reranker-0.6B) as the folder's name.",
+    request = (
+        f"names {architecture}, and no modules.json, template or known name says how it scores"
     )
+    keep = (
+        "Keep the published name (Qwen3-Reranker-0.6B, say) as the folder's, or save a LogitScore."
+    )
+    require(known or template is not None, path, request, keep)
     # What sentence-transformers takes where a template carries the pair but no module is saved.
     answers = {"template": template, "true_token": "yes", "false_token": "no"}
     return {"task": "text-generation", **(known or answers)}
@@ -171,12 +155,12 @@ def _modular(
 ) -> dict[str, Any]:
     """Read a checkpoint of sentence-transformers: a transformer and what comes after it."""
     kind = saved.get("model_type", "CrossEncoder")
-    apart = "It embeds texts one by one: use it as the first stage."
-    require(kind == "CrossEncoder", folder / _SAVED, f'says model_type "{kind}"', apart)
+    first = "It embeds texts one by one: use it as the first stage."
+    require(kind == "CrossEncoder", folder / _SAVED, f'says model_type "{kind}"', first)
     name, prompts = saved.get("default_prompt_name"), saved.get("prompts") or {}
     named = f'names the default prompt "{name}", which is not among its {sorted(prompts)}'
     require(name is None or name in prompts, folder / _SAVED, named, "Mend the file.")
-    settings, task = transformer.settings, _check_settings(transformer)
+    prompt, settings, task = prompts.get(name) or "", transformer.settings, _task(transformer)
     kinds = [layer.kind for layer in layers]
     scores = bool(layers) and layers[-1].settings.get("module_output_name") == "scores"
     ends = {
@@ -184,17 +168,12 @@ def _modular(
         "sequence-classification": not kinds or scores,
         "feature-extraction": "LogitScore" not in kinds and scores,
     }
-    require(
-        ends[task],
-        folder / "modules.json",
-        f"chains a {task} transformer with {kinds or 'nothing'}, which ends in no score",
-        'A reranker ends in one logit, LogitScore, or a Dense with module_output_name "scores".',
-    )
+    chain = f"chains a {task} transformer with {kinds}, which ends in no score"
+    require(ends[task], folder / "modules.json", chain, "Use it as the first stage, if at all.")
     templated = "message" in (settings.get("modality_config") or {})
     path = transformer.folder / "chat_template.jinja"
     needed = not templated or _has_template(transformer.folder)
     require(needed, path, "is missing, though its module asks for it (modality_config)")
-    prompt = prompts.get(name) or ""
     for layer in layers:
         excluded = layer.settings.get("include_prompt") is False and prompt and not templated
         pooling = "leaves the prompt out of the pooling (include_prompt)"
@@ -212,20 +191,16 @@ def _layers(folder: Path, modules: Sequence[Mapping[str, Any]]) -> list[Layer]:
     layers: list[Layer] = []
     for module in sorted(modules, key=lambda module: module["idx"]):
         type_, where = module["type"], folder / module.get("path", "")
-        library, kind = type_.partition(".")[0], type_.rpartition(".")[2]
-        done = kind in _LAYERS if layers else kind == "Transformer"
-        require(
-            done and library == "sentence_transformers",
-            folder / "modules.json",
-            f"asks for the module {type_}",
-            f"Done are Transformer, then {', '.join(_LAYERS)}. {_ELSEWHERE}",
-        )
+        kind = type_.rpartition(".")[2]
+        done = type_.startswith("sentence_transformers.")
+        done = done and kind in (_LAYERS if layers else ["Transformer"])
+        require(done, folder / "modules.json", f"asks for the module {type_}")
         files = sorted(where.glob("config.json" if layers else "sentence_*_config.json"))
         layers.append(Layer(kind, _json(files[0], {}) if files else {}, where))
     return layers
 
 
-def _check_settings(transformer: Layer) -> Task:
+def _task(transformer: Layer) -> Task:
     """Refuse settings of the Transformer module that would change scores and are not done."""
     path, settings = transformer.folder / "sentence_bert_config.json", transformer.settings
     task: Task = settings.get("transformer_task", "feature-extraction")
@@ -268,10 +243,8 @@ def token_limit(folder: Path, config: Mapping[str, Any], settings: Mapping[str, 
 
 def _has_template(folder: Path) -> bool:
     """Tell whether there is a chat template, in its own file or the tokenizer's settings."""
-    template = _json(folder / "tokenizer_config.json", {}).get("chat_template")
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return bool(template) or (folder / "chat_template.jinja").is_file()
+    settings = _json(folder / "tokenizer_config.json", {})
+    return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
 def _json(path: Path, default: Any) -> Any:
