@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_rerank.cross_encoders.frames import Frame, known_frame
 from langchain_rerank.cross_encoders.hub import load_error
+from langchain_rerank.cross_encoders.tokenization import Frame, known_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ LONGEST_DEFAULT = 1024
 
 _SAVED = "config_sentence_transformers.json"
 _ELSEWHERE = "Load it in sentence-transformers itself."
-# What transformers' class gives for a task, and as what the first layer behind it reads that.
-_OUTPUTS = {
-    "sequence-classification": ("logits", "scores"),
-    "feature-extraction": ("last_hidden_state", "token_embeddings"),
-    "text-generation": ("logits", "causal_logits"),
+# transformers' class for a task, what it gives, and as what the first layer behind it reads that.
+TASKS = {
+    "sequence-classification": ("AutoModelForSequenceClassification", "logits", "scores"),
+    "feature-extraction": ("AutoModel", "last_hidden_state", "token_embeddings"),
+    "text-generation": ("AutoModelForCausalLM", "logits", "causal_logits"),
 }
 _LAYERS = ("Dense", "LayerNorm", "LogitScore", "Pooling")
 # Position embeddings of these start behind the padding token's index.
@@ -181,7 +181,7 @@ def _modular(
     keywords = (settings.get("processing_kwargs") or {}).get("chat_template", {})
     return {
         "task": task,
-        "output": settings.get("module_output_name") or _OUTPUTS[task][1],
+        "output": settings.get("module_output_name") or TASKS[task][2],
         "prompt": prompt,
         "template": keywords if templated else None,
     }
@@ -204,7 +204,7 @@ def _task(transformer: Layer) -> Task:
     """Refuse settings of the Transformer module that would change scores and are not done."""
     path, settings = transformer.folder / "sentence_bert_config.json", transformer.settings
     task: Task = settings.get("transformer_task", "feature-extraction")
-    require(task in _OUTPUTS, path, f'asks for the transformer_task "{task}"')
+    require(task in TASKS, path, f'asks for the transformer_task "{task}"')
     asked: set[str] = set()
     for key, value in settings.items():
         if key.endswith(("_args", "_kwargs")):
@@ -213,7 +213,7 @@ def _task(transformer: Layer) -> Task:
         elif value and key not in _KNOWN_SETTINGS:
             asked.add(key)
     require(not asked, path, f"asks for {', '.join(sorted(asked))}")
-    wanted = {"method": "forward", "method_output_name": _OUTPUTS[task][0]}
+    wanted = {"method": "forward", "method_output_name": TASKS[task][1]}
     for modality in ("text", "message"):
         means = (settings.get("modality_config") or {}).get(modality) or wanted
         require(wanted.items() <= means.items(), path, f"reads {modality} by {means}")

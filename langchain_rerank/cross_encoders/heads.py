@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import nn
 
-from langchain_rerank.cross_encoders.checkpoint import RefusedError, require
+from langchain_rerank.cross_encoders.checkpoint import TASKS, RefusedError, require
 
 if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint, Layer
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Features = dict[str, torch.Tensor]
-_AUTO_CLASSES = {
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "feature-extraction": "AutoModel",
-    "text-generation": "AutoModelForCausalLM",
-}
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
@@ -54,7 +48,7 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
         RefusedError: Weights are missing that would have been initialised at random, or a token
             of the head is not in the vocabulary.
     """
-    auto = getattr(transformers, _AUTO_CLASSES[checkpoint.task])
+    auto = getattr(transformers, TASKS[checkpoint.task][0])
     model, report = auto.from_pretrained(
         checkpoint.folder, trust_remote_code=trust_remote_code, output_loading_info=True
     )
@@ -115,10 +109,9 @@ class Scorer(nn.Module):
     def _prefixes_work(self) -> bool:
         """Try it: it is no more than faster, and no release of transformers may break us by it."""
         config = self.model.config
-        window = getattr(config, "use_sliding_window", True) and getattr(
-            config, "sliding_window", None
-        )
-        if window or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        windows = getattr(config, "use_sliding_window", True)
+        windows = windows and getattr(config, "sliding_window", None)
+        if windows or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
             # Tokens don't see all of what comes before them.
             return False
         ids = torch.arange(4, 16).reshape(2, 6) % config.vocab_size
@@ -126,12 +119,10 @@ class Scorer(nn.Module):
         mask = torch.ones_like(ids)
         self.eval()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                prefix = self.read_prefix(ids[:1, :3])
-                parts = self(prefix, input_ids=ids[:, 3:], attention_mask=mask[:, 3:])
-                whole = self(input_ids=ids, attention_mask=mask)
-                return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2)
+            prefix = self.read_prefix(ids[:1, :3])
+            parts = self(prefix, input_ids=ids[:, 3:], attention_mask=mask[:, 3:])
+            whole = self(input_ids=ids, attention_mask=mask)
+            return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2)
         # Whatever a release changes.
         except Exception as error:  # noqa: BLE001  # logged, and done without
             logger.info("prompts are read anew for each passage: %s", error)

@@ -13,8 +13,8 @@ from pydantic import Field, PrivateAttr
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, onnx_export, onnx_files
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.processes import PerProcess, available_cores
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError, RerankError, require
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-    from langchain_rerank.cross_encoders.frames import Frame
-    from langchain_rerank.cross_encoders.tokenization import Windows
+    from langchain_rerank.cross_encoders.tokenization import Frame, Windows
 
 _EXTRA = "langchain-rerank[onnx]"
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}

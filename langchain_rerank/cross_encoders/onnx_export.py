@@ -20,8 +20,8 @@ from langchain_rerank.cache import (
 )
 from langchain_rerank.cross_encoders import batching, onnx_files, tokenization
 from langchain_rerank.cross_encoders.checkpoint import RefusedError
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.onnx_quantize import quantize
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:

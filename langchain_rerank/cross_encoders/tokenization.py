@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import re
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.cross_encoders.frames import PASSAGE
 from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from langchain_rerank.cross_encoders.frames import Frame
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
     Pairs = Sequence[tuple[str, str]]
 
+QUERY, PASSAGE, INSTRUCTION = "\ue0f0query\ue0f1", "\ue0f0passage\ue0f1", "\ue0f0instruction\ue0f1"
 # Neighbouring windows share this part of their passage tokens, so that an answer that one
 # window cuts in two stands whole in the next.
 WINDOW_OVERLAP = 0.25
@@ -28,12 +31,105 @@ _BARE = {"add_special_tokens": False}
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Texts with places for the query and the passage, each made into tokens by itself."""
+
+    segments: tuple[str, ...]  # in order; the passage stands in one of them, once
+    instruction: str | None = None  # in the instruction's place; None: there is no such place
+    instruction_format: str = "{}"  # how a user's instruction is written there
+    strip: bool = False  # white space around query and passage is dropped
+    bos: bool = False  # the tokenizer's first token, if it is not padding, comes first
+    # The passage's segment alone counts towards `max_length`, as FlagEmbedding has it, or all with
+    # two ends' length on top, whichever is less.
+    uncounted_end: bool = False
+
+    def fill(self, text: str, query: str, passage: str = "") -> str:
+        """Put texts into their places in a part of a segment."""
+        parts = text.replace(INSTRUCTION, self.instruction or "").split(PASSAGE)
+        return passage.join(part.replace(QUERY, query) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Windows:
     """Model inputs, one or more for each pair of texts."""
 
     features: Mapping[str, Sequence[list[int]]]  # rows by input name, each with one a window
     owners: list[int]  # the pair each window belongs to, ascending
     truncated: int = 0  # how many pairs lost the end of their passage
+
+
+def known_frame(model: str) -> dict[str, Any] | None:
+    """Look up a `Checkpoint`'s fields by the last part of a model's name that no trainer gave."""
+    parts = [part for part in re.split(r"[/\\]", model.lower()) if part]
+    name = next((part for part in reversed(parts) if not part.startswith("checkpoint-")), "")
+    table = Path(__file__).with_name("known_models.toml").read_text(encoding="utf-8")
+    for known in tomllib.loads(table).values():
+        if re.fullmatch(known.pop("name"), name):
+            places = {"{query}": QUERY, "{passage}": PASSAGE, "{instruction}": INSTRUCTION}
+            segments = known["frame"].pop("segments")
+            for place, marker in places.items():
+                segments = [segment.replace(place, marker) for segment in segments]
+            return {**known, "frame": Frame(tuple(segments), **known["frame"])}
+    return None
+
+
+def frame_of_checkpoint(
+    checkpoint: Checkpoint, tokenizer: Any, instruction: str | None
+) -> Frame | None:
+    """Find what stands around a pair; None where pairs are encoded as such.
+
+    Raises:
+        ValueError: There is an instruction, and the model takes none; or the chat template can't
+            carry a pair of query and document, or does more with them than stand around them.
+    """
+    frame, taken = checkpoint.frame, instruction is None
+    if checkpoint.template is not None:
+        prompt = checkpoint.prompt if instruction is None else instruction
+        frame = _frame_of_template(tokenizer, checkpoint.template, prompt)
+        taken = taken or prompt in frame.segments[0]
+    elif instruction is not None and frame is not None and frame.instruction is not None:
+        frame = replace(frame, instruction=frame.instruction_format.format(instruction))
+        taken = True
+    if not taken:
+        msg = (
+            f"instruction was given, but {checkpoint.folder} takes none; query_instruction is put "
+            "before the query of any model"
+        )
+        raise ValueError(msg)
+    return frame
+
+
+def _frame_of_template(tokenizer: Any, keywords: Mapping[str, Any], prompt: str) -> Frame:
+    """Find out what a chat template puts around a pair, by rendering it."""
+    whole = _render(tokenizer, keywords, prompt, QUERY, PASSAGE)
+    if QUERY not in whole or whole.count(PASSAGE) != 1:
+        msg = (
+            "its chat template can't carry a pair: it shows no messages of the roles 'query' and "
+            "'document'. Save one that does as chat_template.jinja."
+        )
+        raise ValueError(msg)
+    odd = " \n a {{ }} <b> 'q' ", "\t d\n\nd \\ & é "
+    rendered = _render(tokenizer, keywords, prompt, *odd)
+    for strip, texts in ((False, odd), (True, [text.strip() for text in odd])):
+        frame = Frame((whole,), strip=strip)
+        if frame.fill(whole, *texts) == rendered:
+            return frame
+    msg = "its chat template changes the texts of query or document, which is not done."
+    raise ValueError(msg)
+
+
+def _render(tokenizer: Any, keywords: Mapping[str, Any], prompt: str, *texts: str) -> str:
+    # As sentence-transformers tells templates that take parts of content from plain ones.
+    marks = ("content[0]", ".type", "'type'", '"type"', "message.content[")
+    parts = any(mark in tokenizer.get_chat_template() for mark in marks)
+    roles = zip(("system", "query", "document"), (prompt, *texts), strict=True)
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+        for role, text in roles
+        if text or role != "system"
+    ]
+    rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, **keywords)
+    return rendered
 
 
 def check_pairs(text_pairs: Pairs) -> None:
@@ -109,17 +205,11 @@ def encode(
         return Windows(dict(encoded), list(range(len(pairs))), truncated)
     features: dict[str, list[list[int]]] = {}
     owners: list[int] = []
+    cut = {"truncation": "only_second", "max_length": max_length, "return_overflowing_tokens": True}
     for owner, (query, passage) in enumerate(pairs):
         # In lists, as a lone empty passage would be taken for none and lose its separator.
         room = max_length - len(tokenizer([query], [""])["input_ids"][0])
-        encoded = tokenizer(
-            [query],
-            [passage],
-            truncation="only_second",
-            max_length=max_length,
-            stride=int(room * WINDOW_OVERLAP),
-            return_overflowing_tokens=True,
-        )
+        encoded = tokenizer([query], [passage], stride=int(room * WINDOW_OVERLAP), **cut)
         owners += [owner] * len(encoded.pop("overflow_to_sample_mapping"))
         for name, rows in encoded.items():
             features.setdefault(name, []).extend(rows)
@@ -139,9 +229,7 @@ def _encode_framed(
         texts = (frame.fill(segment, query) for segment in segments)
         return [id_ for text in texts for id_ in tokenizer(text, **_BARE)["input_ids"]]
 
-    rows: list[list[int]] = []
-    owners: list[int] = []
-    truncated = 0
+    rows, owners, truncated = [], [], 0
     for owner, pair in enumerate(pairs):
         query, passage = (text.strip() if frame.strip else text for text in pair)
         start = passage if whole else start_of(tokenizer, passage, max_length)
@@ -182,20 +270,12 @@ def text_windows(
     tokenizer: Any, pairs: Pairs, max_length: int
 ) -> tuple[list[tuple[str, str]], list[int]]:
     """Cut passages as `encode` does, but give texts, each with the position of its pair."""
-    windows: list[tuple[str, str]] = []
-    owners: list[int] = []
+    windows, owners = [], []
     for owner, (query, passage) in enumerate(pairs):
         room = max(max_length - len(tokenizer(query, **_BARE)["input_ids"]), 1)
-        encoded = tokenizer(
-            passage,
-            **_BARE,
-            truncation=True,
-            max_length=room,
-            stride=int(room * WINDOW_OVERLAP),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        for spans in encoded["offset_mapping"]:
+        cut = {"truncation": True, "max_length": room, "stride": int(room * WINDOW_OVERLAP)}
+        more = {"return_overflowing_tokens": True, "return_offsets_mapping": True}
+        for spans in tokenizer(passage, **_BARE, **cut, **more)["offset_mapping"]:
             windows.append((query, passage[spans[0][0] : spans[-1][1]] if spans else passage))
             owners.append(owner)
     return windows, owners

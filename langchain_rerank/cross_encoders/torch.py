@@ -112,19 +112,17 @@ def best_device() -> str:
     """Pick "cuda", "mps" or "cpu", the first that there is."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    mps = "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else mps
 
 
 def torch_dtype(name: str, device: str) -> Any:
     """Translate a `DType` for a device."""
     import torch
 
-    if name != "auto":
-        return getattr(torch, name)
-    if device.partition(":")[0] == "cpu":
-        return torch.float32
-    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float16
+    if name == "auto" and device.partition(":")[0] == "cpu":
+        name = "float32"
+    elif name == "auto":
+        bfloat16 = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        name = "bfloat16" if bfloat16 else "float16"
+    return getattr(torch, name)

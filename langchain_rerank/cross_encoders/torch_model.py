@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from langchain_rerank.cancellation import cancelled, check_cancelled
 from langchain_rerank.cross_encoders import batching, heads
 from langchain_rerank.cross_encoders.checkpoint import require
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.hub import load_error
 from langchain_rerank.cross_encoders.processes import PerProcess
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.cross_encoders.torch import best_device, torch_dtype
 from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
 from langchain_rerank.errors import ScoringError
