@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, Self
 
@@ -149,6 +149,11 @@ class Reranker(BaseDocumentCompressor):
             metadata["score_scale"] = scale
         return {"callbacks": callbacks, "metadata": metadata}
 
+    def candidates(self, documents: Iterable[Document], query: str) -> list[Candidate]:
+        """Choose what to score: `ranking.candidates` by this reranker's fields."""
+        fields = self.rank_fields
+        return candidates(documents, query, rank_fields=fields, deduplicate=self.deduplicate)
+
     def _rerank(self, given: RerankInput) -> list[Document]:
         found, instruction = self._chosen(given)
         try:
@@ -166,18 +171,12 @@ class Reranker(BaseDocumentCompressor):
         return self._ranked(found, scores)
 
     def _chosen(self, given: RerankInput) -> tuple[list[Candidate], str | None]:
-        """Choose what to score, and by which instruction."""
         if not isinstance(given, dict) or {"query", "documents"} - given.keys():
             came = sorted(given) if isinstance(given, dict) else type(given).__name__
             msg = f"expected a dict with 'query' and 'documents', got {came}"
             raise TypeError(msg)
         instruction = given.get("instruction")
-        found = candidates(
-            given["documents"],
-            given["query"],
-            rank_fields=self.rank_fields,
-            deduplicate=self.deduplicate,
-        )
+        found = self.candidates(given["documents"], given["query"])
         return found, self.instruction if instruction is None else instruction
 
     def _ranked(self, found: list[Candidate], scores: list[float]) -> list[Document]:

@@ -47,25 +47,25 @@ def as_first_stage(
 ) -> FirstStage:
     """Make a first stage of what a user hands over; see `create_rerank_retriever`."""
     options = dict(search_kwargs or {})
-    if isinstance(source, VectorStore):
-        if "k" in options:
-            msg = "search_kwargs can't set k, the number of candidates: use fetch_k"
-            raise ValueError(msg)
-        dense = source.as_retriever(search_kwargs=options)
-        if not hybrid:
-            return dense
-        filters = {name: options.get(name) for name in ("filter", "where_document")}
-        retrievers = [dense, KeywordRetriever(store=source, **filters)]
-        return HybridRetriever(retrievers=retrievers, weights=[0.5, 0.5])
     kind = type(source).__name__
-    if not isinstance(source, Runnable):
-        msg = f"source must be a VectorStore or a Runnable that gives documents, got {kind}"
-        raise TypeError(msg)
-    if options or hybrid:
+    if isinstance(source, Runnable) and not options and not hybrid:
+        return source
+    if isinstance(source, Runnable):
         option = "hybrid=True" if hybrid else "search_kwargs"
         msg = f"{option} needs a VectorStore as source, got the retriever {kind}"
         raise TypeError(msg)
-    return source
+    if not isinstance(source, VectorStore):
+        msg = f"source must be a VectorStore or a Runnable that gives documents, got {kind}"
+        raise TypeError(msg)
+    if "k" in options:
+        msg = "search_kwargs can't set k, the number of candidates: use fetch_k"
+        raise ValueError(msg)
+    dense = source.as_retriever(search_kwargs=options)
+    if not hybrid:
+        return dense
+    filters = {name: options.get(name) for name in ("filter", "where_document")}
+    retrievers = [dense, KeywordRetriever(store=source, **filters)]
+    return HybridRetriever(retrievers=retrievers, weights=[0.5, 0.5])
 
 
 def with_fetch_k(
@@ -109,35 +109,26 @@ def _placed(stage: Any, keywords: dict[str, Any], config: RunnableConfig | None)
             update = {"branches": branches, "default": place(stage.default)}
             placed = stage.model_copy(update=update)
         case RunnableLambda():
-            placed = _in_function(stage, keywords, place)
+            for function in _functions_of(stage):
+                owner = getattr(function, "__self__", None)
+                method = isinstance(owner, Runnable) and "invoke" in function.__name__
+                placed = place(owner) if method else _bound(stage, keywords, function)
         case BaseRetriever():
             placed = _in_retriever(stage, keywords, config)
         case RunnableSerializable() if isinstance(stage, _WRAPPERS) or holds_retriever(stage):
             # A function beside a retriever may search too; only its signature tells.
+            kinds = Runnable if isinstance(stage, _WRAPPERS) else RunnableLambda
             held = {name: value for name, value in vars(stage).items() if _members(value)}
-            every = isinstance(stage, _WRAPPERS)
-            update = _mapped(held, lambda one: place(one) if every or _may_search(one) else one)
-            placed = stage.model_copy(update=update)
+            placed = stage.model_copy(
+                update=_mapped(
+                    held,
+                    lambda one: (
+                        place(one) if isinstance(one, kinds) or holds_retriever(one) else one
+                    ),
+                )
+            )
         case _:
-            # Every runnable's `invoke` takes any keyword; one that is named there is used.
-            placed = _bound(stage, keywords, stage.invoke, any_keyword=False)
-    return placed
-
-
-def _in_function(
-    stage: RunnableLambda[Any, Any], keywords: dict[str, Any], place: Callable[[Any], Any]
-) -> Any:
-    placed: Any = stage
-    for function in _functions_of(stage):
-        owner = getattr(function, "__self__", None)
-        if isinstance(owner, Runnable) and function.__name__ in ("invoke", "ainvoke"):
-            return place(owner)
-        placed = _bound(stage, keywords, function)
-        if keywords.keys() - {"k"} - inspect.signature(function).parameters.keys():
-            # Its **kwargs go to what it calls; a vector store takes them.
-            for one in _used_by(stage):
-                if isinstance(one, Runnable) and holds_retriever(one):
-                    place(one)
+            placed = _bound(stage, keywords, stage.invoke)
     return placed
 
 
@@ -193,18 +184,17 @@ def _guarded(translator: Any, keywords: AbstractSet[str]) -> Any:
     return SimpleNamespace(visit_structured_query=visit_structured_query)
 
 
-def _bound(
-    stage: Any, keywords: dict[str, Any], function: Callable[..., Any], *, any_keyword: bool = True
-) -> Any:
+def _bound(stage: Any, keywords: dict[str, Any], function: Callable[..., Any]) -> Any:
     """Bind keywords to what takes them by its signature, `k` only if it is named there."""
     parameters = inspect.signature(function).parameters
-    kinds = {one.kind for one in parameters.values()} if any_keyword else set()
     unknown = keywords.keys() - {"k"} - parameters.keys()
-    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+    # What **keywords of a function or a runnable are passed on to, if anything, nobody knows.
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if unknown and not (takes_any and isinstance(stage, BaseRetriever)):
         msg = (
             f"the first stage {type(stage).__name__} takes no keyword "
-            f"{', '.join(sorted(unknown))}: leave it out, or use a first stage that does, such as "
-            "a vector store"
+            f"{', '.join(sorted(unknown))}: leave it out, name it in the function's signature, or "
+            "use a first stage that takes it, such as a vector store"
         )
         raise TypeError(msg)
     keywords = {name: one for name, one in keywords.items() if name != "k" or name in parameters}
@@ -245,10 +235,6 @@ def _gives_documents(stage: AnyRunnable) -> bool:
     else:
         return isinstance(stage, BaseRetriever)
     return all(map(_gives_documents, inside))
-
-
-def _may_search(stage: AnyRunnable) -> bool:
-    return isinstance(stage, RunnableLambda) or holds_retriever(stage)
 
 
 def _searches(field: str, value: object) -> bool:

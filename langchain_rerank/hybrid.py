@@ -17,7 +17,7 @@ from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_rerank.errors import require
 from langchain_rerank.shared_folder import local_folder
@@ -87,19 +87,14 @@ class KeywordRetriever(BaseRetriever):
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _index: _Index | None = PrivateAttr(default=None)
 
-    @field_validator("store")
-    @classmethod
-    def _check_store(cls, store: object) -> object:
-        if not callable(getattr(store, "get", None)):
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not callable(getattr(self.store, "get", None)):
             msg = (
                 "hybrid search needs a store that lists its documents, a Chroma; got "
-                f"{type(store).__name__}. For another store, pass an EnsembleRetriever as source."
+                f"{type(self.store).__name__}. For another, pass an EnsembleRetriever as source."
             )
             raise TypeError(msg)
-        return store
-
-    @model_validator(mode="after")
-    def _check_library(self) -> Self:
         extra = "langchain-rerank[hybrid]"
         require("bm25s", "regex", install=extra, purpose="Hybrid search")
         return self

@@ -39,8 +39,8 @@ def check_query(query: str) -> None:
         raise ValueError(msg)
 
 
-def check_question(query: str) -> None:
-    """Check a query as `check_query` does; a blank one is a pydantic error, also a `ValueError`.
+def check_question(query: str) -> str:
+    """Return a checked query, well-formed; a blank one is a pydantic error, also a `ValueError`.
 
     A tool made of a retriever hands on what its model wrote. LangChain's agents answer a pydantic
     error of a tool with a message by which the model can try again; any other ends their run.
@@ -52,6 +52,7 @@ def check_question(query: str) -> None:
         details = InitErrorDetails(type=blank, loc=("query",), input=query)
         title = "query"
         raise ValidationError.from_exception_data(title, [details]) from error
+    return well_formed(query)
 
 
 def check_document(document: Document, position: int) -> None:
@@ -66,7 +67,11 @@ def check_document(document: Document, position: int) -> None:
 
 
 def candidates(
-    documents: Iterable[Document], query: str, *, rank_fields: Sequence[str], deduplicate: bool
+    documents: Iterable[Document],
+    query: str,
+    *,
+    rank_fields: Sequence[str] = (),
+    deduplicate: bool = True,
 ) -> list[Candidate]:
     """Choose the documents to score: with `deduplicate`, the first of each id and of each text.
 
@@ -177,10 +182,9 @@ def fused_scores(
 
 
 def as_logits(scores: Sequence[float]) -> list[float]:
-    """Undo a sigmoid, so that fusion doesn't depend on a cross encoder's `normalize`.
+    """Undo a sigmoid, so that nothing depends on a cross encoder's `normalize`.
 
-    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal, and
-    a small weight of the first stage would decide among them.
+    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal.
 
     Args:
         scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.

@@ -21,7 +21,6 @@ from pydantic import ConfigDict, Field, model_validator
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.ranking import candidates, check_question
-from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
@@ -101,8 +100,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **call: Any
     ) -> list[Document]:
-        check_question(query)
-        query = well_formed(query)
+        query = check_question(query)
         first_stage, compressor, k, fetch_k, config = self._settled(run_manager, **call)
         # What LangChain's wrappers add to their config comes from the context.
         with set_config_context(config) as context:
@@ -116,8 +114,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **call: Any
     ) -> list[Document]:
-        check_question(query)
-        query = well_formed(query)
+        query = check_question(query)
         first_stage, compressor, k, fetch_k, config = self._settled(run_manager, **call)
         with set_config_context(config) as context:
             search = context.run(first_stage.ainvoke, query, config)
@@ -264,11 +261,6 @@ def _distinct(
     found: list[Document], query: str, compressor: BaseDocumentCompressor
 ) -> list[Document]:
     """Drop repeated documents before the cut to `fetch_k`, by the first `Reranker`'s rule."""
-    first = next(iter(rerankers_in(compressor)), None)
-    chosen = candidates(
-        found,
-        query,
-        rank_fields=first.rank_fields if first else (),
-        deduplicate=first.deduplicate if first else True,
-    )
-    return [one.document for one in chosen]
+    rerankers = rerankers_in(compressor)
+    choose = rerankers[0].candidates if rerankers else candidates
+    return [one.document for one in choose(found, query)]

@@ -116,10 +116,6 @@ def self_query(written: Comparison | None = None, **options: Any) -> SelfQueryRe
     )
 
 
-def passing_on(query: str, **keywords: Any) -> list[Document]:
-    return BOUND.invoke(query, **keywords)
-
-
 def merge(found: dict[str, list[Document]]) -> list[Document]:
     return [document for one in found.values() for document in one]
 
@@ -243,8 +239,6 @@ def test_a_filter_that_is_bound_or_passed_on_holds() -> None:
     for keywords, tenant in (({}, "b"), ({"filter": TENANT}, "a")):
         found = asked(stage, **keywords)
         assert {document.metadata["tenant"] for one in found for document in one} == {tenant}
-    found = asked(RunnableLambda(passing_on), filter=TENANT)
-    assert {document.metadata["tenant"] for one in found for document in one} == {"a"}
     with pytest.raises(TypeError, match="Everything takes no keyword filter"):
         asked(Everything().bind(filter=TENANT))
 
