@@ -89,11 +89,7 @@ NO_TEXT = Document.model_construct(page_content=None, metadata={}, id=None)
         ({"query": "\n\t\u00a0"}, ValueError, r"query must hold text, got '\\n"),
         ({"query": None}, TypeError, "query must be a str, got NoneType"),
         ({"documents": ["text"]}, TypeError, "document 0 must be a Document, got str"),
-        (
-            {"documents": [*of("a"), NO_TEXT]},
-            TypeError,
-            "page_content of document 1 must be a str, got NoneType",
-        ),
+        ({"documents": [*of("a"), NO_TEXT]}, TypeError, "page_content of document 1 must be a str"),
         ("text", TypeError, "expected a dict with 'query' and 'documents', got str"),
         ({"instruction": "for lawyers"}, ValueError, "takes no instruction"),
         ({"instruction": 3}, TypeError, "instruction must be a str, got int"),
@@ -113,8 +109,6 @@ def test_wrong_inputs_are_errors(given, error, message, on_error, kind) -> None:
     [
         ({"top_n": 0}, "greater than 0"),
         ({"topn": 3}, "topn"),
-        ({"on_error": "ignore"}, "on_error"),
-        ({"rank_fields": "title"}, "rank_fields"),
         ({"model": 3}, "model"),
         ({"first_stage_weight": 1.1}, "first_stage_weight"),
         ({"first_stage_weight": float("nan")}, "first_stage_weight"),
@@ -145,12 +139,8 @@ async def test_a_cross_encoder_that_fails_is_a_scoring_error(model, message) -> 
 
 @pytest.mark.parametrize(
     ("model", "error"),
-    [
-        (BrokenCrossEncoder(), ScoringError),
-        (WrongCountCrossEncoder(), ScoringError),
-        ("no-such/model", ModelLoadError),
-    ],
-    ids=range(3),
+    [(BrokenCrossEncoder(), ScoringError), ("no-such/model", ModelLoadError)],
+    ids=range(2),
 )
 def test_keep_order_survives_a_failure(model, error, caplog) -> None:
     old = {"relevance_score": 9, "fused_score": 9}
