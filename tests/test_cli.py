@@ -81,7 +81,7 @@ def assert_one_line_error(done, said):
 def test_demo_shows_what_moved_the_answer_and_the_time_of_each_stage(run, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
-    for name in ("try", "with", "exceptions", "raise", "assert", "import", "lists"):
+    for name in ("try", "exceptions", "raise", "assert", "break"):
         (docs / f"{name}.txt").write_text(topics[name], encoding="utf-8")
     done = run("demo", QUESTION, "--docs", docs, "--llm", "offline", "--k", 3)
     assert done.exit_code == 0, done.output
@@ -119,7 +119,7 @@ def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
         (["demo", "--k", "0"], "k must be > 0, got 0"),
         (["demo", "--k", "9", "--fetch-k", "3"], "fetch_k must be at least k"),
         (["demo", "--docs", "/nowhere/at/all"], "expected a folder of documents"),
-        (["demo", "--docs", "{folder}", "--model", "/nowhere/at/all"], "could not load '/nowhere"),
+        (["demo", "--model", "/nowhere/at/all"], "could not load '/nowhere/at/all'"),
         (["demo", "--llm", "nobody:nothing"], "nobody"),
         (["demo", "--llm", "openai:gpt-4.1"], "api_key"),
         (["bulk", "/nowhere.jsonl", "out"], "expected an input file or a folder of them, got /now"),
@@ -127,7 +127,7 @@ def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
         (["serve", "--model", "any", "--ray", "--port", "0"], "--ray needs a port"),
         (["serve", "--api-key-file", "{folder}/none"], "{folder}/none"),
         (["eval", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
-        (["eval", "/nowhere/at/all", "--qrels", "full"], "there is no file /nowhere/at/all"),
+        (["eval", "/nowhere/at/all", "--qrels", "full"], "expected judgments in /nowhere/at/all"),
         (["eval", "{folder}", "--qrels", "dev"], "there are: test"),
         (["eval", "{folder}", "--run", "{folder}/none.trec"], "none.trec"),
         (["eval", "{folder}", "--run", "{folder}/queries.jsonl"], "queries.jsonl, line 1"),
@@ -168,7 +168,7 @@ def test_every_command_takes_the_same_models():
             CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", "").split()
         )
         assert "Reranker: a hub name, a folder, or 'offline'" in said
-        assert "[torch|onnx]" in said
+        assert "encoder-only models in int8" in said
 
 
 def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
@@ -276,8 +276,8 @@ def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folde
     assert done.exit_code == 0, done.output
     assert "Difference to bm25[k1=0.9]" in done.stdout
     worst = done.stdout.split("Queries that lost most in nDCG@10")[1]
-    assert re.search(r"How tall is the Eiffel Tower\? \ufffd .* 3 +1 +– +Eiffel Tower It is", worst)
-    assert re.search(r" 1 +[23] +1 +Wine is made of grapes\.", worst)
+    assert re.search(r"How tall is the Eiffel Tower\? \ufffd .* 3 +1 +<NA> +Eiffel Tower", worst)
+    assert re.search(r" 1 +[23] +1 +Wine is made of grapes", worst)
     assert "What is wine made of?" not in worst
     report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
     assert report.queries["2"] == "How tall is the Eiffel Tower? \ufffd"

@@ -22,8 +22,6 @@ from langchain_rerank.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from langchain_chroma import Chroma
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
@@ -60,9 +58,9 @@ def demo(  # noqa: PLR0913  # one parameter an option
         check_depths(k, fetch_k)
         cross_encoder = build_cross_encoder(model, backend)
         chat_model = None if llm is None else _chat_model(llm)
-        store = _indexed(docs)
         with console.status("Loading the reranker"):
             cross_encoder.load()
+        store = _indexed(docs)
         retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
         console.print(Text(f"\nQuestion: {question}\n", style="bold"))
         author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
@@ -86,10 +84,9 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
         document = one["document"]
         line = f"[{one['number']}] {_place(document)}: {snippet(document.page_content)}"
         console.print(Text(line, style="dim"))
-    times = {run.name: run.end_time - run.start_time for run in _ended(collector.traced_runs)}
-    stages = {stage: times[name] for name, stage in _STAGES.items() if name in times}
-    shown = (f"{stage} {time.total_seconds() * 1000:,.0f} ms" for stage, time in stages.items())
-    console.print("\n" + " · ".join(shown))
+    seconds = _seconds(collector.traced_runs)
+    stages = [(stage, seconds[name]) for name, stage in _STAGES.items() if name in seconds]
+    console.print("\n" + " · ".join(f"{stage} {time * 1000:,.0f} ms" for stage, time in stages))
 
 
 def _chat_model(llm: str) -> BaseChatModel:
@@ -125,9 +122,11 @@ def _place(document: Document) -> str:
     return str(document.metadata.get("topic", document.metadata.get("source", "")))
 
 
-def _ended(runs: list[Run]) -> Iterator[Run]:
-    """Yield the trace runs that have ended, and those within them."""
+def _seconds(runs: list[Run]) -> dict[str, float]:
+    """Return the seconds of trace runs, and of those within them, by their names."""
+    found: dict[str, float] = {}
     for run in runs:
+        found |= _seconds(run.child_runs)
         if run.end_time:
-            yield run
-        yield from _ended(run.child_runs)
+            found[run.name] = (run.end_time - run.start_time).total_seconds()
+    return found

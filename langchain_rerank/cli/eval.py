@@ -156,7 +156,7 @@ def _print_report(report: Report) -> None:
         console.print(f"No query lost in {measure}.")
         return
     shown = worst[["query", "before", "after", "old_rank", "new_rank", "grade", "text"]]
-    lines = shown.to_string(index=False, max_colwidth=60, na_rep="–", float_format="{:.4f}".format)
+    lines = shown.to_string(index=False, max_colwidth=60, float_format="{:.4f}".format)
     console.print(Text(f"Queries that lost most in {measure}, documents that moved:\n{lines}"))
 
 
