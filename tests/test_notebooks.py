@@ -78,7 +78,10 @@ def without_times(html):
     """The cells of a table, or the text between tables, without what depends on the machine."""
     html = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
     rows = [
-        [" ".join(re.sub(r"<[^>]*>", "", cell).split()) for cell in re.split(r"<t[hd]\b[^>]*>", row)]
+        [
+            " ".join(re.sub(r"<[^>]*>", "", cell).split())
+            for cell in re.split(r"<t[hd]\b[^>]*>", row)
+        ]
         for row in re.split(r"<tr\b[^>]*>", html)
     ]
     headings = next((row for row in rows if any(map(TIME_HEADING.search, row[1:]))), [])

@@ -31,12 +31,7 @@ def bench(  # noqa: PLR0913  # one parameter an option
     data: Annotated[
         Path | None, Option(help="BEIR folder of the queries; else the Python reference.")
     ] = None,
-    run: Annotated[
-        Path | None, Option(help="TREC run of the candidates; else runs/*.trec.")
-    ] = None,
-    qrels: Annotated[
-        str | None, Option(help="Measure nDCG@10 too, by qrels/NAME.tsv of --data.")
-    ] = None,
+    qrels: Annotated[str, Option(help="Whose queries: qrels/NAME.tsv of --data.")] = "test",
     model: Annotated[
         str, Option(help="A hub name, a folder, 'offline', or random:SHAPE of tests.bench.shapes.")
     ] = "offline",

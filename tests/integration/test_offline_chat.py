@@ -108,25 +108,21 @@ def test_environment_can_not_redirect_it_and_it_is_quiet():
     assert (result.stdout.count("Paris"), result.stdout.count("\n"), result.stderr) == (2, 2, "")
 
 
+STREAM = "stream = model.stream('Tell a long story.'); next(stream)\n"
+
+
 @pytest.mark.parametrize(
     ("busy", "status"),
     [
-        ("stream = model.stream('Tell a long story.'); next(stream)", 0),
-        (
-            (
-                "import threading\n"
-                "threading.Thread(target=model.invoke, args=['A story.'], daemon=True).start()\n"
-                "next(model.stream('Hello'))"
-            ),
-            0,
-        ),
-        ("import signal; atexit.register(os.kill, os.getpid(), signal.SIGKILL)", -9),
+        (STREAM, 0),
+        (STREAM + "Thread(target=model.invoke, args=['Hello'], daemon=True).start()", 0),
+        ("atexit.register(os.kill, os.getpid(), signal.SIGKILL)", -9),
     ],
     ids=["open stream", "busy thread", "killed"],
 )
 def test_the_server_ends_with_its_process_however_busy(busy, status):
     result = run(
-        "import atexit, os, psutil\n"
+        "import atexit, os, psutil, signal\nfrom threading import Thread\n"
         f"{busy}\n"
         "print(*(child.pid for child in psutil.Process().children()), flush=True)"
     )
