@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from langchain_rerank.cli.models import build_cross_encoder
+from langchain_rerank.cli.common import build_cross_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
