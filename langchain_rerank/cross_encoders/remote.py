@@ -35,16 +35,12 @@ API_KEY = "LANGCHAIN_RERANK_API_KEY"
 # They speak a dialect whose other servers take an instruction, and would drop one.
 _WITHOUT_INSTRUCTION = ("api.cohere.com", "api.jina.ai")
 # Of each hosted service its address, its dialect and the variables that may hold its key.
-_HOSTED: dict[str, tuple[str, DialectName, tuple[str, ...]]] = {
-    "cohere": ("https://api.cohere.com/v2/rerank", "cohere", ("COHERE_API_KEY", "CO_API_KEY")),
-    "jina": ("https://api.jina.ai/v1/rerank", "cohere", ("JINA_API_KEY",)),
-    "voyage": ("https://api.voyageai.com/v1/rerank", "voyage", ("VOYAGE_API_KEY",)),
-    "nvidia": (
-        "https://ai.api.nvidia.com/v1/retrieval/{}/reranking",
-        "nvidia",
-        ("NVIDIA_API_KEY",),
-    ),
-    "pinecone": ("https://api.pinecone.io/rerank", "pinecone", ("PINECONE_API_KEY",)),
+_HOSTED: dict[str, tuple[str, DialectName, str]] = {
+    "cohere": ("https://api.cohere.com/v2/rerank", "cohere", "COHERE_API_KEY or CO_API_KEY"),
+    "jina": ("https://api.jina.ai/v1/rerank", "cohere", "JINA_API_KEY"),
+    "voyage": ("https://api.voyageai.com/v1/rerank", "voyage", "VOYAGE_API_KEY"),
+    "nvidia": ("https://ai.api.nvidia.com/v1/retrieval/{}/reranking", "nvidia", "NVIDIA_API_KEY"),
+    "pinecone": ("https://api.pinecone.io/rerank", "pinecone", "PINECONE_API_KEY"),
 }
 
 
@@ -67,8 +63,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     | server | settings |
     |---|---|
     | `langchain-rerank serve` | `url="http://host:8000/v2/rerank"` |
-    | vLLM (`vllm serve MODEL`) | `url="http://host:8000/rerank"` |
-    | infinity (`infinity_emb v2 --model-id MODEL`) | `url="http://host:7997/rerank"` |
+    | vLLM (`vllm serve MODEL`), infinity | `url="http://host:8000/rerank"`, port 7997 |
     | text-embeddings-inference | `url="http://host:8080/rerank", dialect="tei"` |
     | llama.cpp (`llama-server --rerank`) | `url="http://host:8080/rerank", dialect="llamacpp"` |
     | NVIDIA NIM | `url="http://host:8000/v1/ranking", dialect="nvidia"` |
@@ -90,8 +85,6 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         >>> cross_encoder = RemoteCrossEncoder(url="http://localhost:8000", api_key="secret")
         >>> cross_encoder.api_key
         SecretStr('**********')
-
-        With the server running, `cross_encoder.score([(query, passage), …])` gives its scores.
     """
 
     # Errors of validation would show keys.
@@ -173,9 +166,9 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @classmethod
     def _hosted(cls, name: str, model: str, settings: dict[str, Any]) -> Self:
         url, dialect, variables = _HOSTED[name]
-        key = settings.pop("api_key", None) or _from_environment(*variables)
+        key = settings.pop("api_key", None) or _from_environment(*variables.split(" or "))
         if not key:
-            msg = f"api_key is needed: give it, or set the variable {' or '.join(variables)}"
+            msg = f"api_key is needed: give it, or set the variable {variables}"
             raise ValueError(msg)
         url = url.format(model.replace(".", "_"))
         return cls(**{"url": url, "dialect": dialect, **settings, "model": model, "api_key": key})
@@ -206,8 +199,8 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @field_validator("api_key")
     @classmethod
     def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        urls, headers = all_urls(info.data.get("url", ())), info.data.get("headers", {})
-        named = {"authorization", "api-key"} & set(map(str.lower, headers))
+        urls = all_urls(info.data.get("url", ()))
+        named = {"authorization", "api-key"} & set(map(str.lower, info.data.get("headers", {})))
         if key is None and not named and not any(httpx.URL(url).userinfo for url in urls):
             key = _from_environment(API_KEY)
         if key is not None and not re.fullmatch("[!-~]*", key.get_secret_value()):
@@ -243,9 +236,8 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @field_serializer("url", when_used="json")
     def _shown_url(self, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Leave credentials out, as JSON does with the key."""
-        if isinstance(url, str):
-            return str(parse_url(url))
-        return tuple(str(parse_url(one)) for one in url)
+        shown = tuple(str(parse_url(one)) for one in all_urls(url))
+        return shown[0] if isinstance(url, str) else shown
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
