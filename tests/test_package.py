@@ -56,6 +56,7 @@ def test_public_names_are_the_documented_ones():
         "RemoteCrossEncoder",
         "RemoteError",
         "RerankError",
+        "RerankMiddleware",
         "RerankRetriever",
         "Reranker",
         "ScoringError",
