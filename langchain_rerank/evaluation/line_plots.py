@@ -215,7 +215,7 @@ def plot_tradeoff(
 
 
 def _draw_points(axes: Axes, points: Sequence[_Point], best: Sequence[_Point]) -> None:
-    """Draw points by series, each with its label: above the frontier, or below if it is not on it."""
+    """Draw points by series, each with its label: above those of the frontier, below others."""
     names = list(dict.fromkeys(point.series for point in points if point.series))
     colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(names)}
     for name, color in colors.items():
@@ -271,9 +271,9 @@ def _of_sweep(sweep: Sweep, stage: str | None) -> list[_Point]:
     if stage is not None:
         msg = f"a sweep has one latency, of retrieval and scoring, got the stage {stage!r}"
         raise ValueError(msg)
-    recommended = sweep.recommend().trial
+    recommended, chosen = sweep.recommend().trial, sweep.chosen()
     points = []
-    for trial in dict.fromkeys([*sweep.chosen(), recommended]):
+    for trial in chosen if recommended in chosen else [*chosen, recommended]:
         setting, weight = trial.setting, trial.setting.first_stage_weight
         label = f"{setting.fetch_k} ({weight:g})" if weight else str(setting.fetch_k)
         points.append(

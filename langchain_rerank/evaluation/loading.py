@@ -93,7 +93,7 @@ def _read_jsonl(path: Path, *, queries: bool = False) -> dict[str, dict[str, Any
                 check_query_text(record["_id"], record["text"])
             if record["_id"] in records:
                 msg = f"the id {record['_id']!r} stands in an earlier line already"
-                raise ValueError(msg)
+                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
         except (ValueError, TypeError) as error:
             raise line_error(path, number, error) from error
         records[record["_id"]] = record
@@ -137,7 +137,7 @@ def _read_qrels(
             query_id, doc_id, grade = _judgment(line)
             if query_id not in queries:
                 msg = f"the query {query_id!r} is not in queries.jsonl"
-                raise ValueError(msg)
+                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
             check_judgment(query_id, doc_id, grade, corpus)
             _add(qrels, query_id, doc_id, grade)
         except ValueError as error:

@@ -190,7 +190,8 @@ def plot_scores(
         precision, recall = (
             f"{hits / n:.3f}" if n else "–" for n in (sum(kept.values()), relevant)
         )
-        verdict = f"Threshold {threshold:g}: precision {precision}, recall {recall} of the scored passages"
+        found = f"precision {precision}, recall {recall} of the scored passages"
+        verdict = f"Threshold {threshold:g}: {found}"
     figure = new_figure(
         7.2,
         1.35 * len(groups) + 1.15,

@@ -132,18 +132,8 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
         interval = bootstrap_interval(numbers, **draws)
         return Trial(setting, values, float(np.mean(numbers)), interval, tuple(seconds))
 
-    fetched: dict[str, list[Document]] = {}
-    answers: dict[str, Answer] = {}
     stage = _first_stage(source, judged, depths[-1])
-    for query in _progress(judged.qrels, FIRST_STAGE, show_progress):
-        try:
-            if not fetched:  # once unmeasured, as stores load at their first query
-                _fetch(stage, judged, query, depths[-1], id_key)
-            fetched[query], time_s, own = _fetch(stage, judged, query, depths[-1], id_key)
-            found, _ = as_ranking(fetched[query][:k], id_key)
-        except Exception as error:
-            raise failure(FIRST_STAGE, judged, query, error) from error
-        answers[query] = Answer(found, (), {"retrieval": time_s}, {}, own)
+    fetched, answers = _fetch_all(stage, judged, depths[-1], k, id_key, show_progress)
     notes = checked_notes({FIRST_STAGE: answers}, judged, [parsed], min_relevance)
     if isinstance(source, Mapping):
         notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
@@ -152,15 +142,7 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
     first_stage = trial(Setting(None, k, 0.0), ids, retrieval)
     trials = []
     for name, reranker in rerankers.items():
-        scored: dict[str, _Scored] = {}
-        for query in _progress(judged.qrels, name, show_progress):
-            text, documents = judged.queries[query], fetched[query]
-            try:
-                if documents and not any(one.scores for one in scored.values()):
-                    _score(documents[:1], text, reranker, [1])  # unmeasured, as models load
-                scored[query] = _score(documents, text, reranker, depths)
-            except Exception as error:
-                raise failure(name, judged, query, error) from error
+        scored = _score_all(fetched, judged, name, reranker, depths, show_progress)
         for depth, weight in product(depths, weights):
             rankings = {}
             for query, one in scored.items():
@@ -176,6 +158,49 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
             seconds = np.add(retrieval, [one.seconds[depth] for one in scored.values()]).tolist()
             trials.append(trial(Setting(name, depth, weight), rankings, seconds))
     return Sweep(dataset.name, str(parsed), k, draws, first_stage, tuple(trials), tuple(notes))
+
+
+def _fetch_all(  # noqa: PLR0913, PLR0917  # what one loop needs
+    stage: FirstStage | Run,
+    dataset: Dataset,
+    depth: int,
+    k: int,
+    id_key: str | None,
+    show: bool,  # noqa: FBT001
+) -> tuple[dict[str, list[Document]], dict[str, Answer]]:
+    """Return the candidates of each query, and the first stage's own answer."""
+    fetched: dict[str, list[Document]] = {}
+    answers: dict[str, Answer] = {}
+    for query in _progress(dataset.qrels, FIRST_STAGE, show):
+        try:
+            if not fetched:  # once unmeasured, as stores load at their first query
+                _fetch(stage, dataset, query, depth, id_key)
+            fetched[query], seconds, own = _fetch(stage, dataset, query, depth, id_key)
+            found, _ = as_ranking(fetched[query][:k], id_key)
+        except Exception as error:
+            raise failure(FIRST_STAGE, dataset, query, error) from error
+        answers[query] = Answer(found, (), {"retrieval": seconds}, {}, own)
+    return fetched, answers
+
+
+def _score_all(  # noqa: PLR0913, PLR0917  # what one loop needs
+    fetched: Mapping[str, Sequence[Document]],
+    dataset: Dataset,
+    name: str,
+    reranker: Reranker,
+    depths: Sequence[int],
+    show: bool,  # noqa: FBT001
+) -> dict[str, _Scored]:
+    scored: dict[str, _Scored] = {}
+    for query in _progress(dataset.qrels, name, show):
+        text, documents = dataset.queries[query], fetched[query]
+        try:
+            if documents and not any(one.scores for one in scored.values()):
+                _score(documents[:1], text, reranker, [1])  # unmeasured, as models load
+            scored[query] = _score(documents, text, reranker, depths)
+        except Exception as error:
+            raise failure(name, dataset, query, error) from error
+    return scored
 
 
 def _progress(queries: Mapping[str, object], name: str, show: bool) -> Sequence[str]:  # noqa: FBT001

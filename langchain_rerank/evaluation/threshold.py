@@ -1,11 +1,11 @@
 """Score thresholds from labelled documents: promises that hold on other questions too.
 
 A threshold that is judged by the data that it was chosen on promises too much. What is promised
-here is a lower bound: what as many other questions will show 9 times of 10. Passages of one question
-are alike, so questions are what is counted (the ratio estimate of cluster samples: Cochran,
-"Sampling Techniques", 1977, chapter 2), and as a few questions may all be lucky, two made-up ones
-are added, one all right and one all wrong (Agresti and Coull, "Approximate is better than 'exact'
-for interval estimation of binomial proportions", 1998).
+here is a lower bound: what as many other questions will show 9 times of 10. Passages of one
+question are alike, so questions are what is counted (the ratio estimate of cluster samples:
+Cochran, "Sampling Techniques", 1977, chapter 2), and as a few questions may all be lucky, two
+made-up ones are added, one all right and one all wrong (Agresti and Coull, "Approximate is better
+than 'exact' for interval estimation of binomial proportions", 1998).
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _check_share(name: str, share: float) -> None:
 
 
 def _scored(report: Report, system: str | None) -> tuple[str, Numbers, Numbers, Places]:
-    """Return a system's scores, their grades (NaN where not judged), and whose passages they are."""
+    """Return a system's scores, grades (NaN where not judged), and the place of their query."""
     reranking = report.reranking_systems
     name = reranking[0] if system is None and reranking else system
     if name not in reranking:
@@ -256,8 +256,8 @@ def _threshold(
         best = int(precisions.argmax())
         msg = (
             f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, of the "
-            f"{ends[best]} of {len(scores)} documents that score {scores[ends[best] - 1]:.4g} or "
-            "more. Ask for less, or for a better model"
+            f"{ends[best]} of {len(scores)} documents scoring {scores[ends[best] - 1]:.4g} or more. "
+            "Ask for less, or for a better model"
         )
         raise ValueError(msg)
     end, bound = found

@@ -212,7 +212,7 @@ def test_subsets_and_judged_queries():
         Dataset(QUERIES, {"q2": {}}).judged()
 
 
-class FieldedDoc(namedtuple("FieldedDoc", "doc_id title body")):  # noqa: PYI024  # as ir_datasets'
+class FieldedDoc(namedtuple("FieldedDoc", "doc_id title body")):  # noqa: PYI024, SLOT002  # as ir_datasets'
     def default_text(self):
         return f"{self.title} {self.body}"
 

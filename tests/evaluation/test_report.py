@@ -115,7 +115,9 @@ def both_ways(better, worse=0):
     first = [low] * better + [high] * worse
     systems = {
         "before": dict(zip(queries, first, strict=True)),
-        "after": {q: high if found is low else low for q, found in zip(queries, first, strict=True)},
+        "after": {
+            q: high if found is low else low for q, found in zip(queries, first, strict=True)
+        },
     }
     return evaluate(systems, dataset, ["RR"], show_progress=False)
 
