@@ -143,8 +143,11 @@ class Dataset:
         if unknown := [query_id for query_id in chosen if query_id not in self.qrels]:
             msg = f"expected ids of judged queries, got {unknown[0]!r}, which is none"
             raise ValueError(msg)
-        parts = ({one: part[one] for one in chosen} for part in (self.queries, self.qrels))
-        return replace(self, **dict(zip(("queries", "qrels"), parts, strict=True)))
+        return replace(
+            self,
+            queries={one: self.queries[one] for one in chosen},
+            qrels={one: self.qrels[one] for one in chosen},
+        )
 
     def split(self, fraction: float = 0.5, *, seed: int = 0) -> tuple[Self, Self]:
         """Split the judged queries at random, to choose on one part and to judge on the other.

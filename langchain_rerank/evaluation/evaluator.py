@@ -140,7 +140,11 @@ def _result(
     seconds = {s: tuple(a.seconds.get(s, 0.0) for a in answers.values()) for s in stages}
     before = None if baseline is None else baseline.per_query
     summaries = {
-        measure: _summary(list(given.values()), before and list(before[measure].values()), settings)
+        measure: _summary(
+            list(given.values()),
+            None if before is None else list(before[measure].values()),
+            settings,
+        )
         for measure, given in values.items()
     }
     mean_recall = float(np.mean(list(found.values())))

@@ -190,8 +190,8 @@ def plot_scores(
         precision, recall = (
             f"{hits / n:.3f}" if n else "–" for n in (sum(kept.values()), relevant)
         )
-        found = f"precision {precision}, recall {recall} of the scored passages"
-        verdict = f"Threshold {threshold:g}: {found}"
+        verdict = f"Threshold {threshold:g} for the scored passages: "
+        verdict += f"precision {precision}, recall {recall}"
     figure = new_figure(
         7.2,
         1.35 * len(groups) + 1.15,

@@ -168,11 +168,12 @@ class Report:
         No file can hold lone surrogates: in the texts of queries and documents they become U+FFFD,
         in ids and names, which stay apart, six characters such as \ud800.
         """
-        texts = {
-            name: {key: well_formed(text) for key, text in getattr(self, name).items()}
-            for name in ("queries", "texts")
-        }
-        return json.dumps(_writable(asdict(replace(self, **texts))), indent=1, ensure_ascii=False)
+        queries, texts = (
+            {key: well_formed(text) for key, text in some.items()}
+            for some in (self.queries, self.texts)
+        )
+        report = replace(self, queries=queries, texts=texts)
+        return json.dumps(_writable(asdict(report)), indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:

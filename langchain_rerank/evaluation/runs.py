@@ -50,7 +50,7 @@ def falling_scores(
             lowered = np.nextafter(previous, np.float32(-math.inf))
             falling.append(float(score if falls else lowered))
             previous = np.float32(falling[-1])
-        finite = bool(np.isfinite(np.float32([*(scores or [math.nan]), *falling])).all())
+        finite = bool(np.isfinite(np.array([*(scores or [math.nan]), *falling], np.float32)).all())
     by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
     return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
 

@@ -242,7 +242,8 @@ def _first_stage(source: Source, dataset: Dataset, depth: int) -> FirstStage | R
     if not isinstance(source, VectorStore | BaseRetriever):
         msg = f"source must be a VectorStore, a retriever or a run, got {type(source).__name__}"
         raise TypeError(msg)
-    return with_fetch_k(as_first_stage(source, None, hybrid=False), depth, {})
+    stage: FirstStage = with_fetch_k(as_first_stage(source, None, hybrid=False), depth, {})
+    return stage
 
 
 def _fetch(

@@ -97,7 +97,7 @@ def suggest_threshold(
     check_min_relevance(least)
     known = ~np.isnan(grades)
     if unjudged == "leave out":
-        scores, grades, queries, known = (a[known] for a in (scores, grades, queries, known))
+        scores, grades, queries, known = scores[known], grades[known], queries[known], known[known]
     relevant = grades >= least
     if not relevant.any():
         msg = (
@@ -255,9 +255,9 @@ def _threshold(
             raise ValueError(msg)
         best = int(precisions.argmax())
         msg = (
-            f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, of the "
-            f"{ends[best]} of {len(scores)} documents scoring {scores[ends[best] - 1]:.4g} or more. "
-            "Ask for less, or for a better model"
+            f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, "
+            f"of the {ends[best]} of {len(scores)} documents that score "
+            f"{scores[ends[best] - 1]:.4g} or more. Ask for less, or for a better model"
         )
         raise ValueError(msg)
     end, bound = found
