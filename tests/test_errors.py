@@ -62,6 +62,6 @@ def _fail(number: int) -> None:
 
 def test_every_error_of_a_pools_worker_arrives():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for number, error in enumerate([*ERRORS, MissingDependencyError("a", "b", "c")]):
+        for number, error in enumerate([*ERRORS, ERRORS[0]]):
             with pytest.raises(type(error)):
                 pool.apply_async(_fail, (number,)).get(timeout=60)
