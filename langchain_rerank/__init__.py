@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
+    from langchain_rerank.middleware import RerankMiddleware
     from langchain_rerank.reader import ExtractiveReader
     from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
 
@@ -33,6 +34,7 @@ _HOMES = {
     "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
     "OnnxCrossEncoder": "cross_encoders.onnx",
     "RemoteCrossEncoder": "cross_encoders.remote",
+    "RerankMiddleware": "middleware",
     "RerankRetriever": "retriever",
     "Reranker": "compressor",
     "TorchCrossEncoder": "cross_encoders.torch",
@@ -50,6 +52,7 @@ __all__ = [
     "RemoteCrossEncoder",
     "RemoteError",
     "RerankError",
+    "RerankMiddleware",
     "RerankRetriever",
     "Reranker",
     "ScoringError",
