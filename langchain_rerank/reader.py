@@ -11,9 +11,9 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from typing_extensions import TypedDict
 
 from langchain_rerank.answers import strip_footnotes
-from langchain_rerank.pipeline import rerankers_in
+from langchain_rerank.first_stage import runnables_in
 from langchain_rerank.ranking import as_logits, best_first
-from langchain_rerank.runnables import runnables_in
+from langchain_rerank.retriever import rerankers_in
 from langchain_rerank.scoring import in_thread, score_pairs
 from langchain_rerank.text import well_formed
 

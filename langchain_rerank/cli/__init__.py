@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from langchain_rerank.cli.bulk import bulk
+from langchain_rerank.cli.bulk_files import bulk
 from langchain_rerank.cli.demo import demo
-from langchain_rerank.cli.evaluate import evaluate
+from langchain_rerank.cli.eval import evaluate
 from langchain_rerank.cli.serve import serve
 
 app = typer.Typer(
@@ -14,13 +14,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def main() -> None:
-    """Cross-encoder reranking for LangChain."""
-
-
 app.command()(demo)
 app.command("eval")(evaluate)
 app.command()(bulk)

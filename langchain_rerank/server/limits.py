@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
@@ -20,7 +20,6 @@ class Limits:
     Attributes:
         documents: Documents of a request (413).
         text_characters: Characters of the query, or of one document (413).
-        request_characters: Characters of the query and all documents together (413).
         body_bytes: Bytes of a request's body (413); they are counted before any is parsed.
         body_brackets: Opening brackets of a body, in texts as well (413): what nests takes the
             parser far longer than text.
@@ -31,7 +30,6 @@ class Limits:
 
     documents: int = 1000
     text_characters: int = 1_000_000
-    request_characters: int = 4_000_000
     body_bytes: int = 16 * 2**20
     body_brackets: int = 500_000
     held_bytes: int = 128 * 2**20
@@ -44,13 +42,13 @@ class Limits:
         Raises:
             ValueError: One is zero or negative.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in asdict(self).items():
             if not value > 0:
-                msg = f"limit {field.name} must be > 0, got {value!r}"
+                msg = f"limit {name} must be > 0, got {value!r}"
                 raise ValueError(msg)
 
 
+@dataclass
 class LimitsMiddleware:
     """Bounds how large bodies are, how long they take to come, and how many are held at once.
 
@@ -58,54 +56,43 @@ class LimitsMiddleware:
     raised out of `receive` in the route that reads it, after its key was checked.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        """Store the settings."""
-        self._app = app
-        self._limits = limits
-        self._held = 0
+    app: ASGIApp
+    limits: Limits
+    held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app with a bounded `receive`."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        loop = asyncio.get_running_loop()
-        most = self._limits.body_bytes
-        announced = Headers(scope=scope).get("content-length", "")
-        read = 0
-        whole = False
+        most = self.limits.body_bytes
+        too_large = HTTPException(413, f"the body must be at most {most:,} bytes")
         deadline: float | None = None
+        read = 0
+        whole = scope["type"] != "http"
 
         async def bounded() -> Message:
-            nonlocal read, whole, deadline
+            nonlocal deadline, read, whole
             if whole:  # whoever asks now wants to know whether the client is still there
                 return await receive()
-            if announced.isdecimal() and int(announced) > most:
-                raise _too_large(most, f"{int(announced):,}")
-            deadline = deadline or loop.time() + self._limits.body_seconds
+            if int(Headers(scope=scope).get("content-length", 0)) > most:
+                raise too_large
+            deadline = deadline or asyncio.get_running_loop().time() + self.limits.body_seconds
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError as error:
-                seconds = self._limits.body_seconds
-                msg = f"the body must come within {seconds:g} s, got {read:,} bytes of it"
+                msg = f"the body must come within {self.limits.body_seconds:g} s"
                 raise HTTPException(408, msg, {"connection": "close"}) from error
             size = len(message.get("body", b""))
             read += size
-            self._held += size
+            self.held += size
             whole = not message.get("more_body", False)
             if read > most:
-                raise _too_large(most, "more")
-            if self._held > self._limits.held_bytes:
-                msg = f"requests of {self._held:,} bytes wait already; try again later"
+                raise too_large
+            if self.held > self.limits.held_bytes:
+                msg = f"requests of {self.held:,} bytes wait already; try again later"
                 raise HTTPException(503, msg, {"retry-after": "1"})
             return message
 
         try:
-            await self._app(scope, bounded, send)
+            await self.app(scope, bounded, send)
         finally:
-            self._held -= read
-
-
-def _too_large(most: int, came: str) -> HTTPException:
-    return HTTPException(413, f"the body must be at most {most:,} bytes, got {came}")
+            self.held -= read

@@ -10,35 +10,13 @@ from hypothesis import strategies as st
 from langchain_rerank.cross_encoders.batching import (
     batches_by_length,
     merge_windows,
-    pad,
-    run_in_batches,
+    pad_batch,
     sigmoid,
     without_prefix,
 )
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
 BUDGETS = st.integers(1, 5000)
-
-
-class TooBigError(Exception):
-    """Stands for a device's out-of-memory error."""
-
-
-class Device:
-    """Computes `10 * position` as long as a padded batch fits; remembers what it computed."""
-
-    def __init__(self, lengths: list[int], capacity: int) -> None:
-        self.lengths = lengths
-        self.capacity = capacity
-        self.calls = 0
-        self.computed: list[int] = []
-
-    def forward(self, batch: list[int]) -> list[int]:
-        self.calls += 1
-        if max(self.lengths[position] for position in batch) * len(batch) > self.capacity:
-            raise TooBigError
-        self.computed += batch
-        return [10 * position for position in batch]
 
 
 @given(LENGTHS, BUDGETS)
@@ -67,77 +45,21 @@ def test_an_input_over_the_budget_is_a_batch_of_its_own():
     assert batches_by_length([5, 100, 5], 20) == [[1], [0, 2]]
 
 
-@given(LENGTHS, BUDGETS, st.integers(600, 5000))
-def test_running_out_of_memory_computes_every_input_exactly_once(lengths, budget, capacity):
-    device = Device(lengths, capacity)
-    batches, outputs, held = run_in_batches(lengths, budget, device.forward, TooBigError)
-    assert sorted(device.computed) == list(range(len(lengths)))
-    assert [[10 * position for position in batch] for batch in batches] == outputs
-    assert held <= budget
-    if budget <= capacity:
-        assert held == budget
-
-
-def test_out_of_memory_halves_the_budget_until_it_holds():
-    device = Device([10] * 16, capacity=40)
-    batches, _, held = run_in_batches(device.lengths, 160, device.forward, TooBigError)
-    assert held == 40
-    assert [len(batch) for batch in batches] == [4] * 4
-    # 160 and 80 failed once each: finished batches are not run again.
-    assert device.calls == 2 + 4
-
-
-def test_a_budget_far_above_the_work_still_halves_from_the_work():
-    device = Device([10] * 4, capacity=20)
-    _, _, held = run_in_batches(device.lengths, 10**9, device.forward, TooBigError)
-    assert held == 20
-    assert device.calls == 1 + 2
-
-
-def test_memory_that_runs_out_midway_keeps_what_is_done():
-    lengths = [40, 40, 10, 10, 10, 10]
-    device = Device(lengths, capacity=80)
-    shrink = iter([80, 80, 20, 20, 20, 20, 20])
-
-    def forward(batch: list[int]) -> list[int]:
-        device.capacity = next(shrink) if len(batch) > 1 else 80
-        return device.forward(batch)
-
-    run_in_batches(lengths, 80, forward, TooBigError)
-    assert sorted(device.computed) == list(range(6))
-
-
-def test_a_single_input_that_does_not_fit_raises_again():
-    device = Device([10, 500], capacity=100)
-    with pytest.raises(TooBigError):
-        run_in_batches(device.lengths, 1000, device.forward, TooBigError)
-
-
-def test_other_errors_pass_through_unchanged_and_are_not_retried():
-    error = RuntimeError("boom")
-    calls = []
-
-    def forward(batch: list[int]) -> None:
-        calls.append(batch)
-        raise error
-
-    with pytest.raises(RuntimeError) as raised:
-        run_in_batches([5, 5, 5], 100, forward, TooBigError)
-    assert raised.value is error
-    assert len(calls) == 1
-
-
 @pytest.mark.parametrize(
-    ("side", "expected"), [("right", [[1, 2, 3], [4, 9, 9]]), ("left", [[1, 2, 3], [9, 9, 4]])]
+    ("side", "multiple", "expected"),
+    [
+        ("right", 1, [[1, 2, 3], [4, 9, 9]]),
+        ("left", 1, [[1, 2, 3], [9, 9, 4]]),
+        ("right", 4, [[1, 2, 3, 9], [4, 9, 9, 9]]),
+        ("left", 4, [[9, 1, 2, 3], [9, 9, 9, 4]]),
+    ],
 )
-def test_pad_fills_the_side_that_the_tokenizer_names(side, expected):
-    padded = pad([[1, 2, 3], [4]], 9, side)
-    assert padded.tolist() == expected
-    assert padded.dtype == np.int64
-
-
-def test_pad_of_an_empty_row():
-    assert pad([[], [7]], 0, "left").tolist() == [[0], [7]]
+def test_padding_fills_the_side_that_the_tokenizer_names(side, multiple, expected):
+    features = {"input_ids": [[4], [], [1, 2, 3]], "attention_mask": [[1], [], [1, 1, 1]]}
+    padded = pad_batch(features, [2, 0], 9, side, multiple)
+    assert padded["input_ids"].tolist() == expected
+    assert padded["attention_mask"].tolist() == [[int(x != 9) for x in row] for row in expected]
+    assert padded["input_ids"].dtype == np.int64
 
 
 FINITE = st.floats(-1e6, 1e6)

@@ -246,7 +246,7 @@ def test_copies_have_the_settings_and_connections_of_their_own(server):
     for one in copies:
         assert one == original
         assert hash(one) == hash(original)
-        assert one._shared is not original._shared
+        assert one._connections is not original._connections
         assert one.score(PAIRS) == SCORES
         one.close()
     other = original.model_copy(update={"model": "n"})

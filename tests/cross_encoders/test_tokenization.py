@@ -10,8 +10,7 @@ import pytest
 
 from langchain_rerank.cross_encoders.tokenization import (
     check_pairs,
-    encode_first,
-    encode_windows,
+    encode,
     text_windows,
     truncate_queries,
 )
@@ -71,7 +70,7 @@ def test_a_cut_query_reads_as_the_first_tokens_of_the_whole(tokenizer):
 
 
 def test_first_counts_the_passages_it_cuts(tokenizer):
-    windows = encode_first(tokenizer, [(QUERY, LONG), (QUERY, "short"), (QUERY, LONG)], MAX_LENGTH)
+    windows = encode(tokenizer, [(QUERY, LONG), (QUERY, "short"), (QUERY, LONG)], MAX_LENGTH)
     assert windows.truncated == 2
     assert windows.owners == [0, 1, 2]
     assert [len(row) for row in windows.features["input_ids"]][::2] == [MAX_LENGTH] * 2
@@ -86,7 +85,7 @@ def passage_part(tokenizer, row: list[int], query: str) -> list[int]:
 
 
 def test_windows_cover_a_long_passage_and_overlap(tokenizer):
-    windows = encode_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
+    windows = encode(tokenizer, [(QUERY, LONG)], MAX_LENGTH, whole=True)
     rows = windows.features["input_ids"]
     parts = [passage_part(tokenizer, row, QUERY) for row in rows]
     whole = tokenizer(LONG, add_special_tokens=False)["input_ids"]
@@ -102,7 +101,7 @@ def test_windows_cover_a_long_passage_and_overlap(tokenizer):
 
 
 def test_every_window_carries_query_and_passage_marks(tokenizer):
-    windows = encode_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
+    windows = encode(tokenizer, [(QUERY, LONG)], MAX_LENGTH, whole=True)
     head = len(tokenizer(QUERY)["input_ids"])
     for ids, types in zip(
         windows.features["input_ids"], windows.features["token_type_ids"], strict=True
@@ -128,23 +127,23 @@ def rows_by_owner(windows) -> dict[int, list[tuple[list[int], ...]]]:
 
 def test_a_pairs_windows_do_not_depend_on_its_neighbours(tokenizer):
     pairs = some_pairs()
-    together = rows_by_owner(encode_windows(tokenizer, pairs, MAX_LENGTH))
+    together = rows_by_owner(encode(tokenizer, pairs, MAX_LENGTH, whole=True))
     for owner, pair in enumerate(pairs):
-        alone = rows_by_owner(encode_windows(tokenizer, [pair], MAX_LENGTH))
+        alone = rows_by_owner(encode(tokenizer, [pair], MAX_LENGTH, whole=True))
         assert together[owner] == alone[0]
 
 
 def test_owners_ascend_without_gaps(tokenizer):
     pairs = some_pairs()
-    owners = encode_windows(tokenizer, pairs, MAX_LENGTH).owners
+    owners = encode(tokenizer, pairs, MAX_LENGTH, whole=True).owners
     assert owners == sorted(owners)
     assert set(owners) == set(range(len(pairs)))
 
 
 def test_short_passages_are_the_same_input_however_long_ones_are_treated(tokenizer):
     pairs = [(QUERY, "short"), (QUERY, ""), ("", "short"), ("", ""), (QUERY, "\n ")]
-    first = encode_first(tokenizer, pairs, MAX_LENGTH)
-    windows = encode_windows(tokenizer, pairs, MAX_LENGTH)
+    first = encode(tokenizer, pairs, MAX_LENGTH)
+    windows = encode(tokenizer, pairs, MAX_LENGTH, whole=True)
     assert dict(first.features) == dict(windows.features)
     assert windows.owners == first.owners
 
