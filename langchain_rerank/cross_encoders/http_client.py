@@ -123,7 +123,7 @@ class RerankClient:
         )
         self._places = asyncio.Semaphore(_MAX_IN_FLIGHT)
         self._turns = itertools.count(1)
-        self._calls: set[asyncio.Task[object] | None] = set()
+        self._calls: set[asyncio.Future[None]] = set()
         _open.add(self)
 
     def retire(self) -> None:
@@ -158,7 +158,7 @@ class RerankClient:
                 scores[position] = score
 
         most = settings.max_documents or self.dialect.max_documents
-        self._calls.add(call := asyncio.current_task())
+        self._calls.add(done := self.loop.create_future())
         try:
             async with asyncio.TaskGroup() as group:
                 for query, positions in dialects.split(pairs, most):
@@ -167,7 +167,8 @@ class RerankClient:
             first = failed.exceptions[0]
             raise first from first.__cause__
         finally:
-            self._calls.discard(call)
+            self._calls.discard(done)
+            done.set_result(None)
         return scores
 
     async def _ask(self, tries: Tries) -> list[float]:

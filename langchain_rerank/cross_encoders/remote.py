@@ -104,11 +104,9 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """Sent as `Authorization: Bearer …`, to Pinecone as `Api-Key`. None takes that of
     LANGCHAIN_RERANK_API_KEY, unless `url` or `headers` hold credentials; "" sends none."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """More fields of each body, such as vLLM's `truncate_prompt_tokens`, Cohere's
-    `max_tokens_per_doc` or TEI's `raw_scores`."""
+    """More fields of each body, as vLLM's `truncate_prompt_tokens` or TEI's `raw_scores`."""
     instruction: str | None = None
-    """What to look for, for servers that take an instruction: vLLM and Contextual AI, whose
-    dialect is "cohere". (Voyage's models read one that stands in the query.)"""
+    """What to look for, for servers that take one: vLLM and Contextual AI, both "cohere"."""
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for one whole `score`, retries and waiting included; to reach another server after
     one that hangs, well above `read_timeout`."""
