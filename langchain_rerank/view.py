@@ -6,9 +6,8 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from langchain_rerank.pipeline import rerankers_in
 from langchain_rerank.reader import numbered_sentences
-from langchain_rerank.retriever import RerankRetriever
+from langchain_rerank.retriever import RerankRetriever, rerankers_in
 from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ _ROW_HEIGHT = 84  # as in the style
 _CONTEXT = 60
 _LONGEST = 300
 
-# Up and down differ by sign, words and dashes as well as by colour. Text takes the page's own colour,
-# so that dark pages stay dark.
+# Up and down differ by sign, words and dashes as well as by colour. Text takes the page's colour, so
+# that dark pages stay dark.
 STYLE = """<style>
 .rr{container-type:inline-size;font:14px/18px system-ui,sans-serif;text-align:left}
 .rr .rr-columns{display:grid;grid-template-columns:minmax(0,2fr) 90px minmax(0,3fr)}
