@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank.chain import create_rag_chain
-from langchain_rerank.chroma import document_id
+from langchain_rerank.chroma import document_id, index_documents
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import require
 from langchain_rerank.files import replacing
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from langchain_chroma import Chroma
     from langchain_core.cross_encoders import BaseCrossEncoder
-    from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
     from langchain_core.tracers.schemas import Run
 
@@ -66,7 +67,7 @@ class Page:
         self._labels = labels
         self._llm = llm
 
-    def ask(  # noqa: PLR0913  # the page's controls, one each
+    def ask(  # noqa: PLR0913, PLR0917  # the page's controls, one each
         self,
         question: str,
         kind: str,
@@ -85,9 +86,7 @@ class Page:
         depths = {"k": int(fetch_k), "fetch_k": int(fetch_k), "hybrid": hybrid}
         shown = []
         try:
-            if not question.strip():
-                msg = "The question is empty. Write one, then ask."
-                raise ValueError(msg)
+            _check(question)
             for number, name in enumerate(name.strip() for name in models if name.strip()):
                 model = self._model(name)
                 found = self._found(question, source, Reranker(model=model, **reranker), depths)
@@ -178,17 +177,32 @@ def save_labels(
     return len({row.split("\t")[0] for row in rows})
 
 
+def pasted_store(text: str) -> Chroma:
+    """Put passages, which empty lines divide, into a Chroma in memory."""
+    passages = [one.strip() for one in re.split(r"\n\s*\n", text) if one.strip()]
+    if not passages:
+        msg = "There are no passages. Paste some, with empty lines between them."
+        raise ValueError(msg)
+    from langchain_rerank.offline import OfflineEmbeddings
+
+    name = f"pasted-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    documents = [Document(one, metadata={"source": f"{n}"}) for n, one in enumerate(passages, 1)]
+    return index_documents(
+        documents, OfflineEmbeddings(), collection_name=name, show_progress=False
+    )
+
+
 def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: str) -> gr.Blocks:
     """Lay the page out; `kind`, `place` and `model` are what it begins with."""
     with gr.Blocks(title="langchain-rerank", analytics_enabled=False) as blocks:
         gr.Markdown("# What reranking does")
-        question = gr.Textbox(label="Question", autofocus=True, placeholder="Ask the passages")
+        question = gr.Textbox("", label="Question", autofocus=True, placeholder="Ask the passages")
         ask = gr.Button("Ask", variant="primary")
         with gr.Accordion("Passages", open=False):
             kinds = [REFERENCE, FOLDER, CHROMA, PASTED]
             source = gr.Radio(kinds, value=kind, label="Ask")
             where = gr.Textbox(place, label="Folder of texts, or collection of the Chroma")
-            pasted = gr.Textbox(label="Passages, with empty lines between them", lines=5)
+            pasted = gr.Textbox("", label="Passages, with empty lines between them", lines=5)
         with gr.Accordion("Settings", open=False), gr.Row():
             k = gr.Slider(1, 20, value=5, step=1, label="k: passages kept")
             fetch_k = gr.Slider(1, 200, value=50, step=1, label="fetch_k: candidates")
@@ -196,11 +210,11 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
             threshold = gr.Number(None, label="Lowest score kept (empty: none)")
             hybrid = gr.Checkbox(label="Hybrid: BM25 beside the vectors")
             first = gr.Textbox(model, label="Model A: offline, a hub's name or a folder")
-            second = gr.Textbox(label="Model B, to compare (empty: none)")
+            second = gr.Textbox("", label="Model B, to compare (empty: none)")
         status, answer = gr.HTML(), gr.HTML()
         with gr.Row():
             views = [gr.HTML(min_width=320), gr.HTML(min_width=320)]
-        ticked = gr.CheckboxGroup([], label="👍 Which of the kept passages answer the question?")
+        ticked = gr.CheckboxGroup([], label="Which of the kept passages answer the question?")
         save, saved, judged = gr.Button("Save as a labelled question"), gr.HTML(), gr.State({})
         controls = [question, source, where, pasted, k, fetch_k, hybrid, weight, threshold]
         gr.on(
@@ -224,6 +238,12 @@ def serve(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
         footer_links=[],
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
+
+
+def _check(question: str) -> None:
+    if not question.strip():
+        msg = "The question is empty. Write one, then ask."
+        raise ValueError(msg)
 
 
 def _seconds(run: Run) -> float:

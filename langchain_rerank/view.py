@@ -22,8 +22,8 @@ _ROW_HEIGHT = 84  # as in the style
 _CONTEXT = 60
 _LONGEST = 300
 
-# Up and down differ by sign, words and dashes as well as by colour. Text takes the page's colour, so
-# that dark pages stay dark.
+# Up and down differ by sign, words and dashes as well as by colour. Text takes the page's
+# colour, so that dark pages stay dark.
 STYLE = """<style>
 .rr{container-type:inline-size;font:14px/18px system-ui,sans-serif;text-align:left}
 .rr .rr-columns{display:grid;grid-template-columns:minmax(0,2fr) 90px minmax(0,3fr)}
