@@ -118,7 +118,9 @@ def ask(page, question=QUESTION):
         (QUESTION, "Passages", "Pasted passages", " ", "There are no passages"),
     ],
 )
-def test_what_is_wrong_is_one_message_on_the_page(page, question, section, field, value, message):
+def test_what_is_wrong_is_one_message_on_the_page(  # noqa: PLR0913, PLR0917  # a row's columns
+    page, question, section, field, value, message
+):
     page.get_by_role("button", name=section).click()
     if field == "Pasted passages":
         page.get_by_role("radio", name=field).check()
