@@ -80,7 +80,7 @@ class Page:
         threshold: float | None,
         *models: str,
     ) -> tuple[Any, ...]:
-        """Rerank by one model or two: status, answer, two views, passages to judge, what of."""
+        """Rerank by one model or two: status, answer, view, passages to judge, what they are of."""
         source = (kind, pasted if kind == PASTED else place.strip())
         reranker = {"first_stage_weight": weight, "score_threshold": threshold, "top_n": None}
         depths = {"k": int(fetch_k), "fetch_k": int(fetch_k), "hybrid": hybrid}
@@ -91,14 +91,14 @@ class Page:
                 model = self._model(name)
                 found = self._found(question, source, Reranker(model=model, **reranker), depths)
                 shown.append((f"Model {name}", f"rr{number}", model, *found))
-            status, answer, views = self._shown(question, shown, int(k))
+            status, answer, view = self._shown(question, shown, int(k))
         except Exception as error:  # noqa: BLE001  # whatever went wrong, the page says it
             text = escape(" ".join(str(error).split()) or type(error).__name__)
-            return f'<p role="alert">⚠ {text}</p>', "", "", "", gr.update(choices=[]), {}
+            return f'<p role="alert">⚠ {text}</p>', "", "", gr.update(choices=[]), {}
         kept = shown[0][3][: int(k)]
         choices = [(f"[{n}] {_line(one)}", _id(one)) for n, one in enumerate(kept, start=1)]
         judged = {"question": question, "source": source, "ids": [key for _, key in choices]}
-        return status, answer, *views, gr.update(choices=choices, value=[]), judged
+        return status, answer, view, gr.update(choices=choices, value=[]), judged
 
     def _found(
         self, question: str, source: tuple[str, str], reranker: Reranker, depths: dict[str, Any]
@@ -113,9 +113,7 @@ class Page:
         ranking = sum(_seconds(one) for one in run.child_runs if one.name == "Reranker")
         return documents, _seconds(run) - ranking, ranking
 
-    def _shown(
-        self, question: str, shown: list[tuple[Any, ...]], k: int
-    ) -> tuple[str, str, list[str]]:
+    def _shown(self, question: str, shown: list[tuple[Any, ...]], k: int) -> tuple[str, str, str]:
         status, answers, views = [], [], []
         for name, anchor, model, documents, retrieval, ranking in shown:
             context = documents[:k]
@@ -130,8 +128,9 @@ class Page:
             answers.append(answer_html(result["answer"], result["citations"], anchor))
             best = best_sentences(model, question, documents[:_ROWS])
             view = ranking_html(documents, best, kept=k, rows=_ROWS, anchor=anchor)
-            views.append(f"{STYLE}<h3>{escape(name)}</h3>{view}")
-        return f'<p role="status">{"<br>".join(status)}</p>', answers[0], [*views, ""][:2]
+            views.append(f'<div class="rr-model"><h3>{escape(name)}</h3>{view}</div>')
+        said = f'<p role="status">{"<br>".join(status)}</p>'
+        return said, answers[0], f'{STYLE}<div class="rr-models">{"".join(views)}</div>'
 
     def save(self, judged: dict[str, Any], ticked: list[str]) -> str:
         """Write which of the passages answer the question, for `langchain-rerank eval`."""
@@ -212,8 +211,7 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
             first = gr.Textbox(model, label="Model A: offline, a hub's name or a folder")
             second = gr.Textbox("", label="Model B, to compare (empty: none)")
         status, answer = gr.HTML(), gr.HTML()
-        with gr.Row():
-            views = [gr.HTML(min_width=320), gr.HTML(min_width=320)]
+        view = gr.HTML(apply_default_css=False)
         ticked = gr.CheckboxGroup([], label="Which of the kept passages answer the question?")
         save, saved, judged = gr.Button("Save as a labelled question"), gr.HTML(), gr.State({})
         controls = [question, source, where, pasted, k, fetch_k, hybrid, weight, threshold]
@@ -221,7 +219,7 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
             [question.submit, ask.click],
             page.ask,
             [*controls, first, second],
-            [status, answer, *views, ticked, judged],
+            [status, answer, view, ticked, judged],
         )
         save.click(page.save, [judged, ticked], saved)
     return blocks

@@ -25,6 +25,8 @@ _LONGEST = 300
 # Up and down differ by sign, words and dashes as well as by colour. Text takes the page's
 # colour, so that dark pages stay dark.
 STYLE = """<style>
+.rr-models{display:flex;flex-wrap:wrap;gap:20px}
+.rr-model{flex:1 1 320px;min-width:0}
 .rr{container-type:inline-size;font:14px/18px system-ui,sans-serif;text-align:left}
 .rr .rr-columns{display:grid;grid-template-columns:minmax(0,2fr) 90px minmax(0,3fr)}
 .rr ol{list-style:none;margin:0;padding:0}
