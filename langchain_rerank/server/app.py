@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -20,18 +19,17 @@ from langchain_rerank.errors import RerankError
 from langchain_rerank.server import schemas
 from langchain_rerank.server.batcher import Batcher
 from langchain_rerank.server.limits import Limits, LimitsMiddleware
-from langchain_rerank.server.metrics import Metrics, MetricsMiddleware
+from langchain_rerank.server.metrics import Metrics
 from langchain_rerank.server.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/health", "/ready", "/metrics")
-_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 _REPLY: Any = schemas.RerankReply | list[schemas.TeiResult]
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorReply} for status in (401, 408, 413, 415, 422, 500, 503)
@@ -71,96 +69,80 @@ def create_app(
         >>> from langchain_rerank.server.app import create_app
         >>> app = create_app(offline_reranker(), served_name="minilm")
     """
+    if not all(key.strip() for key in api_keys):
+        msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
+        raise ValueError(msg)
     served = ServedModel(model, served_name)
     metrics = Metrics(lambda: len(batcher))
     batcher = Batcher(served, metrics, max_waiting=limits.waiting, joint=joint_scoring)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with batcher.running():
-            yield
-
-    guards = [Depends(HTTPBearer(auto_error=False)), Depends(_key_check(api_keys))]
+    handled = (HTTPException, ClientDisconnect, RerankError, Exception)
     app = FastAPI(
         title="langchain-rerank",
         description="Cross-encoder reranking in the dialects of Cohere, Jina and TEI.",
         version="1",
-        lifespan=lifespan,
-        dependencies=guards if api_keys else [],
-        exception_handlers=dict.fromkeys(
-            (HTTPException, ClientDisconnect, RerankError, Exception), _error
-        ),
+        lifespan=batcher.running,
+        dependencies=[Depends(HTTPBearer(auto_error=False)), Depends(_check_key)],
+        exception_handlers=dict.fromkeys(handled, _error),
         docs_url=None,  # these two pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.batcher, app.state.model, app.state.metrics = batcher, served, metrics
+    app.state.api_keys = [key.encode() for key in api_keys]
+    app.state.limits, app.state.model, app.state.metrics = limits, served, metrics
+    app.state.batcher = batcher
+    # The route reads the body itself, after its key was checked.
     content = {"application/json": {"schema": schemas.RerankBody.model_json_schema()}}
-    for path in _PATHS:
+    for path in schemas.PATHS:
         app.add_api_route(
             path,
-            _rerank(path, limits),
+            _rerank,
             methods=["POST"],
             responses={200: {"model": _REPLY}, **_ERRORS},
-            # The route reads the body itself, after its key was checked.
             openapi_extra={"requestBody": {"required": True, "content": content}},
         )
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready, responses={503: _ERRORS[503]})
     app.add_api_route("/metrics", _metrics)
-    app.add_middleware(LimitsMiddleware, limits=limits)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)  # outermost: it counts all
+    app.add_middleware(LimitsMiddleware, limits=limits, metrics=metrics)
     return app
 
 
-def _key_check(api_keys: Sequence[str]) -> Callable[[Request], Awaitable[None]]:
-    """Make the dependency of every route: it lets through what brings a key, or is open."""
-    if not all(key.strip() for key in api_keys):
-        msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
-        raise ValueError(msg)
-    keys = [key.encode() for key in api_keys]
-
-    async def check(request: Request) -> None:
-        # The route, not the path: that holds what the app is mounted under as well.
-        if request.scope["route"].path in OPEN_PATHS:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # Header values are Latin-1 on the wire. All keys are compared, each in constant time, so
-        # that the time taken tells neither a key's letters nor which one it was.
-        came = given.strip().encode("latin-1")
-        matches = [hmac.compare_digest(came, key) for key in keys]
-        if scheme.lower() != "bearer" or not any(matches):
-            msg = "expected the header 'Authorization: Bearer KEY' with a key of this service"
-            raise HTTPException(401, msg, {"www-authenticate": "Bearer"})
-
-    return check
+async def _check_key(request: Request) -> None:
+    """Let through what brings a key, or is open."""
+    keys = request.app.state.api_keys
+    # The route, not the path: that holds what the app is mounted under as well.
+    if not keys or request.scope["route"].path in OPEN_PATHS:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # Header values are Latin-1 on the wire. All keys are compared, each in constant time, so that
+    # the time taken tells neither a key's letters nor which one it was.
+    came = given.strip().encode("latin-1")
+    matches = [hmac.compare_digest(came, key) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
+        msg = "expected the header 'Authorization: Bearer KEY' with a key of this service"
+        raise HTTPException(401, msg, {"www-authenticate": "Bearer"})
 
 
-def _rerank(path: str, limits: Limits) -> Callable[[Request], Awaitable[Response]]:
-    """Make the route of a path."""
-
-    async def rerank(request: Request) -> Response:
-        """Rank documents by how well they answer a query."""
-        kind = request.headers.get("content-type", "application/json")
-        if not kind.partition(";")[0].strip().lower().endswith("json"):
-            raise HTTPException(415, f"content-type must be application/json, got {kind[:80]!r}")
-        asked, texts = schemas.parse(await request.body(), limits)
-        attributes: dict[str, str | int | float] = {
-            "http.route": path,
-            "rerank.documents": len(texts),
-            "rerank.characters": len(asked.query) + sum(map(len, texts)),
-        }
-        with telemetry.span(
-            f"POST {path}", kind="server", attributes=attributes, carrier=request.headers
-        ):
-            raw = await _scored([(asked.query, text) for text in texts], request)
-            try:
-                return JSONResponse(schemas.reply(asked, raw, request.app.state.model, path))
-            except (ValueError, RecursionError) as error:  # infinite, or nested too deep
-                msg = f"the documents can't be given back as JSON: {error}"
-                raise HTTPException(422, msg) from error
-
-    return rerank
+async def _rerank(request: Request) -> Response:
+    """Rank documents by how well they answer a query."""
+    kind = request.headers.get("content-type", "application/json")
+    if not kind.partition(";")[0].strip().lower().endswith("json"):
+        raise HTTPException(415, f"content-type must be application/json, got {kind[:80]!r}")
+    path, state = request.scope["route"].path, request.app.state
+    asked, texts = schemas.parse(await request.body(), state.limits)
+    attributes: dict[str, str | int | float] = {
+        "http.route": path,
+        "rerank.documents": len(texts),
+        "rerank.characters": len(asked.query) + sum(map(len, texts)),
+    }
+    carrier = request.headers
+    with telemetry.span(f"POST {path}", kind="server", attributes=attributes, carrier=carrier):
+        raw = await _scored([(asked.query, text) for text in texts], request)
+        try:
+            return JSONResponse(schemas.reply(asked, raw, state.model, path))
+        except (ValueError, RecursionError) as error:  # infinite, or nested too deep
+            msg = f"the documents can't be given back as JSON: {error}"
+            raise HTTPException(422, msg) from error
 
 
 async def _scored(pairs: list[tuple[str, str]], request: Request) -> list[float]:

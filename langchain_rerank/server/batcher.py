@@ -141,8 +141,8 @@ class Batcher:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Load the model in the background and score, until the block ends."""
+    async def running(self, _: object = None) -> AsyncIterator[None]:
+        """Load the model in the background and score, until the block ends: an app's lifespan."""
         self._stopped = False
         loop = asyncio.get_running_loop()
         # A daemon: a pass that takes long must not hold up the end of the process.
@@ -201,12 +201,12 @@ class Batcher:
         if self._model.local is not None:
             self._model.local.close()
 
-    def _next(self) -> list[Job]:
+    def _next(self) -> dict[Job, Sequence[Pair]]:
         """Wait for requests, and take the pairs of the next pass; none once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped)
             if self._stopped:
-                return []
+                return {}
             if self._joint:
                 room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
                 jobs = take(self._waiting, room)
@@ -216,26 +216,24 @@ class Batcher:
             for job in jobs:
                 if job.taken == len(job.pairs):
                     del self._waiting[job]
-            return jobs
+            return {job: job.pairs[len(job.scores) : job.taken] for job in jobs}
 
     def _pass(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Run a pass, and tell those that are whole now, or failed; nothing once stopped."""
-        if not (jobs := self._next()):
+        if not (chunks := self._next()):
             return False
         started = time.perf_counter()
-        for job in jobs:
+        for job in chunks:
             if not job.scores:
                 self._metrics.observe(queue_seconds=started - job.arrived)
-        chunks = [job.pairs[len(job.scores) : job.taken] for job in jobs]
-        outcomes = self._outcomes(chunks)
+        outcomes = self._outcomes(list(chunks.values()))
         seconds = time.perf_counter() - started
-        pairs = [pair for chunk in chunks for pair in chunk]
+        pairs = [pair for chunk in chunks.values() for pair in chunk]
         speed = sum(map(cost_of, pairs)) / seconds
         self._speed += _NEWEST * (speed - self._speed) if self._speed else speed
-        self._metrics.observe(
-            scoring_seconds=seconds, pass_pairs=len(pairs), pass_requests=len(jobs)
-        )
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        counts = {"pass_pairs": len(pairs), "pass_requests": len(chunks)}
+        self._metrics.observe(scoring_seconds=seconds, **counts)
+        for job, outcome in zip(chunks, outcomes, strict=True):
             if isinstance(outcome, RerankError):
                 with self._changed:
                     self._waiting.pop(job, None)

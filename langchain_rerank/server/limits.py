@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from langchain_rerank.server.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +56,71 @@ class LimitsMiddleware:
     """Bounds how large bodies are, how long they take to come, and how many are held at once.
 
     A body is bounded where it is read, whatever the path or the mount: 413, 408 and 503 are
-    raised out of `receive` in the route that reads it, after its key was checked.
+    raised out of `receive` in the route that reads it, after its key was checked. How requests end
+    is counted by route, those without one as "other".
     """
 
     app: ASGIApp
     limits: Limits
+    metrics: Metrics
     held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app with a bounded `receive`."""
-        most = self.limits.body_bytes
-        too_large = HTTPException(413, f"the body must be at most {most:,} bytes")
-        deadline: float | None = None
-        read = 0
-        whole = scope["type"] != "http"
+        """Run the app on a bounded body, and count how it answers."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        body = _Body(self, int(Headers(scope=scope).get("content-length", 0)), receive)
+        status = 500  # unless it answers
 
-        async def bounded() -> Message:
-            nonlocal deadline, read, whole
-            if whole:  # whoever asks now wants to know whether the client is still there
-                return await receive()
-            if int(Headers(scope=scope).get("content-length", 0)) > most:
-                raise too_large
-            deadline = deadline or asyncio.get_running_loop().time() + self.limits.body_seconds
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as error:
-                msg = f"the body must come within {self.limits.body_seconds:g} s"
-                raise HTTPException(408, msg, {"connection": "close"}) from error
-            size = len(message.get("body", b""))
-            read += size
-            self.held += size
-            whole = not message.get("more_body", False)
-            if read > most:
-                raise too_large
-            if self.held > self.limits.held_bytes:
-                msg = f"requests of {self.held:,} bytes wait already; try again later"
-                raise HTTPException(503, msg, {"retry-after": "1"})
-            return message
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
 
         try:
-            await self.app(scope, bounded, send)
+            await self.app(scope, body.receive, noting)
         finally:
-            self.held -= read
+            self.held -= body.read
+            # Of an app that mounts this one the path would hold the mount as well.
+            path = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(path, status).inc()
+            self.metrics.observe(request_seconds=time.perf_counter() - started)
+
+
+@dataclass(slots=True)
+class _Body:
+    """A request's body on its way in."""
+
+    all: LimitsMiddleware
+    announced: int
+    inner: Receive
+    read: int = 0
+    whole: bool = False
+    deadline: float | None = None
+
+    async def receive(self) -> Message:
+        if self.whole:  # whoever asks now wants to know whether the client is still there
+            return await self.inner()
+        limits = self.all.limits
+        too_large = HTTPException(413, f"the body must be at most {limits.body_bytes:,} bytes")
+        if self.announced > limits.body_bytes:
+            raise too_large
+        self.deadline = self.deadline or asyncio.get_running_loop().time() + limits.body_seconds
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self.inner()
+        except TimeoutError as error:
+            msg = f"the body must come within {limits.body_seconds:g} s"
+            raise HTTPException(408, msg, {"connection": "close"}) from error
+        size = len(message.get("body", b""))
+        self.read += size
+        self.all.held += size
+        self.whole = not message.get("more_body", False)
+        if self.read > limits.body_bytes:
+            raise too_large
+        if self.all.held > limits.held_bytes:
+            msg = f"requests of {self.all.held:,} bytes wait already; try again later"
+            raise HTTPException(503, msg, {"retry-after": "1"})
+        return message

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = tuple(2**n for n in range(11))
@@ -44,32 +40,3 @@ class Metrics:
         """Note a value of each histogram named."""
         for name, value in values.items():
             self._histograms[name].observe(value)
-
-
-@dataclass
-class MetricsMiddleware:
-    """Counts and times requests by route, those without one as "other"."""
-
-    app: ASGIApp
-    metrics: Metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app and note how it answered."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 500  # unless it answers
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noting)
-        finally:
-            # Of an app that mounts this one the path would hold the mount as well.
-            path = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(path, status).inc()
-            self.metrics.observe(request_seconds=time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """The rerank dialects of Cohere (v1, v2), Jina and TEI: one body that holds them all, and replies.
 
-A new dialect is its fields in `RerankBody`, its answer in `reply`, and its path in `app.py`.
+A new dialect is its path in `PATHS`, its fields in `RerankBody` and its answer in `reply`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,7 @@ import reprlib
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 
 from langchain_rerank.ranking import best_first
@@ -25,6 +18,8 @@ from langchain_rerank.ranking import best_first
 if TYPE_CHECKING:
     from langchain_rerank.server.limits import Limits
     from langchain_rerank.server.served_model import ServedModel
+
+PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
 def _check_query(query: str) -> str:

@@ -20,7 +20,7 @@ from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from langchain_rerank.cli.models import build_cross_encoder
+from langchain_rerank.cli.common import build_cross_encoder
 
 from tests.server.serving import serve
 
