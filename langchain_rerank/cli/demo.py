@@ -57,10 +57,10 @@ def demo(  # noqa: PLR0913  # one parameter an option
         check_query(question)
         check_depths(k, fetch_k)
         cross_encoder = build_cross_encoder(model, backend)
-        chat_model = None if llm is None else _chat_model(llm)
+        chat_model = None if llm is None else open_chat_model(llm)
         with console.status("Loading the reranker"):
             cross_encoder.load()
-        store = _indexed(docs)
+        store = open_index(docs)
         retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
         console.print(Text(f"\nQuestion: {question}\n", style="bold"))
         author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
@@ -89,7 +89,8 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
     console.print("\n" + " · ".join(f"{stage} {time * 1000:,.0f} ms" for stage, time in stages))
 
 
-def _chat_model(llm: str) -> BaseChatModel:
+def open_chat_model(llm: str) -> BaseChatModel:
+    """Make the chat model that `--llm` names."""
     if llm == OFFLINE:
         from langchain_rerank.offline import offline_chat_model
 
@@ -99,7 +100,7 @@ def _chat_model(llm: str) -> BaseChatModel:
     return init_chat_model(llm)
 
 
-def _indexed(folder: Path | None) -> Chroma:
+def open_index(folder: Path | None) -> Chroma:
     """Open the index of a folder's documents, or of the Python reference."""
     from langchain_rerank.corpus import python_reference, read_folder
 

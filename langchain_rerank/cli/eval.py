@@ -133,8 +133,6 @@ def _swept(
 ) -> Sweep:
     from langchain_rerank.evaluation import sweep
 
-    # One query can't be halved, to choose a weight on one part and to judge it on the other.
-    weights: Any = {} if len(report.queries) > 1 else {"first_stage_weights": (0,)}
     return sweep(
         source,
         data,
@@ -143,7 +141,6 @@ def _swept(
         measure=report.settings.measures[0],
         k=min(_MOST_RETURNED, fetch_k),
         min_relevance=report.settings.min_relevance,
-        **weights,
     )
 
 
@@ -151,13 +148,18 @@ def _print_report(report: Report) -> None:
     """Print the tables of a report, and the queries that lost most."""
     console.print(Markdown(report.to_markdown()))
     measure = report.settings.measures[0]
-    worst = report.worst_queries(_WORST, depth=_WORST)
+    worst = report.worst_queries(_WORST)
     if worst.empty:
         console.print(f"No query lost in {measure}.")
         return
-    shown = worst[["query", "before", "after", "old_rank", "new_rank", "grade", "text"]]
-    lines = shown.to_string(index=False, max_colwidth=60, float_format="{:.4f}".format)
-    console.print(Text(f"Queries that lost most in {measure}, documents that moved:\n{lines}"))
+    lines = [f"Queries that lost most in {measure}, and documents that moved:"]
+    for query_id, query, before, after in worst.itertuples(index=False):
+        lines.append(f"{query}: {before:.4f} → {after:.4f}")
+        for move in report.moves(query_id, depth=_WORST):
+            ranks = " → ".join(str(rank or "–") for rank in (move.old_rank, move.new_rank))
+            grade = "not judged" if move.grade is None else f"grade {move.grade}"
+            lines.append(f"    {ranks}, {grade}: {' '.join(move.text.split())[:60]}")
+    console.print(Text(well_formed("\n".join(lines))))
 
 
 def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
@@ -185,15 +187,15 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
 
 def _figures(report: Report, sweep: Sweep | None) -> dict[str, Figure]:
     """Draw what can be drawn of what was found."""
-    from langchain_rerank.evaluation import plots
+    from langchain_rerank import evaluation
 
     figures = {
-        "measures.png": plots.plot_measures(report),
-        "differences.png": plots.plot_measures(report, differences=True),
-        "tradeoff.png": plots.plot_tradeoff(sweep or report),
+        "measures.png": evaluation.plot_measures(report),
+        "differences.png": evaluation.plot_measures(report, differences=True),
+        "tradeoff.png": evaluation.plot_tradeoff(sweep or report),
     }
     if report.reranking_systems:
-        figures["scores.png"] = plots.plot_scores(report)
+        figures["scores.png"] = evaluation.plot_scores(report)
     for query in report.worst_queries(1)["query_id"][:1]:
-        figures["worst_query.png"] = plots.plot_rank_movement(report, query)
+        figures["worst_query.png"] = evaluation.plot_rank_movement(report, query)
     return figures

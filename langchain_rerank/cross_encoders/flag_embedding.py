@@ -194,7 +194,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                 "and tokenizer. If it is of another family, set model_class."
             )
             raise ModelLoadError(msg) from error
-        self._check_query_length(max_length)
+        self._query_limit(max_length)
         flag_patches.guard_forward(reranker.model)
         return reranker
 

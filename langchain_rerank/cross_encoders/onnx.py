@@ -13,8 +13,8 @@ from pydantic import Field, PrivateAttr
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, onnx_export, onnx_files
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.processes import PerProcess, available_cores
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError, RerankError, require
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-    from langchain_rerank.cross_encoders.frames import Frame
-    from langchain_rerank.cross_encoders.tokenization import Windows
+    from langchain_rerank.cross_encoders.tokenization import Frame, Windows
 
 _EXTRA = "langchain-rerank[onnx]"
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -85,15 +84,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
                 return
             require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
             model = _shared_model(self.model, show_progress=self.show_progress)
-            limit = model.checkpoint.token_limit
-            max_length = self.max_length or model.checkpoint.default_max_length
-            if limit is not None and max_length > limit:
-                msg = (
-                    f"could not load '{self.model}': max_length={max_length} is over the {limit} "
-                    'tokens that it reads; give at most that, or none and long_documents="max".'
-                )
-                raise ModelLoadError(msg)
-            self._check_query_length(max_length)
+            self._max_length(model.checkpoint)
             model.frame(self.instruction)
             self._loaded = model
 
@@ -124,13 +115,8 @@ class OnnxCrossEncoder(LocalCrossEncoder):
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         model, checkpoint = self._model, self._model.checkpoint
-        max_length = self.max_length or checkpoint.default_max_length
         with model.lock.get():
-            frame = model.frame(self.instruction)
-            prompt = (
-                "" if model.checkpoint is None or frame is not None else model.checkpoint.prompt
-            )
-            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
+            windows = self._windows(pairs)
         logits = model.logits(
             windows,
             batch_tokens=self.batch_tokens,
@@ -197,10 +183,7 @@ class OnnxModel:
     def _forward(self, windows: Windows, batch: list[int]) -> npt.NDArray[np.float32]:
         """Logits of one batch, shape (rows,)."""
         tokenizer = self.tokenizer.get()
-        # As `Scorer.padding_side` has it.
-        classifies = self.checkpoint.task == "sequence-classification"
-        side = tokenizer.padding_side if classifies else "right"
-        padded = batching.pad_batch(windows.features, batch, tokenizer.pad_token_id, side)
+        padded = batching.pad_batch(windows.features, batch, tokenizer.pad_token_id)
         if "token_type_ids" in self._names:
             # A language model's prompt has none.
             padded.setdefault("token_type_ids", np.zeros_like(padded["input_ids"]))

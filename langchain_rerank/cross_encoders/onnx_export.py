@@ -19,9 +19,9 @@ from langchain_rerank.cache import (
     remove_folders,
 )
 from langchain_rerank.cross_encoders import batching, onnx_files, tokenization
-from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
+from langchain_rerank.cross_encoders.checkpoint import RefusedError
 from langchain_rerank.cross_encoders.onnx_quantize import quantize
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -189,12 +189,8 @@ def _export(checkpoint: Checkpoint, partial: Path) -> tuple[onnx.ModelProto, dic
     # Of two lengths, as a trace might take a mask without gaps for none.
     pairs = [("a query", "a passage"), ("another query", "a somewhat longer passage of words")]
     frame = frame_of_checkpoint(checkpoint, tokenizer, None)
-    if frame is None:
-        windows = tokenization.encode_first(tokenizer, pairs, 64)
-    else:
-        windows = tokenization.encode_framed(tokenizer, frame, pairs, 10**6, whole=False)
-    side = scorer.padding_side or tokenizer.padding_side
-    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id, side)
+    windows = tokenization.encode(tokenizer, pairs, 10**6 if frame else 64, frame)
+    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id)
     return trace(scorer, {name: torch.from_numpy(row) for name, row in rows.items()})
 
 

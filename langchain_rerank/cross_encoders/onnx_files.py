@@ -84,7 +84,7 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     files = (path for pattern in _GRAPHS for path in folder.glob(pattern))
     names = [path.relative_to(folder).as_posix() for path in files if whole]
     graph = best_graph(names, processor())
-    weighty = described and any(any(checkpoint.transformer.glob(name)) for name in _WEIGHTS)
+    weighty = described and any(any(checkpoint.folder.glob(name)) for name in _WEIGHTS)
     if graph is None and not weighty:
         msg = (
             f"could not load '{model}': found neither an ONNX graph in int8 or float32 "
@@ -101,7 +101,6 @@ def _graph_alone(folder: Path) -> Checkpoint:
     stated = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     limit = int(stated.get("model_max_length") or _NO_LIMIT)
     return Checkpoint(
-        folder,
         folder,
         "sequence-classification",
         token_limit=limit if limit < _NO_LIMIT else None,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from io import BytesIO
 
 from matplotlib.text import Text
 
-from langchain_rerank.evaluation.results import RankedDocument
-from langchain_rerank.evaluation.statistics import Interval
+from langchain_rerank.evaluation import Dataset, evaluate
+from langchain_rerank.evaluation.measures import Interval
+from langchain_rerank.evaluation.systems import RankedDocument
+from tests.evaluation.toy import QUIET
 
-QUERY = "how many <people> cost $5 and $10?"
 TEXTS = {
     "a": "Berlin is a city. " * 20,
     "b": "x",
     "c": "costs $5 and $x_{^ more",
-    "d": "\ud800 lone\nline\x00",
+    "d": "\ud800 a\nb\0",
 }
 # By rank: "d" comes from below rank 2, "b" goes there, "e" and "f" come and go as a whole.
 OLD, NEW = ["a", "b", "c", "d", "e"], ["d", "a", "c", "b", "f"]
@@ -25,29 +26,44 @@ def by_rank(ids):
     return {one: float(-rank) for rank, one in enumerate(ids)}
 
 
+def a_report():
+    dataset = Dataset(
+        {"q": "how many <people> cost $5 and $10?", "other": "who?"},
+        {"q": {"a": 3, "b": 0, "d": 2, "c": 1}, "other": {"a": 2}},
+        name="toy $x$",
+    )
+    systems = {
+        "first": {"q": by_rank(OLD), "other": by_rank(["b", "a"])},
+        "second": {"q": by_rank(NEW), "other": by_rank(["a", "b"])},
+    }
+    measures = ["nDCG@3", "RR", "P@1", "P@2", "P@3"]
+    found = evaluate(systems, dataset, measures, min_relevance=2, **QUIET)
+    return replace(found, texts=TEXTS)
+
+
 def with_system(report, name, **changes):
-    """Return the report with a further system, like its second one."""
-    system = dataclasses.replace(report.systems["second"], **changes)
-    return dataclasses.replace(report, systems={**report.systems, name: system})
+    """The report with a further system, like its second one."""
+    system = replace(report.systems["second"], **changes)
+    return replace(report, systems={**report.systems, name: system})
 
 
 def reranked(report, scores=(0.9, 0.8, 0.3, 0.2, None)):
-    """Return the report with a system that reranked: "second" with a cross encoder's scores."""
+    """The report with a system that reranked: "second" with a cross encoder's scores."""
     rankings = {
         query: tuple(
             RankedDocument(one.id, score, rank)
-            for rank, (one, score) in enumerate(zip(ranking, scores, strict=False), start=1)
+            for rank, (one, score) in enumerate(zip(found, scores, strict=False), start=1)
         )
-        for query, ranking in report.systems["second"].rankings.items()
+        for query, found in report.systems["second"].rankings.items()
     }
     return with_system(report, "reranked", rankings=rankings)
 
 
 def timed(report, **systems):
-    """Return the report with systems of a latency in milliseconds and a mean of the measure."""
+    """The report with systems of a latency in milliseconds and a mean of the first measure."""
     for name, (stages, mean) in systems.items():
         old = report.systems["second"].summaries
-        summary = dataclasses.replace(old["nDCG@3"], mean=mean, interval=Interval(mean, mean + 0.1))
+        summary = replace(old["nDCG@3"], mean=mean, interval=Interval(mean, mean + 0.1))
         seconds = {stage: (ms / 1000, ms / 1000) for stage, ms in stages.items()}
         report = with_system(report, name, seconds=seconds, summaries={**old, "nDCG@3": summary})
     return report
