@@ -75,9 +75,6 @@ def assert_one_line_error(done, said):
     assert done.stderr.strip().endswith(errors[0])
 
 
-# demo
-
-
 def test_demo_shows_what_moved_the_answer_and_the_time_of_each_stage(run, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -180,9 +177,6 @@ def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected an API key a line"):
         read_api_keys(file)
-
-
-# eval
 
 
 @pytest.fixture
