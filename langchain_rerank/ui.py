@@ -117,7 +117,7 @@ class Page:
             context = documents[:k]
             reader = self._llm or ExtractiveReader(model)
             started = time.perf_counter()
-            answered = create_rag_chain(reader, RunnableLambda(lambda _, found=context: found))
+            answered = create_rag_chain(reader, RunnableLambda(_always(context)))
             result = answered.invoke(question)
             times = {"first stage": retrieval, "reranking": ranking}
             times["answer"] = time.perf_counter() - started
@@ -189,12 +189,17 @@ def pasted_store(text: str) -> Chroma:
     )
 
 
+def _always(documents: list[Document]) -> Callable[[str], list[Document]]:
+    return lambda _: documents
+
+
 def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: str) -> gr.Blocks:
     """Lay the page out; `kind`, `place` and `model` are what it begins with."""
     require("gradio", install="langchain-rerank[ui]", purpose="The page")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, at its import
     import gradio as gr
 
+    blocks: gr.Blocks
     with gr.Blocks(title="langchain-rerank", analytics_enabled=False) as blocks:
         gr.Markdown("# What reranking does")
         question = gr.Textbox("", label="Question", autofocus=True, placeholder="Ask the passages")

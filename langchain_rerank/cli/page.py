@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -71,7 +71,7 @@ def _open(folder: Path | None, embeddings: str, kind: str, place: str) -> Chroma
 
     from langchain_rerank.offline import OfflineEmbeddings
 
-    embedder = OfflineEmbeddings()
+    embedder: Any = OfflineEmbeddings()
     if embeddings != OFFLINE:
         from langchain_classic.embeddings import init_embeddings
 
