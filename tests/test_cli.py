@@ -75,9 +75,6 @@ def assert_one_line_error(done, said):
     assert done.stderr.strip().endswith(errors[0])
 
 
-# demo
-
-
 def test_demo_shows_what_moved_the_answer_and_the_time_of_each_stage(run, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -107,7 +104,7 @@ def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
     file.parent.mkdir()
     for people in ("3,520,031", "4 million"):
         file.write_text(f"Berlin has {people} people.\n", encoding="utf-8")
-        done = run("demo", QUERIES["1"], "--docs", file.parent, "--backend", "onnx", "--k", 2)
+        done = run("demo", QUERIES["1"], "--docs", file.parent, "--backend", "onnx")
         assert f"Berlin has {people} people. [1]" in done.stdout
         assert done.stdout.count("Berlin has") == done.stdout.count(people)
 
@@ -180,9 +177,6 @@ def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected an API key a line"):
         read_api_keys(file)
-
-
-# eval
 
 
 @pytest.fixture
@@ -268,8 +262,6 @@ def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folde
     write_queries(folder, " \ud800")
     write_qrels(folder / "qrels" / "odd.tsv", {**QRELS, "2": {"wine": 1}})
     output = tmp_path / "report"
-    output.mkdir()
-    (output / "notes.txt").write_text("mine", encoding="utf-8")
     given = (folder / "bm25.trec").rename(folder / "bm25[k1=0.9].trec")
     options = ("--qrels", "odd", "--backend", "onnx", "--output", output)
     done = run("eval", folder, "--run", given, *options)
@@ -284,7 +276,7 @@ def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folde
     assert report.queries["2"] == "How tall is the Eiffel Tower? \ufffd"
     [written] = [line for line in done.stdout.splitlines() if line.startswith("In ")]
     named = {name.strip() for name in written.split(":")[1].split(",")}
-    assert named == {path.name for path in output.iterdir()} - {"notes.txt"}
+    assert named == {path.name for path in output.iterdir()}
     assert "worst_query.png" in named
 
 
@@ -295,7 +287,6 @@ def test_eval_of_a_run_named_like_its_reranking_without_any_of_the_queries(folde
     assert done.exit_code == 0, done.output
     assert printed(done.stdout, "run") == printed(done.stdout, "reranked") == "0.0000"
     assert not (tmp_path / "out" / "scores.png").exists()
-    assert (tmp_path / "out" / "tradeoff.png").exists()
 
 
 def test_eval_with_a_grade_that_counts_and_judgments_outside_the_corpus(folder, run):

