@@ -121,12 +121,12 @@ class Recommendation:
         text += f"Take {trial.setting}: {self.measure} {mean}, {trial.cost}."
         text += f" On other questions expect {self.over_first_stage} over the first stage alone"
         gain = self.over_plain
-        if trial is not self.plain:
-            text += f", {gain} over {self.plain.setting}"
-        text += "."
-        if gain.questions_needed and gain.interval and gain.interval.low <= 0 <= gain.interval.high:
-            needed = gain.questions_needed
-            text += f" About {needed:,} questions would tell that from plain reranking."
+        mixed = trial is not self.plain
+        text += f", {gain} over {self.plain.setting}." if mixed else "."
+        unsure = gain.interval and gain.interval.low <= 0 <= gain.interval.high
+        if mixed and unsure and gain.questions_needed:
+            text += f" About {gain.questions_needed:,} questions would tell that from plain"
+            text += " reranking."
         for name, other in (("Cheaper", self.cheaper), ("Better here", self.better)):
             if other is not None:
                 change = other.mean - trial.mean
