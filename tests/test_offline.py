@@ -213,6 +213,8 @@ EXTRA = 'pip install "langchain-rerank[offline]"'
 @pytest.mark.usefixtures("cache", "no_model")
 def test_a_missing_package_is_named_with_its_command(monkeypatch, load, package, command):
     monkeypatch.setitem(sys.modules, package, None)
+    # Another test may have started a server, which would be shared.
+    monkeypatch.setattr("langchain_rerank.offline.chat._running", {})
     with pytest.raises(MissingDependencyError, match=package) as error:
         load()
     assert command in str(error.value)
