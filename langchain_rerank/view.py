@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from langchain_rerank.cross_encoders.batching import sigmoid
 from langchain_rerank.reader import numbered_sentences
 from langchain_rerank.retriever import RerankRetriever, rerankers_in
 from langchain_rerank.scoring import score_pairs
@@ -150,7 +152,7 @@ def answer_html(answer: str, citations: Sequence[Citation], anchor: str = "rr") 
 def _before(document: Document) -> str:
     text = escape(" ".join(document.page_content.split())[:_LONGEST])
     rank = document.metadata["retrieval_rank"]
-    head = f'<div class="rr-head"><b>{rank}</b> <i>{source_of(document)}</i></div>'
+    head = f'<div class="rr-head"><b>{rank}</b> <i>{escape(source_of(document))}</i></div>'
     return f"<li>{head}<p>{text}</p></li>"
 
 
@@ -166,7 +168,7 @@ def _head(new: int, document: Document, move: str, share: float) -> str:
         f'<div class="rr-head"><b>[{new + 1}]</b>'
         f'<span class="rr-{move}">{sign} was {document.metadata["retrieval_rank"]}</span>'
         f'<span class="rr-bar"><b style="width:{share:.0%}"></b></span>{number}'
-        f"<i>{source_of(document)}</i></div>"
+        f"<i>{escape(source_of(document))}</i></div>"
     )
 
 
@@ -174,13 +176,13 @@ def _share(documents: Sequence[Document], position: int) -> float:
     """A score as a share of a bar: as it is if all are within 0–1, else by a sigmoid."""
     scores = [document.metadata.get("relevance_score", 0.0) for document in documents]
     score: float = scores[position]
-    return score if all(0 <= one <= 1 for one in scores) else 1 / (1 + math.exp(-max(score, -99)))
+    return score if all(0 <= one <= 1 for one in scores) else float(sigmoid(np.array(score)))
 
 
 def source_of(document: Document) -> str:
-    """Where a document is from, escaped."""
+    """Where a document is from, as plain text."""
     names = (document.metadata.get(name) for name in ("source", "title", "url"))
-    return escape(str(next(filter(None, [*names, document.id]), "")))
+    return str(next(filter(None, [*names, document.id]), ""))
 
 
 def _marked(document: Document, best: str) -> str:
