@@ -147,7 +147,6 @@ WRAPPED: dict[str, Any] = {
     | RunnableLambda(lambda state: state["found"]),
     "each": RunnableLambda(lambda query: [query]) | plain().map() | (lambda found: found[0]),
     "function": RunnableLambda(search),
-    "method": RunnableLambda(plain().invoke),
     "ensemble": EnsembleRetriever(retrievers=[plain().with_retry(), plain()]),
     "ensemble of rewritten": EnsembleRetriever(retrievers=[rewrite() | plain()]),
     "merger": MergerRetriever(retrievers=[plain()]),
@@ -160,8 +159,6 @@ WRAPPED: dict[str, Any] = {
     "multi vector, mmr": MultiVectorRetriever(
         vectorstore=STORE, docstore=PARENTS, search_type=SearchType.mmr
     ),
-    "self query": self_query(),
-    "self query, mmr": self_query(**MMR),
     "mmr, retried": STORE.as_retriever(**MMR).with_retry(),
     "reranked": create_rerank_retriever(STORE, reranker=WordOverlapCrossEncoder()).with_retry(),
 }
@@ -199,7 +196,7 @@ DROPPING: dict[str, Any] = {
     "function at the end": rewrite() | RunnableLambda(lambda query: plain().invoke(query)),
     "function that calls": RunnableLambda(lambda query: [*BOUND.invoke(query)]),
     "function that passes on": RunnableLambda(lambda text, **kw: [*EVERYTHING.invoke(text, **kw)]),
-    "method": RunnableLambda(Everything().invoke),
+    "method": RunnableLambda(plain().invoke),
     "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
     | RunnableLambda(merge),
     "beside, a retriever": RunnableParallel(a=plain(), b=Everything()) | RunnableLambda(merge),
@@ -217,9 +214,7 @@ DROPPING: dict[str, Any] = {
     "custom": Custom(),
     "custom, wrapped": Custom().with_retry(),
     "own keyword": OfTenant(inner=Everything()),
-    "self query with a filter": self_query(
-        Comparison(comparator=Comparator.EQ, attribute="tenant", value="b")
-    ),
+    "self query, whose model writes the filter": self_query(),
 }
 
 
