@@ -97,11 +97,6 @@ class Reranker(BaseDocumentCompressor):
         check_instruction(self.model, self.instruction)
         return self
 
-    @property
-    def cross_encoder(self) -> BaseCrossEncoder:
-        """The cross encoder that scores: `model`."""
-        return self.model
-
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:

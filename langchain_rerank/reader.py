@@ -132,6 +132,6 @@ def reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
     """Make a reader of the cross encoder that ranks a retriever's documents, whatever wraps it."""
     for part in runnables_in(retriever):
         if rerankers := rerankers_in(getattr(part, "base_compressor", None)):
-            return ExtractiveReader(rerankers[-1].cross_encoder)
+            return ExtractiveReader(rerankers[-1].model)
     msg = "without llm, the retriever must be a RerankRetriever with a Reranker, to read with"
     raise ValueError(msg)

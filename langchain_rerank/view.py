@@ -89,8 +89,9 @@ def show_reranking(retriever: RerankRetriever, question: str, *, rows: int = 10)
         msg = f"rows must be > 0, got {rows}"
         raise ValueError(msg)
     documents = retriever.invoke(question, k=retriever.fetch_k)
-    best = best_sentences(rerankers[-1].cross_encoder, question, documents[:rows])
-    return HtmlView(STYLE + ranking_html(documents, best, kept=retriever.k, rows=rows))
+    best = best_sentences(rerankers[-1].model, question, documents[:rows])
+    kept = retriever.k or rerankers[-1].top_n or rows
+    return HtmlView(STYLE + ranking_html(documents, best, kept=kept, rows=rows))
 
 
 def best_sentences(
