@@ -148,7 +148,7 @@ def test_a_footnote_mark_that_is_copied_cites_nothing():
         lambda prompt: re.search(r"<document [^>]*>\n(.*)\n", prompt.to_string())[1]
     )
     result = create_rag_chain(llm, RecordingRetriever(documents=passages)).invoke(QUESTION)
-    assert result["answer"] == "Berlin is large.[note 2] See `x[2]`."
+    assert result["answer"] == "Berlin is large. See `x[2]`."
     assert result["citations"] == []
     assert result["context"] == passages
 
