@@ -13,6 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_rerank import create_rerank_retriever
+from tests.support import texts
 
 pytestmark = pytest.mark.integration
 
@@ -27,10 +28,6 @@ TEXTS = [
 DOCUMENTS = [
     Document(text, id=str(i), metadata={"berlin": "Berlin" in text}) for i, text in enumerate(TEXTS)
 ]
-
-
-def texts(documents: list[Document]) -> list[str]:
-    return [document.page_content for document in documents]
 
 
 @pytest.fixture
@@ -60,10 +57,9 @@ async def test_bm25_as_source(cross_encoder):
     assert len(bm25.invoke(QUESTION)) == 4
 
 
-async def test_our_cross_encoder_in_langchains_reranker(store, cross_encoder):
+def test_our_cross_encoder_in_langchains_reranker(store, cross_encoder):
     retriever = ContextualCompressionRetriever(
         base_retriever=store.as_retriever(search_kwargs={"k": 33}),
         base_compressor=CrossEncoderReranker(model=cross_encoder, top_n=1),
     )
     assert texts(retriever.invoke(QUESTION)) == [ANSWER]
-    assert texts(await retriever.ainvoke(QUESTION)) == [ANSWER]
