@@ -54,16 +54,15 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
 ) -> Chroma:
     """Put documents into a Chroma collection in cosine space, each of them once.
 
-    A document keeps its id; one without gets an id made of its text and its metadata, so the same
-    text of two pages or files is kept twice. What the collection already holds in the same form is
-    neither embedded nor written again: running a notebook cell twice adds nothing, and an
-    interrupted run goes on where it stopped. (One document is embedded each time, to see that the
-    embeddings are still the same.) A known id with another text or other metadata is updated;
-    documents that are in the collection and not in `documents` stay.
+    A document without an id gets one made of its text and metadata, so the same text of two pages
+    or files is kept twice. What the collection already holds in the same form is neither embedded
+    nor written again, so an interrupted run goes on where it stopped; one document is embedded each
+    time, to see that the embeddings are still the same. A known id with another text or other
+    metadata is updated; documents that are not in `documents` stay.
 
     One process at a time indexes into a folder; another one waits, and says so. What others wrote
-    meanwhile stays. Vectors that Chroma has lost all the same, now or earlier, are embedded and
-    written again, and a warning says how many.
+    meanwhile stays. Vectors that Chroma has lost all the same are embedded and written again, and a
+    warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -149,10 +148,7 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
 
 
 def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
-    """Metadata as Chroma gives them back: without the fields that are None.
-
-    Some values that Chroma accepts it loses, or chokes on for ever.
-    """
+    """Metadata as Chroma gives them back, without None; an error for what it would lose."""
     stored: dict[str, Any] = {}
     for name, value in metadata.items():
         field = f"metadata field {name!r} of document {position}"
@@ -183,11 +179,7 @@ def _storable(value: object) -> bool:
 
 
 def _check_collection(collection: Collection, embeddings: Embeddings) -> None:
-    """Check the space, and embed one known document again.
-
-    Another model's vectors must not join those that are there. Two models may share a vector size;
-    the mixture would search wrongly and say nothing.
-    """
+    """Check the space, and embed one known document again: a mixture of models finds nothing."""
     space = (collection.configuration_json.get("hnsw") or {}).get("space")
     if space != _HNSW["space"]:
         msg = (

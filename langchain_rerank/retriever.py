@@ -62,13 +62,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     def invoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
-        """Retrieve and rerank documents.
-
-        Args:
-            input: The question.
-            config: Reaches the first stage too, with what is configurable there.
-            **kwargs: `k`, `fetch_k`, `instruction`, and keywords for the first stage.
-        """
+        """Retrieve and rerank; `config` and the keywords of the call reach the first stage too."""
         config = ensure_config(config)
         kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
         return super().invoke(input, config, **kwargs)
@@ -76,7 +70,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     async def ainvoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
-        """Retrieve and rerank documents without blocking the event loop; see `invoke`."""
+        """Retrieve and rerank without blocking the event loop; see `invoke`."""
         config = ensure_config(config)
         kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
         return await super().ainvoke(input, config, **kwargs)
