@@ -134,11 +134,8 @@ async def test_where_only_thoughts_or_nothing_comes_the_question_is_searched_by(
     for result in await every_way(lambda: create_rag_chain(replies(*texts), retrieval), FOLLOW_UP):
         assert (result["answer"], result["citations"]) == ("", [])
     assert set(retrieval.queries) == {"And Paris?"}
-
-
-async def test_a_thought_that_the_prompt_opened_is_not_cited_in_a_stream_either(retrieval):
-    reply = "Not [2].\n</think>\nBig [1]."
-    results = await every_way(lambda: create_rag_chain(replies(reply), retrieval), QUESTION)
+    opened_by_the_prompt = replies("Not [2].\n</think>\nBig [1].")
+    results = await every_way(lambda: create_rag_chain(opened_by_the_prompt, retrieval), QUESTION)
     assert [numbers(result) for result in results] == [[1]] * 6
     assert [result["answer"] for result in results[:2]] == ["Big [1]."] * 2
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import pickle
 import threading
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -218,14 +217,6 @@ async def test_a_call_that_is_given_up_ends_between_two_batches() -> None:
     assert await asyncio.to_thread(model.ended.wait, 5)
 
 
-def test_a_forked_child_has_threads_of_its_own() -> None:
-    rerank(of("a"))
-    child = get_context("fork").Process(target=rerank, args=(of("a"),))
-    child.start()
-    child.join(30)
-    assert child.exitcode == 0
-
-
 async def test_a_native_ascore_is_awaited_in_place_of_score() -> None:
     model = CoroutineCrossEncoder()
     kept = await Reranker(model=model).acompress_documents(of("fish", "people berlin"), "people")
@@ -261,23 +252,12 @@ async def test_reranking_is_a_run_of_its_own_that_names_the_model_and_the_error(
 # The real model
 
 
-def test_real_model_puts_the_answer_first(cross_encoder: TorchCrossEncoder) -> None:
-    ranked = rerank([*of(MUSEUMS, ""), Document(POPULATION, id="p")], QUESTION, model=cross_encoder)
-    assert ranked[0].id == "p"
-    first, second, _ = values(ranked, "relevance_score")
-    assert first == pytest.approx(9.09, abs=0.05)
-    assert second < 0
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["lone \ud800 surrogate", "NUL \0", "👩‍👩‍👧 emoji", "כמה אנשים", "word " * 20_000],
-    ids=range(5),
-)
+@pytest.mark.parametrize("text", ["lone \ud800 surrogate", "NUL \0", "👩‍👩‍👧 emoji", "w " * 20_000])
 def test_odd_texts_are_ranked(cross_encoder: TorchCrossEncoder, text: str) -> None:
-    reranker = Reranker(model=cross_encoder)
-    assert texts(reranker.compress_documents(of(text, POPULATION), QUESTION)) == [POPULATION, text]
-    assert len(reranker.compress_documents(of(MUSEUMS), text)) == 1
+    best, other = rerank(of(text, POPULATION), QUESTION, model=cross_encoder)
+    assert texts([best, other]) == [POPULATION, text]
+    assert best.metadata["relevance_score"] == pytest.approx(9.09, abs=0.05)
+    assert len(rerank(of(MUSEUMS), text, model=cross_encoder)) == 1
 
 
 @pytest.mark.parametrize("kind", [str, Path])

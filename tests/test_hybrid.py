@@ -240,15 +240,10 @@ def test_store_with_few_or_no_words(given: list[str]) -> None:
     store = make_store(*(Document(text, id=f"{i}") for i, text in enumerate(given)))
     for found in every_way(make_retriever(store), "needle"):
         assert sorted(texts(found)) == sorted(given)
-    by_keyword = KeywordRetriever(store=store).invoke("needle")
-    assert texts(by_keyword) == [text for text in given if text == "needle"]
-
-
-@pytest.mark.parametrize("query", ["the", "???", "unheard", "lone \ud800", "n\0l", "👩‍👩‍👧"])
-def test_query_without_a_known_word_finds_nothing_by_keyword(query: str) -> None:
-    store = make_store(NEEDLE, Document("the end"), *haystack(3))
-    assert KeywordRetriever(store=store).invoke(query) == []
-    assert len(make_retriever(store).invoke(query)) == 5
+    # English stop words are no words.
+    given = [text for text in given if text == "needle"]
+    for query in ("needle", "the", "???", "unheard", "lone \ud800", "n\0l", "👩‍👩‍👧"):
+        assert texts(KeywordRetriever(store=store).invoke(query)) == [query] * given.count(query)
 
 
 def test_keyword_search_ranks_by_bm25_and_cuts_to_k() -> None:
