@@ -9,13 +9,14 @@ import typer
 from rich.text import Text
 from typer import Option
 
-from langchain_rerank.cli.common import console, one_line_errors, snippet
+from langchain_rerank.cli.common import console, one_line_errors
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _KEPT, _DROPPED = "judged", "dropped"
+_CHARACTERS = 2000  # of a text that are shown
 _KEYS = {"y": _KEPT, "n": _DROPPED}
 
 
@@ -44,7 +45,7 @@ def judge(
             grades = data.qrels[query]
             relevant = [key for key, grade in grades.items() if grade > 0]
             texts = [(data.corpus or {})[key].page_content for key in relevant]
-            said = "\n".join(f"    {snippet(text)}" for text in texts)
+            said = "\n".join(f"    {' '.join(text.split())[:_CHARACTERS]}" for text in texts)
             console.print(
                 Text(well_formed(f"\n{number} of {len(left)}: {data.queries[query]}\n{said}"))
             )
