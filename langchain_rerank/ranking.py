@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from langchain_core.documents import Document
-from pydantic import PlainValidator, TypeAdapter
+from pydantic import BaseModel, PlainValidator
 
 from langchain_rerank.text import well_formed
 
@@ -40,7 +40,8 @@ def check_query(query: str) -> str:
     return well_formed(query)
 
 
-_QUESTION: TypeAdapter[str] = TypeAdapter(Annotated[str, PlainValidator(check_query)])
+class _Asked(BaseModel):
+    query: Annotated[str, PlainValidator(check_query)]
 
 
 def check_question(query: str) -> str:
@@ -49,7 +50,7 @@ def check_question(query: str) -> str:
     LangChain's agents answer such an error of a tool, to which the model may have handed a blank
     query, with a message by which it can try again; any other ends their run.
     """
-    return _QUESTION.validate_python(query)
+    return _Asked(query=query).query
 
 
 def check_document(document: Document, position: int) -> None:
