@@ -1,34 +1,53 @@
-"""Measures by ir_measures, how far their means can be trusted by scipy, and their one number."""
+"""Measures by ir_measures, and how far their means can be trusted by scipy.
+
+A run's order is trec_eval's: by falling score in single precision, equal scores by falling document
+id; neither the order of a mapping nor a file's rank column counts. Measures don't agree on ties
+(RR@10 is MS MARCO's script, which goes by rising id): `falling_scores` has none.
+"""
 
 from __future__ import annotations
 
 import ast
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from ctypes import c_float
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from langchain_rerank.errors import require
 from langchain_rerank.evaluation.datasets import LARGEST_GRADE
-from langchain_rerank.evaluation.runs import falling_scores, require_eval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import ir_measures
+    import pandas as pd
 
+Run = Mapping[str, Mapping[str, float]]
+"""Query id → document id → score, higher is better."""
+Draws = dict[str, Any]
+"""Of bootstrap and test: confidence, resamples and seed."""
 # A name, its parameters in brackets, and its cutoff, as in P(rel=2)@5.
 _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))?")
 # Numbers drawn at a time, so that thousands of queries don't take gigabytes.
 _BATCH_NUMBERS = 2_000_000
+_POWER = (1.96 + 0.84) ** 2
+"""Of a two-sided test at 5 % that finds a difference 8 times of 10 (Cohen, 1988)."""
+
+
+def require_eval(purpose: str) -> None:
+    """Raise `MissingDependencyError` unless all of the extra `eval` is installed."""
+    packages = ("ir_measures", "matplotlib", "pandas", "scipy")
+    require(*packages, install="langchain-rerank[eval]", purpose=purpose)
 
 
 def parse_measures(
     measures: Iterable[str | ir_measures.Measure], *, min_relevance: int = 1
 ) -> list[ir_measures.Measure]:
     """Turn names of measures into ir_measures' own, each once."""
-    require_eval("ir_measures", purpose="Evaluation")
+    require_eval("Evaluation")
     from ir_measures import Measure
 
     if isinstance(measures, str):
@@ -43,7 +62,10 @@ def parse_measures(
         measure = _parse(given) if isinstance(given, str) else given
         if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
             measure = measure(rel=min_relevance)
-        _check(measure)
+        check_min_relevance(measure.params.get("rel", 1))
+        if problem := _problem(measure):
+            msg = f"measure {measure.NAME} {problem}"
+            raise ValueError(msg)
         parsed.append(measure)
     if not parsed:
         msg = 'measures must name at least one measure, such as "nDCG@10", got none'
@@ -74,30 +96,25 @@ def _parse(text: str) -> ir_measures.Measure:
         raise ValueError(msg) from error
 
 
-def _check(measure: ir_measures.Measure) -> None:
+def _problem(measure: ir_measures.Measure) -> str | None:
+    """Say what keeps a measure from being averaged over queries."""
     from ir_measures.measures import MeanAgg
 
     known = measure.SUPPORTED_PARAMS
     missing = [name for name, info in known.items() if info.required and name not in measure.params]
     if missing:
         parameters = "@10" if measure.AT_PARAM in missing else f"({missing[0]}=…)"
-        names = ", ".join(missing)
-        msg = f'measure {measure} lacks {names}: write such as "{measure.NAME}{parameters}"'
-        raise ValueError(msg)
+        return f'lacks {", ".join(missing)}: write such as "{measure.NAME}{parameters}"'
     try:
         measure.validate_params()  # type: ignore[no-untyped-call]  # theirs has no types
     except AssertionError as error:
-        msg = f"measure {measure.NAME} has wrong parameters {measure.params}: {error}"
-        raise ValueError(msg) from error
-    if "rel" in measure.params:
-        check_min_relevance(measure.params["rel"])
+        return f"has wrong parameters {measure.params}: {error}"
     cutoff = depth(measure)
     if cutoff is not None and cutoff < 1:
-        msg = f"measure {measure} must look at 1 rank or more"
-        raise ValueError(msg)
+        return "must look at 1 rank or more"
     if not isinstance(measure.aggregator(), MeanAgg):
-        msg = f"measure {measure} is a sum over queries, not a mean: leave it out"
-        raise ValueError(msg)  # noqa: TRY004  # the type is right, the choice isn't
+        return "is a sum over queries, not a mean: leave it out"
+    return None
 
 
 def check_min_relevance(min_relevance: int) -> None:
@@ -116,19 +133,49 @@ def depth(measure: ir_measures.Measure) -> int | None:
     return cutoff
 
 
+def ranking(scores: Mapping[str, float]) -> list[str]:
+    """Return one query's document ids, best first, as trec_eval orders them."""
+    for doc_id, score in scores.items():
+        if math.isnan(score):
+            msg = f"expected a number as score of document {doc_id!r}, got NaN"
+            raise ValueError(msg)
+    return sorted(scores, key=lambda doc_id: (c_float(scores[doc_id]).value, doc_id), reverse=True)
+
+
+def falling_scores(
+    doc_ids: Sequence[str], scores: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Give a ranking of distinct documents scores that fall, in single precision.
+
+    Where all are finite, the given ones stay, those that don't fall lowered by the least.
+    """
+    falling: list[float] = []
+    previous = np.float32(math.inf)
+    with np.errstate(over="ignore"):
+        for score in scores or ():
+            falls = np.float32(score) < previous
+            lowered = np.nextafter(previous, np.float32(-math.inf))
+            falling.append(float(score if falls else lowered))
+            previous = np.float32(falling[-1])
+        finite = bool(np.isfinite(np.array([*(scores or [math.nan]), *falling], np.float32)).all())
+    by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
+    return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
+
+
 def per_query_values(
     measures: Sequence[ir_measures.Measure],
     rankings: Mapping[str, Sequence[str]],
     qrels: Mapping[str, Mapping[str, int]],
-) -> dict[str, dict[str, float]]:
-    """Measure each query.
+) -> pd.DataFrame:
+    """Measure each query of the judgments: a row a query, a column a measure.
 
     The order of `rankings` is what is measured: it reaches ir_measures as scores that fall from
     rank to rank, so that no measure orders ties its own way.
     """
     import ir_measures
+    import pandas as pd
 
-    # C code ends ids at a NUL, and the process at a lone surrogate; gdeval asks for numbers.
+    # C code ends ids at a NUL; gdeval asks for numbers.
     numbers = {query: str(number) for number, query in enumerate(qrels, start=1)}
     ids = dict.fromkeys(one for given in (*rankings.values(), *qrels.values()) for one in given)
     names = {one: f"d{number}" for number, one in enumerate(ids)}
@@ -139,37 +186,39 @@ def per_query_values(
     run = {
         numbers[query]: falling_scores([names[one] for one in given])
         for query, given in rankings.items()
-        if given and query in numbers
+        if given
     }
     values = {}
     for measure in measures:
         try:
-            found = {
-                metric.query_id: float(metric.value)
-                for metric in ir_measures.iter_calc([measure], grades, run)
-            }
+            metrics = ir_measures.iter_calc([measure], grades, run)
+            found = {one.query_id: float(one.value) for one in metrics}
         except Exception as error:
             msg = f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}"
             raise ValueError(msg) from error
         if not all(map(math.isfinite, found.values())):
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
-        values[str(measure)] = {query: found[number] for query, number in numbers.items()}
-    return values
+        values[str(measure)] = [found[number] for number in numbers.values()]
+    return pd.DataFrame(values, index=pd.Index(list(qrels), name="query"))
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The two ends of a confidence interval."""
+class Estimate(NamedTuple):
+    """A mean over queries, and the ends of its interval: NaN for a single query."""
 
+    mean: float
     low: float
     high: float
 
+    def __format__(self, form: str) -> str:
+        ends = "" if math.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.mean:{form}}{ends}"
 
-def bootstrap_interval(
+
+def estimate(
     values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> Interval | None:
-    """Return the percentile bootstrap interval of a mean over queries; None for fewer than two.
+) -> Estimate:
+    """Return a mean over queries with its percentile bootstrap interval.
 
     For a difference of two systems, give the differences query by query: the interval is then
     that of the paired comparison.
@@ -177,21 +226,21 @@ def bootstrap_interval(
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; for
     retrieval measures, Sakai, "Evaluating evaluation metrics based on the bootstrap", SIGIR 2006.
     """
-    require_eval("scipy", purpose="Statistics")
     from scipy.stats import bootstrap
 
-    if len(values) < 2:  # noqa: PLR2004  # one value tells nothing of the spread
-        return None
+    numbers = np.asarray(values, float)
+    if len(numbers) == 1:
+        return Estimate(float(numbers[0]), math.nan, math.nan)
     interval = bootstrap(
-        (np.asarray(values, float),),
+        (numbers,),
         np.mean,
         confidence_level=confidence,
         n_resamples=resamples,
-        batch=max(1, _BATCH_NUMBERS // len(values)),
+        batch=max(1, _BATCH_NUMBERS // len(numbers)),
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(interval.low), float(interval.high))
+    return Estimate(float(np.mean(numbers)), float(interval.low), float(interval.high))
 
 
 def paired_test(differences: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> float:
@@ -205,7 +254,6 @@ def paired_test(differences: Sequence[float], *, resamples: int = 9999, seed: in
     Source: Smucker, Allan and Carterette, "A comparison of statistical significance tests for
     information retrieval evaluation", CIKM 2007.
     """
-    require_eval("scipy", purpose="Statistics")
     from scipy.stats import permutation_test
 
     if not any(differences) or len(differences) == 1:
@@ -222,8 +270,17 @@ def paired_test(differences: Sequence[float], *, resamples: int = 9999, seed: in
     return float(test.pvalue)
 
 
-def check_draws(confidence: float, resamples: int, seed: int) -> None:
-    """Raise `ValueError` for settings of the bootstrap and the test that are out of range."""
+def questions_needed(differences: Sequence[float]) -> int | None:
+    """Return about how many questions would tell a mean difference of this size from none."""
+    mean = float(np.mean(differences))
+    if not mean or len(differences) < 2:  # noqa: PLR2004  # one value tells nothing of the spread
+        return None
+    wanted = _POWER * float(np.var(differences, ddof=1)) / mean**2
+    return int(float(f"{max(wanted, len(differences) + 1):.2g}"))
+
+
+def check_draws(confidence: float, resamples: int, seed: int) -> Draws:
+    """Return settings of bootstrap and test; a `ValueError` for one that is out of range."""
     if not 0 < confidence < 1:
         msg = f"confidence must be between 0 and 1, got {confidence!r}"
         raise ValueError(msg)
@@ -231,3 +288,4 @@ def check_draws(confidence: float, resamples: int, seed: int) -> None:
         if type(value) is not int or value < least:
             msg = f"{name} must be an int of at least {least}, got {value!r}"
             raise ValueError(msg)
+    return {"confidence": confidence, "resamples": resamples, "seed": seed}
