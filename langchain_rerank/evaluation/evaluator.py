@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -220,7 +221,7 @@ def checked_notes(
             )
             raise ValueError(msg)
         longest = max(len(answer.ranking) for answer in given.values())
-        deeper = [str(measure) for measure in measures if (depth(measure) or 0) > longest]
+        deeper = [str(measure) for measure in measures if longest < depth(measure) < math.inf]
         if deeper and (corpus is None or longest < len(corpus)):
             notes.append(
                 f"{name} returned at most {longest} documents a query, {', '.join(deeper)} would "

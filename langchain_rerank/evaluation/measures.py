@@ -1,9 +1,4 @@
-"""Measures by ir_measures, and how far their means can be trusted by scipy.
-
-A run's order is trec_eval's: by falling score in single precision, equal scores by falling document
-id; neither the order of a mapping nor a file's rank column counts. Measures don't agree on ties
-(RR@10 is MS MARCO's script, which goes by rising id): `falling_scores` has none.
-"""
+"""Measures by ir_measures, and how far their means can be trusted by scipy."""
 
 from __future__ import annotations
 
@@ -23,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import ir_measures
+    import numpy.typing as npt
     import pandas as pd
 
 Run = Mapping[str, Mapping[str, float]]
@@ -48,23 +44,31 @@ def parse_measures(
 ) -> list[ir_measures.Measure]:
     """Turn names of measures into ir_measures' own, each once."""
     require_eval("Evaluation")
-    from ir_measures import Measure
+    from ir_measures.measures import MeanAgg, Measure
 
     if isinstance(measures, str):
         msg = f"measures must be a sequence of names, got the single str {measures!r}"
         raise TypeError(msg)
-    check_min_relevance(min_relevance)
     parsed = []
     for given in measures:
-        if not isinstance(given, str | Measure):
+        measure = _parse(given) if isinstance(given, str) else given
+        if not isinstance(measure, Measure):
             msg = f"a measure must be a str or an ir_measures.Measure, got {type(given).__name__}"
             raise TypeError(msg)
-        measure = _parse(given) if isinstance(given, str) else given
         if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
             measure = measure(rel=min_relevance)
-        check_min_relevance(measure.params.get("rel", 1))
-        if problem := _problem(measure):
-            msg = f"measure {measure.NAME} {problem}"
+        least = measure.params.get("rel", min_relevance)
+        if type(least) is not int or not 1 <= least <= LARGEST_GRADE:
+            # C code takes memory by grade.
+            msg = f"min_relevance must be an int from 1 to {LARGEST_GRADE:,}, got {least!r}"
+            raise ValueError(msg)
+        try:
+            measure.validate_params()  # type: ignore[no-untyped-call]  # theirs has no types
+        except AssertionError as error:
+            msg = f"measure {measure.NAME}: {error}; write such as nDCG@10 or P(rel=2)@5"
+            raise ValueError(msg) from error
+        if depth(measure) < 1 or not isinstance(measure.aggregator(), MeanAgg):
+            msg = f"measure {measure} must look at 1 rank or more, and be a mean over queries"
             raise ValueError(msg)
         parsed.append(measure)
     if not parsed:
@@ -81,60 +85,32 @@ def _parse(text: str) -> ir_measures.Measure:
     from ir_measures.measures import registry
 
     found = _NAME.fullmatch(text.strip())
-    base = registry.get(found["name"]) if found else None
-    if found is None or base is None:
+    if found is None or found["name"] not in registry:
         msg = f'unknown measure {text!r}: expected ir_measures\' names, such as "nDCG@10" or "RR"'
         raise ValueError(msg)
     try:
         call: Any = ast.parse(f"_({found['parameters'] or ''})", mode="eval").body
         # An argument without a name fails as one that `dict` can't take.
         given = {str(one.arg): ast.literal_eval(one.value) for one in [*call.keywords, *call.args]}
-        measure: ir_measures.Measure = base(**given)
+        measure: ir_measures.Measure = registry[found["name"]](**given)
         return measure if found["at"] is None else measure @ ast.literal_eval(found["at"])
-    except (AttributeError, ValueError, SyntaxError) as error:
+    except (AttributeError, KeyError, ValueError, SyntaxError) as error:
         msg = f'measure {text!r} has parameters that can\'t be read, expected such as "P(rel=2)@5"'
         raise ValueError(msg) from error
 
 
-def _problem(measure: ir_measures.Measure) -> str | None:
-    """Say what keeps a measure from being averaged over queries."""
-    from ir_measures.measures import MeanAgg
-
-    known = measure.SUPPORTED_PARAMS
-    missing = [name for name, info in known.items() if info.required and name not in measure.params]
-    if missing:
-        parameters = "@10" if measure.AT_PARAM in missing else f"({missing[0]}=…)"
-        return f'lacks {", ".join(missing)}: write such as "{measure.NAME}{parameters}"'
-    try:
-        measure.validate_params()  # type: ignore[no-untyped-call]  # theirs has no types
-    except AssertionError as error:
-        return f"has wrong parameters {measure.params}: {error}"
-    cutoff = depth(measure)
-    if cutoff is not None and cutoff < 1:
-        return "must look at 1 rank or more"
-    if not isinstance(measure.aggregator(), MeanAgg):
-        return "is a sum over queries, not a mean: leave it out"
-    return None
-
-
-def check_min_relevance(min_relevance: int) -> None:
-    """Raise `ValueError` unless it is an int from 1 to the largest grade."""
-    if type(min_relevance) is not int or not 1 <= min_relevance <= LARGEST_GRADE:
-        msg = (
-            f"min_relevance must be an int of at least 1 and at most {LARGEST_GRADE:,}, "
-            f"got {min_relevance!r}"
-        )
-        raise ValueError(msg)
-
-
-def depth(measure: ir_measures.Measure) -> int | None:
-    """Return how many ranks a measure looks at; None if it looks at all of them."""
-    cutoff: int | None = measure.params.get("cutoff")
+def depth(measure: ir_measures.Measure) -> float:
+    """Return how many ranks a measure looks at; infinitely many if at all of them."""
+    cutoff: float = measure.params.get("cutoff", math.inf)
     return cutoff
 
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Return one query's document ids, best first, as trec_eval orders them."""
+    """Return one query's document ids, best first, as trec_eval orders them.
+
+    By falling score in single precision, equal scores by falling id; neither the order of a mapping
+    nor a file's rank column counts.
+    """
     for doc_id, score in scores.items():
         if math.isnan(score):
             msg = f"expected a number as score of document {doc_id!r}, got NaN"
@@ -142,24 +118,15 @@ def ranking(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda doc_id: (c_float(scores[doc_id]).value, doc_id), reverse=True)
 
 
-def falling_scores(
-    doc_ids: Sequence[str], scores: Sequence[float] | None = None
-) -> dict[str, float]:
-    """Give a ranking of distinct documents scores that fall, in single precision.
+def run_of(rankings: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Make a run of rankings, with scores that fall by 1 from rank to rank down to 1.
 
-    Where all are finite, the given ones stay, those that don't fall lowered by the least.
+    Measures don't agree on ties (RR@10 is MS MARCO's script, which goes by rising id): it has none.
     """
-    falling: list[float] = []
-    previous = np.float32(math.inf)
-    with np.errstate(over="ignore"):
-        for score in scores or ():
-            falls = np.float32(score) < previous
-            lowered = np.nextafter(previous, np.float32(-math.inf))
-            falling.append(float(score if falls else lowered))
-            previous = np.float32(falling[-1])
-        finite = bool(np.isfinite(np.array([*(scores or [math.nan]), *falling], np.float32)).all())
-    by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
-    return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
+    return {
+        query: {one: float(len(ids) - place) for place, one in enumerate(ids)}
+        for query, ids in rankings.items()
+    }
 
 
 def per_query_values(
@@ -167,11 +134,7 @@ def per_query_values(
     rankings: Mapping[str, Sequence[str]],
     qrels: Mapping[str, Mapping[str, int]],
 ) -> pd.DataFrame:
-    """Measure each query of the judgments: a row a query, a column a measure.
-
-    The order of `rankings` is what is measured: it reaches ir_measures as scores that fall from
-    rank to rank, so that no measure orders ties its own way.
-    """
+    """Measure each query of the judgments: a row a query, a column a measure."""
     import ir_measures
     import pandas as pd
 
@@ -183,11 +146,7 @@ def per_query_values(
         numbers[query]: {names[one]: grade for one, grade in judged.items()}
         for query, judged in qrels.items()
     }
-    run = {
-        numbers[query]: falling_scores([names[one] for one in given])
-        for query, given in rankings.items()
-        if given
-    }
+    run = run_of({numbers[q]: [names[one] for one in given] for q, given in rankings.items()})
     values = {}
     for measure in measures:
         try:
@@ -196,10 +155,10 @@ def per_query_values(
         except Exception as error:
             msg = f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}"
             raise ValueError(msg) from error
-        if not all(map(math.isfinite, found.values())):
+        values[str(measure)] = [found[number] for number in numbers.values()]
+        if not np.isfinite(values[str(measure)]).all():
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
-        values[str(measure)] = [found[number] for number in numbers.values()]
     return pd.DataFrame(values, index=pd.Index(list(qrels), name="query"))
 
 
@@ -216,7 +175,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+    values: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Estimate:
     """Return a mean over queries with its percentile bootstrap interval.
 
@@ -243,7 +202,7 @@ def estimate(
     return Estimate(float(np.mean(numbers)), float(interval.low), float(interval.high))
 
 
-def paired_test(differences: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> float:
+def paired_test(differences: npt.ArrayLike, *, resamples: int = 9999, seed: int = 0) -> float:
     """Return the two-sided p-value of Fisher's paired randomization test of a mean difference.
 
     Were the two systems alike, each query's difference could as well have the other sign: p is the
@@ -256,24 +215,25 @@ def paired_test(differences: Sequence[float], *, resamples: int = 9999, seed: in
     """
     from scipy.stats import permutation_test
 
-    if not any(differences) or len(differences) == 1:
+    numbers = np.asarray(differences, float)
+    if not numbers.any() or len(numbers) == 1:
         # Both flips of one difference are as large as itself; scipy asks for two.
         return 1.0
     test = permutation_test(
-        (np.asarray(differences, float),),
+        (numbers,),
         np.mean,
         permutation_type="samples",
         n_resamples=resamples,
-        batch=max(1, _BATCH_NUMBERS // len(differences)),
+        batch=max(1, _BATCH_NUMBERS // len(numbers)),
         rng=np.random.default_rng(seed),
     )
     return float(test.pvalue)
 
 
-def questions_needed(differences: Sequence[float]) -> int | None:
+def questions_needed(differences: npt.NDArray[np.float64]) -> int | None:
     """Return about how many questions would tell a mean difference of this size from none."""
     mean = float(np.mean(differences))
-    if not mean or len(differences) < 2:  # noqa: PLR2004  # one value tells nothing of the spread
+    if not mean or len(differences) == 1:
         return None
     wanted = _POWER * float(np.var(differences, ddof=1)) / mean**2
     return int(float(f"{max(wanted, len(differences) + 1):.2g}"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langchain_rerank.evaluation.measures import require_eval
-from langchain_rerank.evaluation.report import percent, queries
+from langchain_rerank.evaluation.report import percent, titled
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
 from langchain_rerank.text import well_formed
 
@@ -72,10 +72,6 @@ def _plain(text: str) -> str:
     return line.replace("$", r"\$")
 
 
-def _title_end(dataset: str, count: int) -> str:
-    return f"{queries(count)}{f' – {dataset}' if dataset else ''}"
-
-
 def _bare(axes: Axes, grid: Any) -> None:
     """Leave of a frame what carries an axis, and put light grid lines behind everything."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -99,15 +95,15 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
     """
     names = report.systems[1:] if differences else report.systems
     if not names:
-        msg = f"differences need two systems, this report has '{report.baseline}' alone"
+        msg = f"differences need two systems, this report has '{report.systems[0]}' alone"
         raise ValueError(msg)
-    what = f"Difference to {report.baseline}" if differences else "Mean"
+    what = f"Difference to {report.systems[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
     figure = _figure(
         2.2 * len(report.measures) + 2.6,
         0.5 * len(names) + 1.3,
-        f"{what} over {_title_end(report.dataset, len(report.queries))}",
-        f"bars: {percent(report.draws['confidence'])} bootstrap intervals",
+        f"{what}, {titled(report.dataset, len(report.queries))}",
+        f"bars: {percent(report.draws)} bootstrap intervals",
     )
     panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
     for axes, measure in zip(panels, report.measures, strict=True):
@@ -164,7 +160,7 @@ def plot_scores(
         )
         verdict = f"Threshold {threshold:g} for the scored passages: "
         verdict += f"precision {precision}, recall {recall}"
-    title = f"Scores of {system}, {_title_end(report.dataset, len(report.queries))}"
+    title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
     log_odds = scores.min() >= 0 and scores.max() <= 1
@@ -215,13 +211,13 @@ def plot_rank_movement(
     system = report.other_system(system)
     moves = report.moves(query_id, system, depth=depth, unmoved=True)
     if moves.empty:
-        msg = f"neither '{report.baseline}' nor '{system}' returned a document for {query_id!r}"
+        msg = f"neither '{report.systems[0]}' nor '{system}' returned a document for {query_id!r}"
         raise ValueError(msg)
     old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
     rows, measure = max(*old, *new), report.measures[0]
     before, after = (
         f"{name} {report.values.loc[(name, query_id), measure]:.4f}"
-        for name in (report.baseline, system)
+        for name in (report.systems[0], system)
     )
     title = f"Ranks before and after: {report.queries[query_id]}"
     figure = _figure(10, rows * 0.27 + 1.4, title, f"{measure}: {before} → {after}")
@@ -288,8 +284,8 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     figure = _figure(
         7.6,
         5.2,
-        f"{sweep.measure} against latency, {_title_end(sweep.dataset, len(sweep.values))}",
-        f"bars: {percent(sweep.draws['confidence'])} bootstrap intervals; ring: recommended",
+        f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.values))}",
+        f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended",
         "numbers: fetch_k (first_stage_weight); steps: none is both better and faster",
     )
     axes = figure.subplots()

@@ -11,26 +11,27 @@ from typing import TYPE_CHECKING, Any
 from langchain_rerank.evaluation.measures import (
     Draws,
     Estimate,
-    falling_scores,
     questions_needed,
     require_eval,
+    run_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
 STAGES = ("retrieval", "reranking", "total")
 NOTHING = "–"
 _SMALL_P = 0.001
+_INDEXES = {"summary": ["system"], "values": ["system", "query"], "documents": []}
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Report:
     """The outcome of `evaluate`; shows itself as tables in Jupyter, what it means in words on top.
-
-    The first system is the baseline that the others are compared to.
 
     Example:
         >>> from langchain_rerank.evaluation import Dataset, evaluate
@@ -76,13 +77,8 @@ class Report:
 
     @property
     def systems(self) -> list[str]:
-        """Their names, in the order given."""
+        """Their names, in the order given; the first is the baseline."""
         return list(self.summary.index)
-
-    @property
-    def baseline(self) -> str:
-        """Name of the first system."""
-        return self.systems[0]
 
     @property
     def reranking_systems(self) -> list[str]:
@@ -91,18 +87,23 @@ class Report:
         return list(scored["system"].unique())
 
     def scored(self, system: str | None = None) -> tuple[str, pd.DataFrame]:
-        """Return the reranked ones of a system's documents; None takes the first that reranks.
+        """Return a system's name and its scored documents; None takes the first that reranks.
 
         Raises:
             ValueError: There is no such system, or it reranked nothing.
         """
-        reranking = self.reranking_systems
-        name = reranking[0] if system is None and reranking else system
-        if name not in reranking:
-            msg = f"expected a system that reranks, one of {reranking}, got {system!r}"
+        name = self.reranking_systems[0] if system is None and self.reranking_systems else system
+        if name not in self.reranking_systems:
+            known = self.reranking_systems
+            msg = f"expected a system that reranks, one of {known}, got {system!r}"
             raise ValueError(msg)
         found = self.documents.dropna(subset=["score", "retrieval_rank"])
         return name, found[found["system"] == name]
+
+    def estimate(self, system: str, column: str) -> Estimate:
+        """Return a mean of the summary, such as that of "RR difference", with its interval."""
+        row = self.summary.loc[system]
+        return Estimate(*(float(row[f"{column}{end}"]) for end in ("", " low", " high")))
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a system.
@@ -128,40 +129,26 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: The text is not such a report.
-        """
+        """Read what `to_json` wrote; a ValueError for another text."""
         require_eval("Report.from_json")
         import pandas as pd
 
         try:
             parts = json.loads(text)
-            numbers = dict.fromkeys(["score", "retrieval_rank", "grade"], float)
-            documents = pd.DataFrame(parts.pop("documents")).astype(numbers)
-            values = pd.DataFrame(parts.pop("values")).set_index(["system", "query"])
-            summary = pd.DataFrame(parts.pop("summary")).set_index("system")
-            return cls(
-                **parts,
-                documents=documents,
-                values=values.astype(float),
-                summary=summary.astype(float),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            for name, index in _INDEXES.items():
+                frame = pd.DataFrame(parts[name])
+                texts = {"system", "query", "id", "rank"}
+                frame = frame.astype({one: float for one in frame if one not in texts})
+                parts[name] = frame.set_index(index) if index else frame
+            return cls(**parts)
+        except (ValueError, TypeError, KeyError) as error:
             msg = f"expected the JSON of a Report, which to_json writes: {error!r}"
             raise ValueError(msg) from error
 
     def run(self, system: str) -> dict[str, dict[str, float]]:
-        """Return a system's rankings as a run, to be written by `write_run`.
-
-        Scores are the documents' own where they fall from rank to rank; see `falling_scores`.
-        """
+        """Return a system's rankings as a run for `write_run`, with scores that fall by 1."""
         found = self.documents[self.documents["system"] == system]
-        return {
-            query: falling_scores(ranked["id"].tolist(), ranked["score"].tolist())
-            for query, ranked in found.groupby("query", sort=False)
-        }
+        return run_of(found.groupby("query", sort=False)["id"].apply(list).to_dict())
 
     def moves(
         self, query_id: str, system: str | None = None, *, depth: int = 10, unmoved: bool = False
@@ -180,24 +167,20 @@ class Report:
             grade and text. None where a system doesn't return it, or nobody judged it.
 
         Raises:
-            ValueError: There is no such query or system, or only one system, or `depth` is not a
-                positive int.
+            ValueError: There is no such query or system, or only one system, or `depth` is not
+                positive.
         """
         import pandas as pd
 
-        system = self.other_system(system)
         _check_count("depth", depth)
         if query_id not in self.queries:
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
-        asked = self.documents[self.documents["query"] == query_id]
-        judged = asked.dropna(subset="grade").astype({"grade": int})
-        grades = dict(zip(judged["id"], judged["grade"], strict=True))
-        old, new = (
-            dict(zip(found["id"], found["rank"], strict=True))
-            for found in (asked[asked["system"] == one] for one in (self.baseline, system))
-        )
+        pair = self.systems[0], self.other_system(system)
+        asked = self.documents[self.documents["query"] == query_id].set_index("id")
+        old, new = (asked.loc[asked["system"] == one, "rank"].to_dict() for one in pair)
+        grades = asked["grade"].dropna().astype(int).to_dict()
         rows = [
             (one, old.get(one), new.get(one), grades.get(one), self.texts.get(one, ""))
             for one in dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
@@ -221,22 +204,21 @@ class Report:
             after (the measure's values).
 
         Raises:
-            ValueError: There is no such measure or system, or only one system, or `n` is not a
-                positive int.
+            ValueError: There is no such measure or system, or only one system, or `n` is not
+                positive.
         """
         import pandas as pd
 
-        system = self.other_system(system)
         _check_count("n", n)
         measure = self.measures[0] if measure is None else measure
         if measure not in self.measures:
-            known = ", ".join(self.measures)
-            msg = f"no measure {measure!r} in this report, which has {known}"
+            msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
             raise ValueError(msg)
-        before, after = (self.values.loc[one, measure] for one in (self.baseline, system))
-        frame = pd.DataFrame({"query": self.queries, "before": before, "after": after})
-        lost = (frame["after"] - frame["before"]).sort_values(kind="stable")
-        return frame.loc[lost.index[lost < 0][:n]].rename_axis("query_id").reset_index()
+        pair = self.systems[0], self.other_system(system)
+        before, after = (self.values.loc[one, measure] for one in pair)
+        found = pd.DataFrame({"query": self.queries, "before": before, "after": after})
+        lost = (after - before).sort_values(kind="stable")
+        return found.loc[lost.index[lost < 0][:n]].rename_axis("query_id").reset_index()
 
     def other_system(self, system: str | None = None) -> str:
         """Return the system to compare with the first one; None takes the second.
@@ -244,23 +226,18 @@ class Report:
         Raises:
             ValueError: There is no such system, or only one.
         """
-        others = self.systems[1:]
-        if system is None and others:
-            return others[0]
-        if system not in others:
-            msg = (
-                f"expected a system to compare with '{self.baseline}', one of {others}, "
-                f"got {system!r}"
-            )
+        first, *others = self.systems
+        name = others[0] if system is None and others else system
+        if name not in others:
+            msg = f"expected a system to compare with '{first}', one of {others}, got {system!r}"
             raise ValueError(msg)
-        return system
+        return name
 
     def _introduction(self) -> list[str]:
         """Say what was found, then what was evaluated and how."""
         line = (
-            f"{self.dataset and f'{self.dataset}: '}{queries(len(self.queries))}, relevant from "
-            f"grade {self.min_relevance}. Means over queries, with "
-            f"{percent(self.draws['confidence'])} bootstrap intervals."
+            f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
+            f"Means over queries, with {percent(self.draws)} bootstrap intervals."
         )
         if len(self.systems) > 1:
             line += " p: paired randomization test against the first system."
@@ -268,12 +245,12 @@ class Report:
 
     def _verdict(self, name: str) -> str:
         """Say whether a system helps, what it costs, and what to do where it doesn't."""
-        measure, first, row = self.measures[0], self.baseline, self.summary.loc[name].to_dict()
+        measure, first, row = self.measures[0], self.systems[0], self.summary.loc[name].dropna()
         found = self.estimate(name, f"{measure} difference")
         change, cost = f"{measure} {found:+.4f}", "."
-        stage = "total" if math.isnan(row.get("reranking p50 ms", math.nan)) else "reranking"
-        middle, slow = (row.get(f"{stage} {one} ms", math.nan) for one in ("p50", "p95"))
-        if not math.isnan(middle):
+        stage = next((one for one in ("reranking", "total") if f"{one} p50 ms" in row), None)
+        if stage:
+            middle, slow = row[[f"{stage} p50 ms", f"{stage} p95 ms"]]
             cost = f", for {middle:,.0f} ms of {stage} a question (p95 {slow:,.0f} ms) here."
         if found.low > 0:
             return f"{name} helps: {change} over {first}{cost}"
@@ -283,63 +260,53 @@ class Report:
                 "for more (a first_stage_weight, which sweep() finds), or try another model."
             )
         before, after = (self.values.loc[one, measure] for one in (first, name))
-        more = more_questions(questions_needed((after - before).to_numpy()), len(self.queries))
+        more = more_questions((after - before).to_numpy())
         return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
-
-    def estimate(self, system: str, column: str) -> Estimate:
-        """Return a mean of the summary with its interval."""
-        row = self.summary.loc[system]
-        return Estimate(*(float(row[f"{column}{end}"]) for end in ("", " low", " high")))
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         """Lay out quality, differences to the first system, candidates and latency, as text."""
         import pandas as pd
 
-        def cells(column: str, form: str) -> list[str]:
+        def shown(column: str, form: str) -> list[str]:
             return [f"{self.estimate(name, column):{form}}" for name in self.systems]
 
-        def table(columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-            return pd.DataFrame({"system": self.systems, **columns})
-
-        tables = {"Quality": table({one: cells(one, ".4f") for one in self.measures})}
-        if len(self.systems) > 1:
+        names, systems = pd.Series(self.systems, name="system"), self.systems
+        quality = pd.DataFrame({one: shown(one, ".4f") for one in self.measures})
+        tables = {"Quality": quality}
+        if len(systems) > 1:
             differences = {
-                measure: [
+                one: [
                     f"{change}, {f'p = {p:.3f}' if p >= _SMALL_P else 'p < 0.001'}"
                     for change, p in zip(
-                        cells(f"{measure} difference", "+.4f"),
-                        self.summary[f"{measure} p"],
-                        strict=True,
+                        shown(f"{one} difference", "+.4f"), self.summary[f"{one} p"], strict=True
                     )
                 ]
-                for measure in self.measures
+                for one in self.measures
             }
-            tables[f"Difference to {self.baseline}"] = table(differences)[1:]
+            tables[f"Difference to {systems[0]}"] = pd.DataFrame(differences)[1:]
         counts = self.values["candidates"].groupby("system", sort=False).mean()
-        cost = {"candidates": counts.map("{:.0f}".format).tolist()}
-        cost["their recall"] = self.summary["candidate recall"].map("{:.4f}".format).tolist()
+        recall = self.summary["candidate recall"].map("{:.4f}".format)
+        cost = {"candidates": counts.map("{:.0f}".format), "their recall": recall}
         for column in self.summary.filter(like=" ms"):
-            found = self.summary[column]
-            cost[column] = [NOTHING if math.isnan(ms) else f"{ms:,.0f}" for ms in found]
-        return tables | {"Candidates and latency": table(cost)}
+            cost[column] = self.summary[column].map("{:,.0f}".format).replace("nan", NOTHING)
+        tables["Candidates and latency"] = pd.DataFrame(cost).reset_index(drop=True)
+        return {
+            title: pd.concat([names, one], axis=1, join="inner") for title, one in tables.items()
+        }
 
 
 def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         msg = f"{name} must be a positive int, got {value!r}"
         raise ValueError(msg)
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """Make JSON's values of a frame: no NaN, infinite numbers as text."""
-    frame = frame.reset_index() if any(frame.index.names) else frame
-    return {name: [_value(one) for one in column.tolist()] for name, column in frame.items()}
-
-
-def _value(one: Any) -> Any:
-    if not isinstance(one, float) or math.isfinite(one):
-        return one
-    return None if math.isnan(one) else str(one)
+    frame = frame.reset_index(drop=frame.index.names == [None]).astype(object)
+    frame = frame.where(frame.notna(), None).replace({math.inf: "inf", -math.inf: "-inf"})
+    columns: dict[str, list[Any]] = frame.to_dict("list")
+    return columns
 
 
 def markdown(intro: Sequence[str], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]) -> str:
@@ -369,18 +336,22 @@ def html(intro: Sequence[str], tables: Mapping[str, pd.DataFrame], notes: Sequen
     return f"<div>{''.join(parts)}{''.join(f'<p>{escape(note)}</p>' for note in notes)}</div>"
 
 
-def more_questions(needed: int | None, judged: int) -> str:
+def more_questions(differences: npt.NDArray[np.float64]) -> str:
     """Say how many judged questions would tell a difference from chance."""
+    needed = questions_needed(differences)
     if needed is None:
         return ""
-    return f" About {needed:,} judged questions would tell one of this size; here are {judged:,}."
+    return (
+        f" About {needed:,} judged questions would tell one of this size; "
+        f"here are {len(differences):,}."
+    )
 
 
-def queries(number: int) -> str:
-    """Return "1 query", "2 queries", …."""
-    return f"{number} {'query' if number == 1 else 'queries'}"
+def titled(dataset: str, count: int) -> str:
+    """Name a data set, if it has a name, and its queries."""
+    return f"{dataset and f'{dataset}: '}{count} {'query' if count == 1 else 'queries'}"
 
 
-def percent(confidence: float) -> str:
+def percent(draws: Draws) -> str:
     """Write the confidence of intervals without rounding it: 0.995 is "99.5%", not "100%"."""
-    return f"{100 * confidence:g}%"
+    return f"{100 * draws['confidence']:g}%"

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from langchain_rerank.evaluation.measures import Draws, Estimate, estimate, questions_needed
+from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
 from langchain_rerank.evaluation.report import (
     NOTHING,
     html,
     markdown,
     more_questions,
     percent,
-    queries,
+    titled,
 )
 
 if TYPE_CHECKING:
@@ -69,8 +69,6 @@ class Recommendation:
     """What to expect over the first stage alone, on other queries."""
     plain_over_first_stage: Estimate
     """What plain reranking does here: it hurts where this is below 0."""
-    questions_needed: int | None
-    """About how many judged questions would tell the setting from plain reranking."""
     cheaper: Setting | None
     """The best of those that take half of the time or less."""
     better: Setting | None
@@ -168,14 +166,13 @@ class Sweep:
             over_plain=estimate(gain, **self.draws),
             over_first_stage=estimate(total, **self.draws),
             plain_over_first_stage=estimate(effect, **self.draws),
-            questions_needed=questions_needed(gain),
             cheaper=settings[max(fast, key=means.__getitem__)] if fast else None,
             better=settings[best] if means[best] > means[chosen] else None,
             words="",
         )
-        return replace(found, words=self._words(found))
+        return replace(found, words=self._words(found, more_questions(gain)))
 
-    def _words(self, found: Recommendation) -> str:
+    def _words(self, found: Recommendation, more: str) -> str:
         """Say the setting, what it is worth, and what it costs."""
         setting, plain, gain = found.setting, found.plain_over_first_stage, found.over_plain
         text = ""
@@ -187,7 +184,7 @@ class Sweep:
         text += "over the first stage alone"
         text += "." if setting == found.plain else f", {gain:+.4f} over {found.plain}."
         if setting != found.plain and gain.low <= 0 <= gain.high:
-            text += more_questions(found.questions_needed, len(self.values))
+            text += more
         for name, other in (("Cheaper", found.cheaper), ("Better here", found.better)):
             if other is not None:
                 change = self._estimate(other).mean - self._estimate(setting).mean
@@ -211,9 +208,8 @@ class Sweep:
 
     def _introduction(self) -> list[str]:
         tried = (
-            f"{self.dataset and f'{self.dataset}: '}{queries(len(self.values))}, {self.k} "
-            f"documents returned, {self.measure} with {percent(self.draws['confidence'])} "
-            "bootstrap intervals."
+            f"{titled(self.dataset, len(self.values))}, {self.k} documents returned, "
+            f"{self.measure} with {percent(self.draws)} bootstrap intervals."
         )
         return [str(self.recommend()), tried]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable
@@ -43,7 +42,6 @@ from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
     import ir_measures
-    import pandas as pd
 
     from langchain_rerank.evaluation.datasets import Dataset
 
@@ -52,7 +50,7 @@ FIRST_STAGE = "the first stage"
 DEFAULT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
-def sweep(  # noqa: PLR0913  # all but the first two have defaults
+def sweep(  # noqa: C901, PLR0913  # loops within loops; all but the first two have defaults
     source: Source,
     dataset: Dataset,
     *,
@@ -119,69 +117,53 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
 
     rerankers = _named_rerankers(models)
     judged = dataset.judged()
+    rankings: defaultdict[Setting, dict[str, list[str]]] = defaultdict(dict)
+    times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
 
-    values: dict[Setting, pd.Series[float]] = {}
-    seconds: dict[Setting, Sequence[float]] = {}
-
-    def measured(
-        setting: Setting, documents: Mapping[str, Sequence[Document]], took: Sequence[float]
-    ) -> None:
-        ids = {q: [one.id for one in as_ranking(given, id_key)] for q, given in documents.items()}
-        values[setting] = per_query_values([parsed], ids, judged.qrels)[str(parsed)]
-        seconds[setting] = took
+    def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
+        rankings[setting][query] = [one.id for one in as_ranking(documents, id_key)]
+        # What a run took elsewhere isn't known.
+        times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
 
     answers = _first_stage(source, judged, depths[-1], id_key, show=show_progress)
     returned = {query: one._replace(ranking=one.ranking[:k]) for query, one in answers.items()}
     notes = checked_notes({FIRST_STAGE: returned}, judged, [parsed], min_relevance)
     if isinstance(source, Mapping):
         notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
-    retrieval = [answer.seconds.get("total", 0.0) for answer in answers.values()]
-    as_they_came = {query: one.documents[:k] for query, one in answers.items()}
-    measured(Setting(FIRST_STAGE_ALONE, k, 0.0), as_they_came, retrieval)
+    for query, answer in answers.items():
+        keep(Setting(FIRST_STAGE_ALONE, k, 0.0), query, answer.documents[:k], 0.0)
     for name, reranker in rerankers.items():
-        scored = {
-            query: _score(answers[query].documents, judged, query, name, reranker, depths)
-            for query in _warmed_up(answers, judged, name, reranker, show=show_progress)
-        }
-        for depth, weight in product(depths, weights):
-            documents = {
-                query: ranked(
-                    one.found[: one.sizes[depth]],
-                    one.scores[: one.sizes[depth]],
-                    top_n=k,
-                    score_threshold=reranker.score_threshold,
-                    first_stage_weight=weight,
-                )
-                for query, one in scored.items()
-            }
-            took = np.add(retrieval, [one.seconds[depth] for one in scored.values()]).tolist()
-            measured(Setting(name, depth, weight), documents, took)
-    measures, times = (pd.DataFrame(one, index=list(judged.qrels)) for one in (values, seconds))
-    measures.columns.names = times.columns.names = Setting._fields
-    summary = summarize(measures, times, str(parsed), draws)
-    return Sweep(dataset.name, str(parsed), k, draws, measures, times, summary, notes=tuple(notes))
+        for query in _warmed_up(answers, judged, name, reranker, show=show_progress):
+            steps = _steps(answers[query].documents, judged, query, name, reranker, depths)
+            for depth, found, scores, seconds in steps:
+                for weight in weights:
+                    documents = ranked(
+                        found,
+                        scores,
+                        top_n=k,
+                        score_threshold=reranker.score_threshold,
+                        first_stage_weight=weight,
+                    )
+                    keep(Setting(name, depth, weight), query, documents, seconds)
+    values = {
+        setting: per_query_values([parsed], given, judged.qrels)[str(parsed)]
+        for setting, given in rankings.items()
+    }
+    measured, took = pd.DataFrame(values), pd.DataFrame(times)
+    measured.columns.names = took.columns.names = Setting._fields
+    summary = summarize(measured, took, str(parsed), draws)
+    return Sweep(dataset.name, str(parsed), k, draws, measured, took, summary, tuple(notes))
 
 
-def _named_rerankers(
-    models: Sequence[str] | Mapping[str, str | BaseCrossEncoder | Reranker],
-) -> dict[str, Reranker]:
+def _named_rerankers(models: Any) -> dict[str, Reranker]:
     """Build what to compare."""
-    if not isinstance(models, Mapping):
-        if isinstance(models, str) or not all(isinstance(one, str) for one in models):
-            msg = f"models must be a sequence of names, or a mapping by names, got {models!r}"
-            raise TypeError(msg)
-        models = {name: name for name in models}
-    if not models:
-        msg = "expected at least one model, got none"
-        raise ValueError(msg)
-    for name, model in models.items():
-        if not isinstance(model, str | BaseCrossEncoder | Reranker):
-            kind = type(model).__name__
-            msg = f"model '{name}' must be a name, a BaseCrossEncoder or a Reranker, got {kind}"
-            raise TypeError(msg)
+    if isinstance(models, str) or not models:
+        msg = f"models must be a sequence of names, or a mapping by names, got {models!r}"
+        raise TypeError(msg)
+    named = models if isinstance(models, Mapping) else {str(one): one for one in models}
     return {
         name: model if isinstance(model, Reranker) else Reranker(model=model)
-        for name, model in models.items()
+        for name, model in named.items()
     }
 
 
@@ -205,44 +187,33 @@ def _warmed_up(
     answers: Mapping[str, Answer], dataset: Dataset, name: str, reranker: Reranker, *, show: bool
 ) -> Iterable[str]:
     """Go through the queries after one unmeasured pair, at which a model loads."""
-    for query, answer in answers.items():
-        if answer.documents:
-            _score(answer.documents[:1], dataset, query, name, reranker, [1])
-            break
+    query = next((query for query, answer in answers.items() if answer.documents), None)
+    if query is not None:
+        list(_steps(answers[query].documents[:1], dataset, query, name, reranker, [1]))
     return progress(name, dataset, show=show)
 
 
-class _Scored(NamedTuple):
-    """A query's candidates and scores; by depth, how many they are, and the seconds up to it."""
-
-    found: Sequence[Candidate]
-    scores: Sequence[float]
-    sizes: Mapping[int, int]
-    seconds: Mapping[int, float]
-
-
-def _score(  # noqa: PLR0913, PLR0917  # what one query needs
+def _steps(  # noqa: PLR0913, PLR0917  # what one query needs
     documents: Sequence[Document],
     dataset: Dataset,
     query: str,
     name: str,
     reranker: Reranker,
     depths: Sequence[int],
-) -> _Scored:
-    """Score candidates, each once, in steps from depth to depth, each of them timed."""
+) -> Iterator[tuple[int, list[Candidate], list[float], float]]:
+    """Score candidates, each once, from depth to depth: the depth, what is scored, the seconds."""
     text, fields = dataset.queries[query], reranker.rank_fields
     scores: list[float] = []
-    seconds: dict[int, float] = {}
+    seconds = 0.0
     try:
         found = candidates(documents, text, rank_fields=fields, deduplicate=reranker.deduplicate)
-        start = time.perf_counter()
+        # A retriever counts ranks after it has dropped repeats.
+        distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
         for depth in depths:
+            start = time.perf_counter()
             step = [one.pair for one in found[len(scores) :] if one.rank <= depth]
             scores += score_pairs(reranker.model, step, reranker.instruction)
-            seconds[depth] = time.perf_counter() - start
+            seconds += time.perf_counter() - start
+            yield depth, distinct[: len(scores)], scores, seconds
     except Exception as error:
         raise failure(name, dataset, query, error) from error
-    sizes = {depth: sum(one.rank <= depth for one in found) for depth in depths}
-    # A retriever counts ranks after it has dropped repeats.
-    distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
-    return _Scored(distinct, scores, sizes, seconds)

@@ -61,11 +61,9 @@ class RerankedRun:
 
     def __post_init__(self) -> None:
         """Check the types and the depth."""
-        if not isinstance(self.run, Mapping):
-            msg = f"run must map query ids to results, got {type(self.run).__name__}"
-            raise TypeError(msg)
-        if not isinstance(self.reranker, Reranker):
-            msg = f"reranker must be a Reranker, got {type(self.reranker).__name__}"
+        if not isinstance(self.run, Mapping) or not isinstance(self.reranker, Reranker):
+            kinds = f"{type(self.run).__name__} and {type(self.reranker).__name__}"
+            msg = f"expected a run, which maps query ids to results, and a Reranker, got {kinds}"
             raise TypeError(msg)
         check_depths(1, self.fetch_k)
 
@@ -86,10 +84,9 @@ class RankedDocument(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a system gave for one query."""
+    """What a system gave for one query, whose own document is left out: see `is_query_itself`."""
 
     documents: list[Document]
-    """Best first; the query's own document is left out, see `is_query_itself`."""
     ranking: list[RankedDocument]
     """The same; of several chunks of one judged document the first stands for it."""
     candidates: list[str]
@@ -106,10 +103,8 @@ def check_system(name: str, system: AnySystem, dataset: Dataset) -> None:
         raise TypeError(msg)
     check_id(name)
     if not isinstance(system, RerankedRun | Runnable | Mapping):
-        msg = (
-            f"system '{name}' must be a retriever, a run (query id to document id to "
-            f"score) or a RerankedRun, got {type(system).__name__}"
-        )
+        kind = type(system).__name__
+        msg = f"system '{name}' must be a retriever, a run or a RerankedRun, got {kind}"
         raise TypeError(msg)
     if isinstance(system, RerankedRun) and dataset.corpus is None:
         msg = f"system '{name}' reranks a run: it needs a data set with a corpus"
@@ -124,7 +119,7 @@ def ask(  # noqa: PLR0913, PLR0917  # what one query needs
     id_key: str | None = None,
     fetch_k: int | None = None,
 ) -> Answer:
-    """Put one query to a system; its own document is left out of what comes back.
+    """Put one query to a system.
 
     With `fetch_k` only so many documents are returned, those of a run as texts of the corpus.
     """
@@ -140,10 +135,8 @@ def ask(  # noqa: PLR0913, PLR0917  # what one query needs
 
 def failure(name: str, dataset: Dataset, query_id: str, error: Exception) -> EvaluationError:
     """Build the error of a query; the caller chains the cause."""
-    query = dataset.queries[query_id]
-    return EvaluationError(
-        f"'{name}' failed on query '{query_id}' ({query:.80}): {type(error).__name__}: {error}"
-    )
+    query = f"query '{query_id}' ({dataset.queries[query_id]:.80})"
+    return EvaluationError(f"'{name}' failed on {query}: {type(error).__name__}: {error}")
 
 
 def progress(name: str, dataset: Dataset, *, show: bool) -> Iterable[str]:
@@ -212,16 +205,14 @@ def _retrieve(
     documents = documents[:fetch_k]
     steps = list(_reranking(trace.traced_runs))
     seen = steps[0].inputs.get("documents", documents) if steps else documents
-
-    def others(found: Sequence[Document]) -> list[Document]:
-        ids = (document_key(one, position, id_key) for position, one in enumerate(found))
-        return [
+    kept, candidates = (
+        [
             one
-            for key, one in zip(ids, found, strict=True)
-            if not is_query_itself(dataset, query_id, key, one.page_content)
+            for place, one in enumerate(found)
+            if not is_query_itself(dataset, query_id, _key(one, place, id_key), one.page_content)
         ]
-
-    kept, candidates = others(documents), others(seen)
+        for found in (documents, seen)
+    )
     own = len(kept) < len(documents) or len(candidates) < len(seen)
     found = as_ranking(kept, id_key)
     # A Reranker leaves a NaN out, of one passage or another.
@@ -239,10 +230,7 @@ def _retrieve(
 def _reranking(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
     """Yield the runs of Rerankers, wherever in the tree, in order of time."""
     for run in runs:
-        if run.name == "Reranker":
-            yield run
-        else:
-            yield from _reranking(run.child_runs)
+        yield from [run] if run.name == "Reranker" else _reranking(run.child_runs)
 
 
 def _seconds(run: TracedRun) -> float:
@@ -256,22 +244,23 @@ def as_ranking(documents: Sequence[Document], id_key: str | None) -> list[Ranked
     "Deeper text understanding for IR with contextual neural language modeling", SIGIR 2019).
     """
     found: dict[str, RankedDocument] = {}
-    for position, document in enumerate(documents):
-        key = document_key(document, position, id_key)
-        rank, score = map(document.metadata.get, ("retrieval_rank", "relevance_score"))
-        score, rank = (math.nan if one is None else float(one) for one in (score, rank))
+    for place, document in enumerate(documents):
+        key = _key(document, place, id_key)
+        names = ("relevance_score", "retrieval_rank")
+        values = map(document.metadata.get, names)
+        score, rank = (math.nan if value is None else float(value) for value in values)
         found.setdefault(key, RankedDocument(key, score, rank, document.page_content))
     return list(found.values())
 
 
-def document_key(document: Any, position: int, id_key: str | None) -> str:
+def _key(document: Any, place: int, id_key: str | None) -> str:
     """Return the id by which the judgments know a document."""
-    check_document(document, position)
+    check_document(document, place)
     key = document.id if id_key is None else document.metadata.get(id_key)
     if key in (None, ""):
         what = "id" if id_key is None else f"metadata field '{id_key}'"
         msg = (
-            f"document {position} has no {what}, by which judgments name it: give documents the "
+            f"document {place} has no {what}, by which judgments name it: give documents the "
             "ids of the data set, or name the metadata field that holds them as id_key"
         )
         raise ValueError(msg)

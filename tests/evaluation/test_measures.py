@@ -16,10 +16,10 @@ from langchain_rerank.evaluation.measures import (
     check_draws,
     depth,
     estimate,
-    falling_scores,
     paired_test,
     parse_measures,
     per_query_values,
+    run_of,
 )
 
 RNG = np.random.default_rng(7)
@@ -38,7 +38,7 @@ def test_values_are_those_of_ir_measures_on_written_files(tmp_path):
 
     values = per_query_values(parse_measures(names, min_relevance=2), rankings, qrels)
 
-    write_run(tmp_path / "run.trec", {q: falling_scores(found) for q, found in rankings.items()})
+    write_run(tmp_path / "run.trec", run_of(rankings))
     lines = [f"{q} 0 {d} {grade}" for q, judged in qrels.items() for d, grade in judged.items()]
     (tmp_path / "qrels.txt").write_text("\n".join(lines))
     expected = ir_measures.iter_calc(
@@ -77,7 +77,7 @@ def test_names_and_grades(given, min_relevance, expected):
 def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
     parsed = parse_measures(["RR@10", "P@5", "MRR@10", "R@20", "RR"])
     assert parsed == [RR @ 10, P @ 5, R @ 20, RR]
-    assert [depth(measure) for measure in parsed] == [10, 5, 20, None]
+    assert [depth(measure) for measure in parsed] == [10, 5, 20, np.inf]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
     [
         (["nDGC@10"], 1, "unknown measure 'nDGC@10'"),
         (["nDCG@10; 1"], 1, "unknown measure"),
-        (["P"], 1, "measure P lacks cutoff.*P@10"),
+        (["P"], 1, "measure P: invalid param cutoff.*nDCG@10"),
         (["P@"], 1, "unknown measure 'P@'"),
         (["P(2)@5"], 1, "parameters that can't be read"),
         (["P(rel=x)@5"], 1, "parameters that can't be read"),
         (["P@five"], 1, "parameters that can't be read"),
         (["P(foo=1)@5"], 1, "foo"),
         (["nDCG@0"], 1, "1 rank or more"),
-        (["NumRet"], 1, "sum over queries"),
+        (["NumRet"], 1, "a mean over queries"),
         ([], 1, "at least one measure"),
         (["RR"], 0, "min_relevance must be"),
         (["RR"], True, "min_relevance must be"),

@@ -112,14 +112,14 @@ def test_each_measure_has_a_panel_with_means_and_intervals(report, differences):
         assert axes.lines[0].get_xdata() == [0 if differences else dots[0]] * 2
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
     what = "Difference to first" if differences else "Mean"
-    assert rf"{what} over 2 queries – toy \$x\$" in figure.get_suptitle()
+    assert rf"{what}, toy \$x\$: 2 queries" in figure.get_suptitle()
     shown(figure)
 
 
 def test_one_query_has_no_interval_one_system_no_difference_and_many_names_do_not_overlap():
     dataset = Dataset({"1": "who?"}, {"1": {"a": 1}})
     alone = evaluate({"_run": {"1": {"a": 1.0}}}, dataset, ["RR"], **QUIET)
-    assert plot_measures(alone).get_suptitle().startswith("Mean over 1 query")
+    assert plot_measures(alone).get_suptitle().startswith("Mean, 1 query")
     with pytest.raises(ValueError, match=r"need two systems.*'_run' alone"):
         plot_measures(alone, differences=True)
     names = [f"{number}: BM25 + cross-encoder/ms-marco-MiniLM " * 3 for number in range(12)]
@@ -145,7 +145,7 @@ def test_scores_are_counted_by_what_is_known_of_the_passages(report):
         "judged not relevant (below grade 2): 2",
         "not judged: 1",
     ]
-    assert figure.get_suptitle().startswith("Scores of second, 2 queries")
+    assert figure.get_suptitle().startswith(r"Scores of second, toy \$x\$: 2 queries")
     assert figure.axes[-1].get_xlabel() == "score (spaced by log-odds)"
     assert figure.axes[0].get_xscale() == "logit"
 

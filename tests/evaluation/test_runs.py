@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_float
 
 import ir_measures
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_rerank.evaluation import read_run, write_run
-from langchain_rerank.evaluation.measures import falling_scores, ranking
+from langchain_rerank.evaluation.measures import ranking, run_of
 
 words = st.text(min_size=1).filter(lambda text: text.split() == [text]).filter(str.isprintable)
 scores = st.floats(allow_nan=False)
@@ -61,25 +60,13 @@ def test_ranking_is_the_order_of_trec_eval_on_ties(run):
         assert expected[doc_id] == pytest.approx(1 / rank)
 
 
-@given(st.dictionaries(words, st.floats() | tied_scores, min_size=1, max_size=8))
-def test_falling_scores_are_one_order_to_every_tool(scored):
-    run = falling_scores(list(scored), list(scored.values()))
+@given(st.lists(words, unique=True, min_size=1))
+def test_a_run_of_rankings_is_one_order_to_every_tool(ids):
+    run = run_of({"q": ids})["q"]
 
-    expected = {doc_id: pytest.approx(1 / rank) for rank, doc_id in enumerate(scored, start=1)}
-    assert list(run) == list(scored)
+    expected = {doc_id: pytest.approx(1 / rank) for rank, doc_id in enumerate(ids, start=1)}
     assert reciprocal_ranks(ir_measures.RR, run) == expected  # trec_eval's
     assert reciprocal_ranks(ir_measures.RR @ 100, run) == expected  # MS MARCO's script
-
-
-def test_falling_scores_keep_what_falls_and_count_down_without_usable_scores():
-    run = falling_scores(["a", "b", "c", "d"], [0.9, 0.7, 0.7, 0.1])
-
-    assert [run["a"], run["b"], run["d"]] == [0.9, 0.7, 0.1]
-    assert run["c"] == pytest.approx(0.7, abs=1e-7)
-    assert c_float(run["c"]).value < c_float(0.7).value
-    assert falling_scores(["b", "a"]) == {"b": 2.0, "a": 1.0}
-    assert falling_scores(["b", "a"], [0.5, math.nan]) == {"b": 2.0, "a": 1.0}
-    assert falling_scores([]) == {}
 
 
 @pytest.mark.parametrize(
