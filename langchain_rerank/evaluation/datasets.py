@@ -52,8 +52,8 @@ class Dataset:
     systems: judgments may name documents that it lacks. They count in ideal rankings and recall."""
 
     def __post_init__(self) -> None:
-        parts = {"queries": self.queries, "qrels": self.qrels, "corpus": self.corpus}
-        for part, value in parts.items():
+        for part in ("queries", "qrels", "corpus"):
+            value = getattr(self, part)
             if not isinstance(value, Mapping) and (part, value) != ("corpus", None):
                 msg = f"{part} must be a mapping by id, got {type(value).__name__}"
                 raise TypeError(msg)

@@ -74,19 +74,16 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 
     Raises:
         EvaluationError: A system failed on a query; nothing is kept.
-        ValueError: A measure or setting is wrong, there is no system or no judgment, or a
-            system's documents are not those of the data set's corpus.
-        TypeError: `systems` is no mapping, or a system is of another type.
+        ValueError: A measure or setting is wrong, there is no judgment, or a system's documents
+            are not those of the data set's corpus.
+        TypeError: `systems` is no mapping or empty, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
     draws = check_draws(confidence, resamples, seed)
-    if not isinstance(systems, Mapping):
-        msg = f"systems must map names to systems, got {type(systems).__name__}"
+    if not isinstance(systems, Mapping) or not systems:
+        msg = f"systems must map one name or more to systems, got {systems!r:.100}"
         raise TypeError(msg)
-    if not systems:
-        msg = "expected at least one system, got none"
-        raise ValueError(msg)
     for name, system in systems.items():
         check_system(name, system, dataset)
     judged = dataset.judged()
@@ -103,10 +100,14 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
     values = {
         name: _values(given, judged, parsed, min_relevance) for name, given in answers.items()
     }
-    names = [str(measure) for measure in parsed]
-    first, *others = values.values()
-    rows = [_summary(first, None, names, draws)]
-    rows += [_summary(one, first, names, draws) for one in others]
+    names, first = list(map(str, parsed)), next(iter(values.values()))
+    rows = [_summary(one, None if one is first else first, names, draws) for one in values.values()]
+    texts = {
+        one.id: well_formed(one.text)
+        for given in answers.values()
+        for answer in given.values()
+        for one in answer.ranking
+    }
     return Report(
         dataset=dataset.name,
         queries={query: well_formed(text) for query, text in judged.queries.items()},
@@ -117,7 +118,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         values=pd.concat(values, names=["system"]).astype(float),
         documents=_documents(answers, judged),
         # Of an id_key, an id may stand for several passages.
-        texts={} if id_key else _texts(answers),
+        texts={} if id_key else texts,
         notes=tuple(notes),
     )
 
@@ -178,15 +179,6 @@ def _documents(answers: Mapping[str, Mapping[str, Answer]], dataset: Dataset) ->
     return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
-def _texts(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
-    return {
-        one.id: well_formed(one.text)
-        for given in answers.values()
-        for answer in given.values()
-        for one in answer.ranking
-    }
-
-
 def checked_notes(
     answers: Mapping[str, Mapping[str, Answer]],
     dataset: Dataset,
@@ -207,9 +199,8 @@ def checked_notes(
         )
     if own := {q for given in answers.values() for q, a in given.items() if a.own_left_out}:
         notes.append(
-            f"The documents of {len(own)} of {len(grades)} queries are those queries themselves: "
-            "as by BEIR's rule, a query's own document is left out of its results, though it is in "
-            "the corpus."
+            f"{len(own)} of {len(grades)} queries are documents of the corpus themselves: as by "
+            "BEIR's rule, a query's own document is left out of its results."
         )
     for name, given in answers.items():
         returned = {one.id for answer in given.values() for one in answer.ranking}

@@ -174,19 +174,15 @@ def _read_qrels(
                 msg = f"the query {query_id!r} is not in queries.jsonl"
                 raise ValueError(msg)
             check_judgment(query_id, doc_id, int(grade), corpus)
-            _add(qrels, query_id, doc_id, int(grade))
+            # Published files repeat some judgments; only those that don't agree are wrong.
+            known = qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade))
+            if known != int(grade):
+                msg = f"{doc_id!r} is judged twice for query {query_id!r}: {known}, then {grade}"
+                raise ValueError(msg)
     if not qrels:
         msg = f"expected judgments, got a file without any: {path}"
         raise ValueError(msg)
     return qrels
-
-
-def _add(qrels: dict[str, dict[str, int]], query_id: str, doc_id: str, grade: int) -> None:
-    """Add a judgment. Published files repeat some; only those that don't agree are wrong."""
-    known = qrels.setdefault(query_id, {}).setdefault(doc_id, grade)
-    if known != grade:
-        msg = f"document {doc_id!r} is judged twice for query {query_id!r}: {known}, then {grade}"
-        raise ValueError(msg)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -224,26 +220,24 @@ def load_ir_dataset(
 
     Raises:
         MissingDependencyError: ir_datasets is not installed.
-        ValueError: There is no such set, it lacks a part, or it judges a document differently.
+        ValueError: There is no such set, or it lacks a part.
     """
     require("ir_datasets", install="ir-datasets", purpose="load_ir_dataset")
     import ir_datasets
 
     try:
         source = ir_datasets.load(name)
+        qrels = source.qrels_dict()
+        asked = {one.query_id: one for one in source.queries_iter()}
+        documents = source.docs_iter() if load_corpus else None
     except KeyError as error:
         msg = f"expected an id that ir_datasets knows, such as 'beir/scifact/test', got {name!r}"
         raise ValueError(msg) from error
-    for part in ("queries", "qrels", "docs") if load_corpus else ("queries", "qrels"):
-        if not source.has(part):
-            msg = f"ir_datasets has no {part} for {name!r}; its id may go on, as in '…/test'"
-            raise ValueError(msg)
-    qrels: dict[str, dict[str, int]] = {}
-    for qrel in source.qrels_iter():
-        _add(qrels, qrel.query_id, qrel.doc_id, qrel.relevance)
-    texts = {query.query_id: query.default_text() for query in source.queries_iter()}
-    queries = {query_id: text for query_id, text in texts.items() if query_id in qrels}
-    corpus = {doc.doc_id: _ir_document(doc) for doc in source.docs_iter()} if load_corpus else None
+    except AttributeError as error:
+        msg = f"ir_datasets has not all of {name!r}: {error}; its id may go on, as in '…/test'"
+        raise ValueError(msg) from error
+    queries = {key: asked[key].default_text() for key in qrels}
+    corpus = None if documents is None else {one.doc_id: _ir_document(one) for one in documents}
     return Dataset(queries, qrels, corpus, name, partial_corpus=partial_corpus)
 
 

@@ -117,7 +117,7 @@ def test_a_corpus_can_be_left_out_or_be_a_part(folder):
         ("qrels", f"q1\td1\t{2**62}\n", "line 1: grade of document 'd1' .*at most 1,000,000"),
         ("qrels", "q1\td1\t\n", "line 1: expected query id.* got 2 columns"),
         ("qrels", "q1\td1\t1\textra\tmore\n", "line 1: .*got 5 columns"),
-        ("qrels", "q1\td1\t1\n\nq1\td1\t0\t\n", "line 3: .*'d1' is judged twice.* 1, then 0"),
+        ("qrels", "q1\td1\t1\n\nq1\td1\t0\t\n", "line 3: .*'d1' is judged twice.*: 1, then 0"),
     ],
 )
 def test_a_bad_line_is_one_error_that_names_it(folder, name, content, message):
@@ -248,9 +248,7 @@ def test_an_ir_dataset_becomes_judged_queries_and_documents_with_their_titles(re
 
 
 def test_ir_datasets_that_can_not_be_used_are_refused(register):
-    with pytest.raises(ValueError, match="'d1' is judged twice for query 'q1'"):
-        load_ir_dataset(register(qrels="q1 0 d1 1\nq1 0 d1 2\n"))
     with pytest.raises(ValueError, match=r"expected an id that ir_datasets knows.*'no/such'"):
         load_ir_dataset("no/such")
-    with pytest.raises(ValueError, match="ir_datasets has no queries for 'beir'"):
+    with pytest.raises(ValueError, match="ir_datasets has not all of 'beir'"):
         load_ir_dataset("beir")

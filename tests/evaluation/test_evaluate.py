@@ -247,8 +247,8 @@ def test_ctrl_c_passes_through():
 @pytest.mark.parametrize(
     ("systems", "settings", "error", "message"),
     [
-        ({}, {}, ValueError, "at least one system"),
-        ([{}], {}, TypeError, "systems must map names"),
+        ({}, {}, TypeError, "one name or more"),
+        ([{}], {}, TypeError, "systems must map one name or more"),
         ({"a": "bm25.trec"}, {}, TypeError, "'a' must be a retriever, a run.*got str"),
         ({"": {}}, {}, TypeError, "name must be"),
         ({"a": EVERYTHING}, {"measures": ["nope"]}, ValueError, "nope"),
