@@ -8,6 +8,8 @@ import ir_measures
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, SetR, nDCG
 
 from langchain_rerank.errors import MissingDependencyError
@@ -19,6 +21,7 @@ from langchain_rerank.evaluation.measures import (
     paired_test,
     parse_measures,
     per_query_values,
+    ranking,
     run_of,
 )
 
@@ -51,10 +54,27 @@ def test_values_are_those_of_ir_measures_on_written_files(tmp_path):
     assert values.shape == (20, 5)  # a query without results counts 0
 
 
-@pytest.mark.parametrize("ids", [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]])
+@given(st.lists(st.text(), unique=True, min_size=2))
 def test_all_measures_see_the_order_given_whatever_the_ids(ids):
     values = per_query_values(parse_measures(["RR", "RR@10", "AP"]), {"q": ids}, {"q": {ids[1]: 1}})
     assert values.loc["q"].tolist() == [0.5, 0.5, 0.5]
+
+
+# Few values, some of which differ only beyond single precision: ties are the rule.
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L"]), min_size=1),
+        st.sampled_from([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 0.5, -2.0, np.inf]),
+        min_size=1,
+    )
+)
+def test_ranking_is_the_order_of_trec_eval_on_ties(run):
+    # A query for each relevant document.
+    qrels = {doc_id: {doc_id: 1} for doc_id in run}
+    values = ir_measures.iter_calc([RR], qrels, dict.fromkeys(qrels, run))
+    places = {value.query_id: value.value for value in values}
+    expected = {one: 1 / rank for rank, one in enumerate(ranking(run), start=1)}
+    assert places == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
