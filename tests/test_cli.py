@@ -16,9 +16,9 @@ from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
 from langchain_rerank.cache import cache_dir
 from langchain_rerank.cli import app
 from langchain_rerank.cli.common import build_cross_encoder, console
-from langchain_rerank.cli.serve import API_KEYS_VARIABLE, read_api_keys
 from langchain_rerank.evaluation import Report, read_run
 from langchain_rerank.offline import offline_reranker
+from langchain_rerank.server.app import API_KEYS_VARIABLE, read_api_keys
 
 pytestmark = pytest.mark.integration
 
@@ -119,9 +119,7 @@ def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
         (["demo", "--model", "/nowhere/at/all"], "could not load '/nowhere/at/all'"),
         (["demo", "--llm", "nobody:nothing"], "nobody"),
         (["demo", "--llm", "openai:gpt-4.1"], "api_key"),
-        (["bulk", "/nowhere.jsonl", "out"], "expected an input file or a folder of them, got /now"),
-        (["serve", "--model", "any", "--replicas", "2"], "need --ray"),
-        (["serve", "--model", "any", "--ray", "--port", "0"], "--ray needs a port"),
+        (["bulk", "/nowhere.jsonl", "out"], "expected an input file or a folder of"),
         (["serve", "--api-key-file", "{folder}/none"], "{folder}/none"),
         (["eval", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
         (["eval", "/nowhere/at/all", "--qrels", "full"], "expected judgments in /nowhere/at/all"),

@@ -48,15 +48,11 @@ class Job:
 
     pairs: Sequence[Pair]
     future: asyncio.Future[list[float]]
+    left: float
+    """Cost of the pairs that no pass has taken."""
     arrived: float = field(default_factory=time.perf_counter)
     taken: int = 0
     scores: list[float] = field(default_factory=list)
-    left: float = 0.0
-    """Cost of the pairs that no pass has taken."""
-
-    def __post_init__(self) -> None:
-        """Count what there is to do."""
-        self.left = sum(map(cost_of, self.pairs))
 
     def take(self, room: float) -> float:
         """Put pairs into the pass, one at least, and give their cost."""
@@ -123,16 +119,13 @@ class Batcher:
         self, model: ServedModel, metrics: Metrics, *, max_waiting: int, joint: bool = True
     ) -> None:
         """Store the settings; `joint=False` scores one request after another, each whole."""
-        self._model = model
-        self._metrics = metrics
-        self._max_waiting = max_waiting
-        self._joint = joint
+        self._model, self._metrics = model, metrics
+        self._max_waiting, self._joint = max_waiting, joint
         self._pass_seconds = PASS_SECONDS
+        self._speed = 0.0  # characters a second
         self._waiting: dict[Job, None] = {}
         self._changed = threading.Condition()
         self._stopped = True
-        self._speed = 0.0
-        """Characters a second."""
         self.ready = False
         self.load_error: BaseException | None = None
 
@@ -168,7 +161,8 @@ class Batcher:
             seconds = max(1, math.ceil(left / self._speed)) if self._speed else 1
             msg = f"{len(self._waiting):,} requests wait already; try again in {seconds} s"
             raise HTTPException(503, msg, {"retry-after": str(seconds)})
-        job = Job(pairs, asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        job = Job(pairs, future, sum(map(cost_of, pairs)))
         with self._changed:
             self._waiting[job] = None
             self._changed.notify()
@@ -196,8 +190,8 @@ class Batcher:
                 loop.call_soon_threadsafe(self._stop)
                 return
             self.ready = not self._stopped
-            while self._pass(loop):
-                pass
+            while chunks := self._next():
+                self._pass(chunks, loop)
         if self._model.local is not None:
             self._model.local.close()
 
@@ -218,10 +212,8 @@ class Batcher:
                     del self._waiting[job]
             return {job: job.pairs[len(job.scores) : job.taken] for job in jobs}
 
-    def _pass(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Run a pass, and tell those that are whole now, or failed; nothing once stopped."""
-        if not (chunks := self._next()):
-            return False
+    def _pass(self, chunks: dict[Job, Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
+        """Score the pairs of a pass, and tell the requests that are whole now, or failed."""
         started = time.perf_counter()
         for job in chunks:
             if not job.scores:
@@ -242,7 +234,6 @@ class Batcher:
             job.scores += outcome
             if len(job.scores) == len(job.pairs):
                 loop.call_soon_threadsafe(job.end, job.scores)
-        return True
 
     def _outcomes(self, chunks: list[Sequence[Pair]]) -> list[list[float] | RerankError]:
         """Score chunks together, and give of each its scores, or what went wrong."""

@@ -15,8 +15,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from fastapi import FastAPI
 
 logger = logging.getLogger(__name__)
@@ -93,24 +91,18 @@ class _WatchedProtocol(H11Protocol):
     """Drops a connection whose client is due and does nothing; uvicorn would wait for ever."""
 
     seconds: float
-    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
 
     def _watch(self, before: object) -> None:
         """Look again and again whether the same thing is due as at the time before."""
         due = self._due()
         if due is not None and due == before:
             self.transport.abort()
-        else:
-            self._timer = self.loop.call_later(self.seconds, self._watch, due)
+        elif due is not None or not self.transport.is_closing():
+            self.loop.call_later(self.seconds, self._watch, due)
 
     def _due(self) -> object:
         """What the client should do next; None when it is not its turn, or it may be idle."""

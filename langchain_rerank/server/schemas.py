@@ -70,7 +70,7 @@ class RerankBody(BaseModel):
         return self
 
 
-def parse(body: bytes, limits: Limits) -> tuple[RerankBody, list[str]]:
+def parse(body: bytes | bytearray, limits: Limits) -> tuple[RerankBody, list[str]]:
     """Parse and check a body; of one in its limits it takes under a second.
 
     Returns:

@@ -28,19 +28,19 @@ class ServedModel:
 
     def __init__(self, model: str | BaseCrossEncoder, name: str | None = None) -> None:
         """Store the settings; `load` loads."""
-        if isinstance(model, str):
-            model = TorchCrossEncoder(model=model)
-        own_name = getattr(model, "model", None)
+        self.cross_encoder = TorchCrossEncoder(model=model) if isinstance(model, str) else model
+        own_name = getattr(self.cross_encoder, "model", None)
         if not isinstance(own_name, str):
-            own_name = type(model).__name__
+            own_name = type(self.cross_encoder).__name__
         # Replies need not tell where on this machine a folder is.
         self.name = name or (Path(own_name).name if Path(own_name).is_absolute() else own_name)
         self.local: LocalCrossEncoder | None = None
         """A cross encoder of this package, whose raw scores are logits."""
-        self._normalize = isinstance(model, LocalCrossEncoder) and model.normalize
-        if isinstance(model, LocalCrossEncoder):
-            model = self.local = model.model_copy(update={"normalize": False})
-        self.cross_encoder = model
+        self._normalize = False
+        if isinstance(self.cross_encoder, LocalCrossEncoder):
+            self._normalize = self.cross_encoder.normalize
+            self.local = self.cross_encoder.model_copy(update={"normalize": False})
+            self.cross_encoder = self.local
 
     def load(self) -> None:
         """Load the weights, where there are any."""

@@ -225,5 +225,7 @@ def test_settings_that_can_not_be():
     with pytest.raises(ValueError, match="API key must hold text"):
         create_app("model", api_keys=["key", " "])
     for value in (0, -1):
-        with pytest.raises(ValueError, match=f"documents must be > 0, got {value}"):
+        with pytest.raises(
+            ValueError, match=rf"(?s)documents.*greater than 0.*input_value={value}\b"
+        ):
             Limits(documents=value)
