@@ -7,6 +7,7 @@ import hmac
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -17,16 +18,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from langchain_rerank import telemetry
+from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import RerankError
 from langchain_rerank.server import schemas
 from langchain_rerank.server.batcher import Batcher
 from langchain_rerank.server.limits import Limits, held_body
 from langchain_rerank.server.metrics import Metrics
-from langchain_rerank.server.served_model import ServedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -53,13 +53,13 @@ def create_app(
     """Build the service of one model.
 
     `POST /v1/rerank`, `/v2/rerank` and `/rerank` speak Cohere's, Jina's and TEI's dialects; `GET
-    /health`, `/ready` and `/metrics` need no key, every other route does. The model loads when the
-    app starts: meanwhile `/ready` is 503 and requests wait. An app that mounts this one must run
-    its lifespan: `async with app.router.lifespan_context(app)`. `app.state.batcher` is what scores.
+    /health`, `/ready` and `/metrics` need no key, every other route does. The app starts once its
+    model is loaded. An app that mounts this one must run its lifespan: `async with
+    app.router.lifespan_context(app)`. `app.state.batcher` is what scores.
 
     Args:
         model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
-            `BaseCrossEncoder`. One of this package's is copied and loads weights of its own.
+            `BaseCrossEncoder`. Its scores are given as they are: logits with `normalize=False`.
         served_name: What replies call the model; None takes its own name. Requests may name any.
         limits: What a request, and all that wait, may take.
         api_keys: A request must bring one of them as `Authorization: Bearer KEY`; none means that
@@ -77,9 +77,9 @@ def create_app(
     if not all(key.strip() for key in api_keys):
         msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
         raise ValueError(msg)
-    served = ServedModel(model, served_name)
+    cross_encoder = TorchCrossEncoder(model=model) if isinstance(model, str) else model
     metrics = Metrics(lambda: len(batcher))
-    batcher = Batcher(served, metrics, max_waiting=limits.waiting, joint=joint_scoring)
+    batcher = Batcher(cross_encoder, metrics, max_waiting=limits.waiting, joint=joint_scoring)
     handled = (HTTPException, ClientDisconnect, RerankError, Exception)
     app = FastAPI(
         title="langchain-rerank",
@@ -93,8 +93,9 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.api_keys = [key.encode() for key in api_keys]
+    app.state.model, app.state.name = cross_encoder, served_name or _name_of(cross_encoder)
     app.state.limits, app.state.held_bytes = limits, 0
-    app.state.model, app.state.metrics, app.state.batcher = served, metrics, batcher
+    app.state.metrics, app.state.batcher = metrics, batcher
     # FastAPI itself would read the body before the key was checked.
     content = {"application/json": {"schema": schemas.RerankBody.model_json_schema()}}
     for path in schemas.PATHS:
@@ -109,6 +110,14 @@ def create_app(
     app.add_api_route("/ready", _ready, responses={503: _ERRORS[503]})
     app.add_api_route("/metrics", _metrics)
     return app
+
+
+def _name_of(cross_encoder: BaseCrossEncoder) -> str:
+    """Name a model; replies need not tell where on this machine a folder is."""
+    name = getattr(cross_encoder, "model", None)
+    if not isinstance(name, str):
+        return type(cross_encoder).__name__
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 async def _check_key(request: Request, given: _Bearer) -> None:
@@ -132,6 +141,8 @@ async def _rerank(request: Request, body: Annotated[bytearray, Depends(held_body
         raise HTTPException(415, f"content-type must be application/json, got {kind[:80]!r}")
     started, path, state = time.perf_counter(), request.scope["route"].path, request.app.state
     asked, texts = schemas.parse(body, state.limits)
+    if asked.raw_scores and getattr(state.model, "normalize", True):
+        raise HTTPException(422, f"raw_scores must be false: '{state.name}' does not give logits")
     attributes: dict[str, str | int | float] = {
         "http.route": path,
         "rerank.documents": len(texts),
@@ -139,9 +150,9 @@ async def _rerank(request: Request, body: Annotated[bytearray, Depends(held_body
     }
     carrier = request.headers
     with telemetry.span(f"POST {path}", kind="server", attributes=attributes, carrier=carrier):
-        raw = await _scored([(asked.query, text) for text in texts], request)
+        scores = await _scored([(asked.query, text) for text in texts], request)
         try:
-            answer = JSONResponse(schemas.reply(asked, raw, state.model, path))
+            answer = JSONResponse(schemas.reply(asked, scores, state.name, path))
         except (ValueError, RecursionError) as error:  # infinite, or nested too deep
             msg = f"the documents can't be given back as JSON: {error}"
             raise HTTPException(422, msg) from error
@@ -172,10 +183,10 @@ async def _health() -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    """Tell whether the model is loaded and requests are taken."""
-    if request.app.state.batcher.ready:
-        return JSONResponse({"status": "ready", "model": request.app.state.model.name})
-    raise HTTPException(503, "the model is not loaded, or the service is shutting down")
+    """Tell whether requests are taken."""
+    if request.app.state.batcher.runs:
+        return JSONResponse({"status": "ready", "model": request.app.state.name})
+    raise HTTPException(503, "the service is shutting down")
 
 
 async def _metrics(request: Request) -> Response:

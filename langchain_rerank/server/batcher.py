@@ -19,8 +19,9 @@ from langchain_rerank.scoring import score_pairs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from langchain_core.cross_encoders import BaseCrossEncoder
+
     from langchain_rerank.server.metrics import Metrics
-    from langchain_rerank.server.served_model import ServedModel
 
     Pair = tuple[str, str]
 
@@ -116,7 +117,7 @@ class Batcher:
     """
 
     def __init__(
-        self, model: ServedModel, metrics: Metrics, *, max_waiting: int, joint: bool = True
+        self, model: BaseCrossEncoder, metrics: Metrics, *, max_waiting: int, joint: bool = True
     ) -> None:
         """Store the settings; `joint=False` scores one request after another, each whole."""
         self._model, self._metrics = model, metrics
@@ -125,18 +126,22 @@ class Batcher:
         self._speed = 0.0  # characters a second
         self._waiting: dict[Job, None] = {}
         self._changed = threading.Condition()
-        self._stopped = True
-        self.ready = False
-        self.load_error: BaseException | None = None
+        self.runs = False
 
     def __len__(self) -> int:
         """How many requests have pairs that no pass has taken yet."""
         return len(self._waiting)
 
+    def load(self) -> None:
+        """Load the model, if it is of a kind that holds weights here."""
+        if hasattr(self._model, "load"):
+            self._model.load()
+
     @asynccontextmanager
     async def running(self, _: object = None) -> AsyncIterator[None]:
-        """Load the model in the background and score, until the block ends: an app's lifespan."""
-        self._stopped = False
+        """Load the model and score, until the block ends: an app's lifespan."""
+        await asyncio.to_thread(self.load)
+        self.runs = True
         loop = asyncio.get_running_loop()
         # A daemon: a pass that takes long must not hold up the end of the process.
         thread = threading.Thread(target=self._run, args=(loop,), name="scoring", daemon=True)
@@ -144,7 +149,11 @@ class Batcher:
         try:
             yield
         finally:
-            self._stop()
+            with self._changed:
+                self.runs = False
+                for job in self._waiting:
+                    job.end(_not_running())
+                self._changed.notify()
             await asyncio.to_thread(thread.join, _END_SECONDS)
 
     async def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -154,7 +163,7 @@ class Batcher:
             HTTPException: Too many wait, or the service is not running (503).
             RerankError: The model failed.
         """
-        if self._stopped:
+        if not self.runs:
             raise _not_running()
         if len(self._waiting) >= self._max_waiting:
             left = sum(job.left for job in self._waiting)
@@ -172,34 +181,17 @@ class Batcher:
             with self._changed:
                 self._waiting.pop(job, None)
 
-    def _stop(self) -> None:
-        with self._changed:
-            self.ready, self._stopped = False, True
-            for job in self._waiting:
-                job.end(_not_running())
-            self._changed.notify()
-
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Load the model and score until stopped; in the thread."""
+        """Score until stopped; in the thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            try:
-                self._model.load()
-            except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
-                self.load_error = error
-                logger.error("'%s' could not be loaded: %s", self._model.name, error)  # noqa: TRY400
-                loop.call_soon_threadsafe(self._stop)
-                return
-            self.ready = not self._stopped
             while chunks := self._next():
                 self._pass(chunks, loop)
-        if self._model.local is not None:
-            self._model.local.close()
 
     def _next(self) -> dict[Job, Sequence[Pair]]:
         """Wait for requests, and take the pairs of the next pass; none once stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopped)
-            if self._stopped:
+            self._changed.wait_for(lambda: self._waiting or not self.runs)
+            if not self.runs:
                 return {}
             if self._joint:
                 room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
@@ -239,7 +231,7 @@ class Batcher:
         """Score chunks together, and give of each its scores, or what went wrong."""
         try:
             pairs = [pair for chunk in chunks for pair in chunk]
-            scores = iter(score_pairs(self._model.cross_encoder, pairs))
+            scores = iter(score_pairs(self._model, pairs))
         except BaseException as error:  # noqa: BLE001  # the thread must live on
             if len(chunks) > 1:
                 logger.warning("a pass of %d requests failed, each is scored alone", len(chunks))

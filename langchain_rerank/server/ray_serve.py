@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 from langchain_rerank.cores import keep_to_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
@@ -19,25 +19,38 @@ from langchain_rerank.server.limits import Limits
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from langchain_core.cross_encoders import BaseCrossEncoder
-    from ray.serve import Application, Deployment
+    from ray.serve import Application
+
+
+require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+
+from ray import serve  # noqa: E402  # only where it is installed
 
 
 class ServeArguments(BaseModel):
-    """What `build_app` takes, also as the `args` of a Serve config file."""
+    """What `build_app` takes, also as the `args` of a Serve config file.
+
+    Attributes:
+        model: A name on the hub, or a folder that every node has.
+        backend: "torch", or "onnx": encoder-only models in int8.
+        served_name: What replies call the model.
+        replicas: Processes with a model each.
+        cores: CPUs, and threads, of a replica.
+        gpus: GPUs of a replica, also a fraction.
+        max_documents: Documents of a request.
+        max_waiting: Requests that wait in a replica.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str = DEFAULT_MODEL
     backend: Literal["torch", "onnx"] = "torch"
     served_name: str | None = None
-    replicas: int = Field(default=1, ge=1)
-    """Processes with a model each."""
-    cores: int = Field(default=1, ge=1)
-    """CPUs, and threads, of a replica."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of a replica, also a fraction."""
-    max_documents: int = Limits().documents
-    max_waiting: int = Limits().waiting
+    replicas: PositiveInt = 1
+    cores: PositiveInt = 1
+    gpus: NonNegativeFloat = 0
+    max_documents: PositiveInt = Limits().documents
+    max_waiting: PositiveInt = Limits().waiting
 
 
 class RerankReplica:
@@ -55,10 +68,23 @@ class RerankReplica:
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._app = create_app(keep_to_cores(cross_encoder, cores), **settings)
-        self._app.state.model.load()
+        self._app.state.batcher.load()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve asks for it by this name
         return self._app
+
+
+# Of any cross encoder: `deployment.options(num_replicas=2).bind(cross_encoder, cores, settings)`.
+deployment = serve.deployment(
+    # The replica's own queue scores what waits together, so much may wait there; what is over
+    # both numbers is answered by 503.
+    max_ongoing_requests=64,
+    max_queued_requests=256,
+    backpressure_config={"retry_after_s": 1},
+    health_check_period_s=5,
+    graceful_shutdown_wait_loop_s=1,
+    graceful_shutdown_timeout_s=30,
+)(serve.ingress()(RerankReplica))
 
 
 def build_app(arguments: dict[str, Any]) -> Application:
@@ -73,7 +99,6 @@ def build_app(arguments: dict[str, Any]) -> Application:
 
     Raises:
         ValueError: One is unknown or wrong.
-        MissingDependencyError: The extra `ray` is not installed.
     """
     given = ServeArguments.model_validate(arguments)
     # Where `serve run` starts a Ray, after this, its proxy finds it.
@@ -84,30 +109,6 @@ def build_app(arguments: dict[str, Any]) -> Application:
         "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
         "api_keys": read_api_keys(),
     }
-    return deployment(
-        num_replicas=given.replicas,
-        ray_actor_options={"num_cpus": given.cores, "num_gpus": given.gpus},
-    ).bind(kind(model=given.model), given.cores, settings)
-
-
-def deployment(**options: Any) -> Deployment:
-    """Set up replicas of any cross encoder: `deployment().bind(cross_encoder, cores, settings)`.
-
-    `options`, as Ray's `serve.deployment` takes them, come on top; see `RerankReplica` for what to
-    bind.
-    """
-    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
-    from ray import serve
-
-    defaults = {
-        # The replica's own queue scores what waits together, so much may wait there; what is
-        # over both numbers is answered by 503.
-        "max_ongoing_requests": 64,
-        "max_queued_requests": 256,
-        "backpressure_config": {"retry_after_s": 1},
-        "health_check_period_s": 5,
-        "graceful_shutdown_wait_loop_s": 1,
-        "graceful_shutdown_timeout_s": 30,
-    }
-    replica = serve.ingress()(RerankReplica)
-    return serve.deployment(**{"name": RerankReplica.__name__, **defaults, **options})(replica)
+    share = {"num_cpus": given.cores, "num_gpus": given.gpus}
+    replicas = deployment.options(num_replicas=given.replicas, ray_actor_options=share)
+    return replicas.bind(kind(model=given.model), given.cores, settings)
