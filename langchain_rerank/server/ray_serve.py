@@ -19,12 +19,7 @@ from langchain_rerank.server.limits import Limits
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from langchain_core.cross_encoders import BaseCrossEncoder
-    from ray.serve import Application
-
-
-require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
-
-from ray import serve  # noqa: E402  # only where it is installed
+    from ray.serve import Application, Deployment
 
 
 class ServeArguments(BaseModel):
@@ -74,17 +69,27 @@ class RerankReplica:
         return self._app
 
 
-# Of any cross encoder: `deployment.options(num_replicas=2).bind(cross_encoder, cores, settings)`.
-deployment = serve.deployment(
-    # The replica's own queue scores what waits together, so much may wait there; what is over
-    # both numbers is answered by 503.
-    max_ongoing_requests=64,
-    max_queued_requests=256,
-    backpressure_config={"retry_after_s": 1},
-    health_check_period_s=5,
-    graceful_shutdown_wait_loop_s=1,
-    graceful_shutdown_timeout_s=30,
-)(serve.ingress()(RerankReplica))
+def deployment() -> Deployment:
+    """Set up replicas of any cross encoder.
+
+    `deployment().options(num_replicas=2).bind(cross_encoder, cores, settings)` is an application.
+
+    Raises:
+        MissingDependencyError: The extra `ray` is not installed.
+    """
+    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+    from ray import serve
+
+    return serve.deployment(
+        # The replica's own queue scores what waits together, so much may wait there; what is over
+        # both numbers is answered by 503.
+        max_ongoing_requests=64,
+        max_queued_requests=256,
+        backpressure_config={"retry_after_s": 1},
+        health_check_period_s=5,
+        graceful_shutdown_wait_loop_s=1,
+        graceful_shutdown_timeout_s=30,
+    )(serve.ingress()(RerankReplica))
 
 
 def build_app(arguments: dict[str, Any]) -> Application:
@@ -110,5 +115,5 @@ def build_app(arguments: dict[str, Any]) -> Application:
         "api_keys": read_api_keys(),
     }
     share = {"num_cpus": given.cores, "num_gpus": given.gpus}
-    replicas = deployment.options(num_replicas=given.replicas, ray_actor_options=share)
+    replicas = deployment().options(num_replicas=given.replicas, ray_actor_options=share)
     return replicas.bind(kind(model=given.model), given.cores, settings)

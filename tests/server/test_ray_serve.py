@@ -83,7 +83,7 @@ def test_too_much_is_answered_by_503_and_a_killed_replica_loses_no_answer(servin
     expected = WordOverlapCrossEncoder().score(PAIRS)
     share = {"num_cpus": 0.5}
     few = {"num_replicas": 2, "max_ongoing_requests": 2, "max_queued_requests": 4}
-    slow = deployment.options(ray_actor_options=share, **few).bind(SlowCrossEncoder(), 1, {})
+    slow = deployment().options(ray_actor_options=share, **few).bind(SlowCrossEncoder(), 1, {})
     with serving(slow) as url, ThreadPoolExecutor(24) as crowd, ThreadPoolExecutor(4) as pool:
         answers = list(crowd.map(post, [url] * 24))
         assert {one.status_code for one in answers} == {200, 503}
