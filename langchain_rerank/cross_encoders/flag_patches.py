@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.errors import ScoringError
 
@@ -88,17 +89,18 @@ def quiet(*, show_progress: bool) -> Iterator[None]:
 
 
 def guard_forward(model: Any) -> None:
-    """Stop FlagEmbedding's decoders from taking every RuntimeError for a lack of memory.
+    """End a call that was given up at its next batch, and others' errors with their cause.
 
-    They answer it with ever smaller batches, down to none, and lose the cause. A `ScoringError`
-    is not one, so it passes: for a failure that has nothing to do with memory, and for a lack of
-    memory that no smaller batch can cure.
+    FlagEmbedding takes every RuntimeError for a lack of memory, answers it with ever smaller
+    batches, down to none, and loses the cause. A `ScoringError` is not one, so it passes: for a
+    failure that has nothing to do with memory, and for a lack that no smaller batch can cure.
     """
     import torch
 
     unguarded = model.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        check_cancelled()
         try:
             return unguarded(*args, **kwargs)
         except torch.OutOfMemoryError as error:
