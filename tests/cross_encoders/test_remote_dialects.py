@@ -184,7 +184,9 @@ def test_a_wrong_reply_is_told_apart(reply, message):
         (b"<html><h1>502</h1></html>", ""),
         (b'{"status": 3}', ""),
         (b"", ""),
-        (b"[" * 100_000, "[" * 100_000),
+        (b'{"message": "a \\"b\\" \\u00fc"}', 'a "b" ü'),
+        (b'{"message": "\\q"}', ""),
+        (b"[" * 100_000, ""),
     ],
 )
 def test_what_a_server_says_about_an_error_is_found(reply, message):

@@ -16,7 +16,7 @@ import pytest
 from opentelemetry import trace
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
-from langchain_rerank.cross_encoders import http_client
+from langchain_rerank.cross_encoders.processes import background_loop
 from tests.stand_ins import as_json, hang
 from tests.support import wait_until
 
@@ -34,7 +34,7 @@ async def test_cancelling_frees_the_connection(server):
         await task
     assert await asyncio.to_thread(server.hung_up.acquire, timeout=10)
     client = cross_encoder._connections.client
-    await asyncio.to_thread(wait_until, lambda: not client._calls, "its end")
+    await asyncio.to_thread(wait_until, lambda: client.users == 1, "its end")
     assert client.endpoints[0].failures == 0, "the server did nothing wrong"
     assert await cross_encoder.ascore(PAIRS) == SCORES
 
@@ -65,9 +65,8 @@ def test_ctrl_c_ends_a_score_and_its_requests(server):
     assert server.hung_up.acquire(timeout=10)
 
 
-def test_a_client_has_only_so_many_requests_in_flight(server, monkeypatch):
-    monkeypatch.setattr(http_client, "_MAX_IN_FLIGHT", 3)
-    cross_encoder = RemoteCrossEncoder(url=server.url, max_documents=1)
+def test_a_client_has_only_so_many_requests_in_flight(server):
+    cross_encoder = RemoteCrossEncoder(url=server.url, max_documents=1, max_concurrency=3)
     met = threading.Barrier(3, timeout=10)
 
     def meet(request):
@@ -106,13 +105,11 @@ def test_closing_waits_for_what_is_running_and_then_frees_it(server):
     with ThreadPoolExecutor() as pool:
         job = pool.submit(cross_encoder.score, PAIRS)
         wait_until(lambda: server.requests, "a request")
-        client = cross_encoder._connections.client.http
         cross_encoder.close()
-        assert not client.is_closed
+        assert server.sockets
         closed.set()
         assert job.result() == SCORES
     wait_until(lambda: not server.sockets, "the end of the connections")
-    assert client.is_closed
 
 
 def test_closing_while_others_score_disturbs_nobody(server):
@@ -132,7 +129,7 @@ def test_closing_while_others_score_disturbs_nobody(server):
 def test_an_object_that_is_collected_gives_its_connections_back(server):
     cross_encoder = RemoteCrossEncoder(url=server.url)
     cross_encoder.score(PAIRS)
-    client = weakref.ref(cross_encoder._connections.client.http)
+    client = weakref.ref(cross_encoder._connections.client)
     assert len(server.sockets) == 1
     copy = cross_encoder.with_instruction("x")
     del cross_encoder
@@ -223,7 +220,7 @@ def test_children_forked_while_others_score_score_as_well(server):
             end.set()
         list(busy)
     assert cross_encoder.score(PAIRS) == SCORES
-    assert http_client.background_loop().is_running()
+    assert background_loop().is_running()
 
 
 async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
