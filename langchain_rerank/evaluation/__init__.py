@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
     from langchain_rerank.evaluation.line_plots import plot_rank_movement, plot_tradeoff
-    from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
+    from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset, write_beir
     from langchain_rerank.evaluation.plots import plot_measures, plot_scores
     from langchain_rerank.evaluation.report import Report
     from langchain_rerank.evaluation.runs import read_run, write_run
@@ -41,6 +41,7 @@ __all__ = [
     "read_run",
     "suggest_threshold",
     "sweep",
+    "write_beir",
     "write_run",
 ]
 
@@ -48,7 +49,7 @@ _HOMES = {
     "datasets": ["Dataset"],
     "evaluator": ["evaluate"],
     "generate": ["generate_dataset"],
-    "loading": ["load_beir", "load_ir_dataset"],
+    "loading": ["load_beir", "load_ir_dataset", "write_beir"],
     "line_plots": ["plot_rank_movement", "plot_tradeoff"],
     "plots": ["plot_measures", "plot_scores"],
     "report": ["Report"],

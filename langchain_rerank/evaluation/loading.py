@@ -1,4 +1,4 @@
-"""Data sets from folders in BEIR's layout, and from ir_datasets."""
+"""Data sets from and to folders in BEIR's layout, and from ir_datasets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from langchain_core.documents import Document
 
 from langchain_rerank.evaluation.datasets import Dataset, check_judgment, check_query_text
 from langchain_rerank.evaluation.runs import line_error, numbered_lines, require_eval
+from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
 _HEADER = ["query-id", "corpus-id", "score"]
 
@@ -63,6 +64,42 @@ def load_beir(
         name=f"{folder.name}/{judgments.stem}",
         partial_corpus=partial_corpus,
     )
+
+
+def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> None:
+    """Write a data set as `load_beir` reads it; files that are there are replaced.
+
+    Args:
+        dataset: Of its documents' metadata the title alone is kept: BEIR has no more.
+        folder: Made if missing.
+        qrels: The judgments' file is `qrels/<qrels>.tsv`.
+
+    Raises:
+        ValueError: The data set has no corpus, or an id holds a tab or a line break.
+    """
+    folder = Path(folder)
+    documents = [
+        {"_id": one.id, "title": one.metadata.get("title") or "", "text": one.page_content}
+        for one in dataset.documents
+    ]
+    queries = [{"_id": key, "text": text} for key, text in dataset.queries.items()]
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_qrels(folder / "qrels" / f"{qrels}.tsv", dataset.qrels)
+    for name, records in (("corpus", documents), ("queries", queries)):
+        with replacing(folder / f"{name}.jsonl") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgments in BEIR's layout; a ValueError for an id that its columns can't hold."""
+    for key in {*qrels, *(key for grades in qrels.values() for key in grades)}:
+        if "\t" in key or len(key.splitlines()) > 1:
+            msg = f"expected ids without tabs and line breaks, got {key!r}"
+            raise ValueError(msg)
+    with replacing(path) as file:
+        file.write("\t".join(_HEADER) + "\n")
+        for query_id, grades in qrels.items():
+            file.writelines(f"{query_id}\t{key}\t{grade}\n" for key, grade in grades.items())
 
 
 def _document(key: str, text: str, title: str | None) -> Document:
