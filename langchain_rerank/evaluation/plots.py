@@ -17,6 +17,7 @@ import numpy as np
 
 from langchain_rerank.evaluation.runs import require_eval
 from langchain_rerank.evaluation.tables import percent, queries
+from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def plot_scores(
         raise ValueError(msg)
     system, groups = _scores(report, system)
     every = np.concatenate(list(groups.values()))
-    log_odds = every.min() >= 0 and every.max() <= 1
+    log_odds = are_shares(every)
     places = _log_odds if log_odds else np.asarray
     edges = np.histogram_bin_edges(places(every), bins=_BINS)
     marks = [] if threshold is None else places(np.array([threshold])).tolist()
