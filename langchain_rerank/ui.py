@@ -80,7 +80,7 @@ class Page:
         fetch_k: int,
         hybrid: bool,  # noqa: FBT001  # Gradio gives values by position
         weight: float,
-        threshold: float | None,
+        threshold: float,
         *models: str,
     ) -> tuple[Any, ...]:
         """Rerank by one model or two: status, answer, view, passages to judge, what they are of."""
@@ -95,7 +95,7 @@ class Page:
                 model = self._model(name)
                 reranker = Reranker(model=model, first_stage_weight=weight, top_n=None)
                 found, seconds = self._found(question, source, reranker, depths)
-                documents, above = by_threshold(found, threshold)
+                documents, above = by_threshold(found, threshold or None)
                 kept = min(int(k), above)
                 title, anchor = f"Model {name}", f"rr{number}"
                 status, answer = self._answered(question, model, documents[:kept], seconds, anchor)
@@ -224,7 +224,7 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
             k = gr.Slider(1, 20, value=5, step=1, label="k: passages kept")
             fetch_k = gr.Slider(1, 200, value=50, step=1, label="fetch_k: candidates")
             weight = gr.Slider(0, 1, value=0, label="Weight of the first stage")
-            threshold = gr.Number(None, label="Lowest score kept (empty: none)")
+            threshold = gr.Slider(0, 1, value=0, step=0.01, label="Lowest score kept")
             hybrid = gr.Checkbox(label="Hybrid: BM25 beside the vectors")
             first = gr.Textbox(model, label="Model A: offline, a hub's name or a folder")
             second = gr.Textbox("", label="Model B, to compare (empty: none)")
