@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,41 +23,11 @@ if TYPE_CHECKING:
 
     from langchain_rerank.chain import Citation
 
-_ROW_HEIGHT = 84  # as in the style
+_ROW_HEIGHT = 84  # as in view.css
 _CONTEXT = 60
 _LONGEST = 300
 
-# Up and down differ by sign, words and dashes as well as by colour. Text takes the page's
-# colour, so that dark pages stay dark.
-STYLE = """<style>
-.rr-models{display:flex;flex-wrap:wrap;gap:20px}
-.rr-model{flex:1 1 320px;min-width:0}
-.rr{container-type:inline-size;font:14px/18px system-ui,sans-serif;text-align:left}
-.rr .rr-columns{display:grid;grid-template-columns:minmax(0,2fr) 90px minmax(0,3fr)}
-.rr ol{list-style:none;margin:0;padding:0}
-.rr li{box-sizing:border-box;height:84px;margin:0;padding:4px 6px;overflow:hidden;
- border-bottom:1px solid #8886}
-.rr li:target{outline:2px solid #0072b2;outline-offset:-2px}
-.rr p{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:3;overflow:hidden;
- margin:2px 0 0;font:inherit}
-.rr .rr-head{display:flex;gap:8px;white-space:nowrap;overflow:hidden}
-.rr .rr-head i{overflow:hidden;text-overflow:ellipsis;opacity:.8}
-.rr .rr-bar{flex:0 0 60px;height:10px;margin-top:4px;border:1px solid #8888}
-.rr .rr-bar b{display:block;height:100%;background:#0072b2}
-.rr .rr-cut{opacity:.6}
-.rr svg{width:100%;height:100%}
-.rr mark{background:#ffe08a;color:#222}
-.rr .rr-up{color:#0072b2;stroke:#0072b2;font-weight:600}
-.rr .rr-down{color:#b34700;stroke:#b34700;stroke-dasharray:6 4}
-.rr .rr-same{stroke:#888;stroke-dasharray:1 3}
-@media (prefers-color-scheme:dark){.rr .rr-up{color:#56b4e9;stroke:#56b4e9}
- .rr .rr-down{color:#f0904d;stroke:#f0904d}}
-@container (max-width:620px){
- .rr .rr-columns{grid-template-columns:30px 44px minmax(0,1fr)}
- .rr .rr-columns>b{white-space:nowrap}
- .rr .rr-before p,.rr .rr-before i{display:none}
- .rr .rr-head{gap:5px}.rr .rr-bar{flex-basis:36px}}
-</style>"""
+STYLE = f"<style>{Path(__file__).with_name('view.css').read_text(encoding='utf-8')}</style>"
 
 
 class HtmlView(str):

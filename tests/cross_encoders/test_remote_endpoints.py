@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from langchain_rerank import RemoteCrossEncoder
+from langchain_rerank import RemoteCrossEncoder, RemoteError
 from langchain_rerank.cross_encoders.endpoints import (
     AttemptError,
     Endpoint,
@@ -17,6 +19,10 @@ from langchain_rerank.cross_encoders.endpoints import (
     retry_after,
 )
 from langchain_rerank.cross_encoders.http_client import RerankClient
+from tests.stand_ins import StandIn, as_json
+
+PAIRS = [("red fish", "red"), ("red fish", "fish red")]
+SCORES = [0.5, 1.0]
 
 
 def endpoints(count):
@@ -128,3 +134,67 @@ def test_hosts_of_no_proxy_need_none(no_proxies, entries, url, bypassed):
     no_proxies.setenv("ALL_PROXY", "http://p:1")
     no_proxies.setenv("NO_PROXY", entries)
     assert (environment_proxy(httpx.URL(url)) == ("", "")) is bypassed
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, "read from SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": __file__}, "read from SSL_CERT_FILE"),
+        ({"ALL_PROXY": "socks://ann:pass-word@127.0.0.1:9"}, "ALL_PROXY must be like"),
+        ({"HTTPS_PROXY": "http://ann:pass-word@[::1"}, "HTTPS_PROXY must be like"),
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"the (SOCKS )?proxy of ALL_PROXY"),
+        ({"HTTPS_PROXY": "http://ann:pass-word@127.0.0.1:9"}, r"the proxy of HTTPS_PROXY\) could"),
+        ({"https_proxy": "127.0.0.1:9"}, r"the proxy of https_proxy\) could not be reached"),
+    ],
+)
+def test_a_variable_that_keeps_from_a_server_is_named(no_proxies, server, variables, said):
+    for name, value in variables.items():
+        no_proxies.setenv(name, value)
+    far = RemoteCrossEncoder(url="https://rerank.invalid", max_retries=0)
+    with pytest.raises(RemoteError, match=said) as raised:
+        far.score(PAIRS)
+    assert "pass-word" not in f"{raised.value!r} {vars(raised.value)}"
+    no_proxies.setenv("NO_PROXY", "127.0.0.0/8,fd00::/8")
+    both = RemoteCrossEncoder(url=(far.url, server.url))
+    assert [both.score(PAIRS) for _ in range(2)] == [SCORES] * 2, "the near server is reached"
+
+
+def test_a_proxy_is_used_and_its_refusal_named(no_proxies, server):
+    no_proxies.setenv("HTTP_PROXY", server.url.replace("://", "://ann:pass-word@"))
+    far = RemoteCrossEncoder(url="http://rerank.invalid/x")
+    assert far.score(PAIRS) == SCORES
+    assert server.requests[0].target == "http://rerank.invalid/x"
+    assert server.requests[0].headers["proxy-authorization"].startswith("Basic ")
+    server.always = lambda request: as_json({"message": "not pass-word"}, 407)
+    with pytest.raises(RemoteError, match=r"proxy of HTTP_PROXY\) answered 407: not \*\*\*"):
+        far.score(PAIRS)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate that signs itself, and its key, in one file."""
+    if not (openssl := shutil.which("openssl")):
+        pytest.skip("needs the program openssl")
+    file = tmp_path_factory.mktemp("tls") / "own.pem"
+    make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=own -addext"
+    names = ["subjectAltName=IP:127.0.0.1", "-keyout", file, "-out", f"{file}.crt"]
+    subprocess.run([openssl, *make.split(), *names], check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix(".pem.crt").read_text())
+    return str(file)
+
+
+def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(no_proxies, certificate):
+    with StandIn(certificate=certificate) as server:
+        strict = RemoteCrossEncoder(url=server.url)
+        with pytest.raises(RemoteError, match=r"certificate.*set SSL_CERT_FILE to trust") as caught:
+            strict.score(PAIRS)
+        assert caught.value.attempts == 1
+        no_proxies.setenv("SSL_CERT_FILE", certificate)
+        assert RemoteCrossEncoder(url=server.url).score(PAIRS) == SCORES
+        wrong_name = RemoteCrossEncoder(url=server.url.replace("127.0.0.1", "localhost"))
+        with pytest.raises(RemoteError, match="trusted is SSL_CERT_FILE") as caught:
+            wrong_name.score(PAIRS)
+        assert caught.value.attempts == 1
+        with StandIn() as plain:
+            assert RemoteCrossEncoder(url=(wrong_name.url, plain.url)).score(PAIRS) == SCORES
