@@ -16,6 +16,8 @@ from langchain_rerank.text import well_formed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy.typing as npt
+
 # The sigmoid of a logit above 36 is 1.0 in double precision.
 _LARGEST_LOGIT = 36.0
 
@@ -179,7 +181,7 @@ def as_logits(scores: Sequence[float]) -> list[float]:
     """
     values = np.asarray(scores, dtype=float)
     low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT
-    if np.all((values >= 0) & (values <= 1)):
+    if are_shares(values):
         with np.errstate(divide="ignore"):
             values = np.log(values) - np.log1p(-values)
     else:
@@ -187,6 +189,12 @@ def as_logits(scores: Sequence[float]) -> list[float]:
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     logits: list[float] = np.clip(values, low, high).tolist()
     return logits
+
+
+def are_shares(scores: npt.ArrayLike) -> bool:
+    """Tell whether scores are all within 0–1, as a sigmoid gives them."""
+    values = np.asarray(scores)
+    return bool(np.all((values >= 0) & (values <= 1)))
 
 
 def z_scores(values: Sequence[float]) -> list[float]:
