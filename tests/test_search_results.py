@@ -120,3 +120,15 @@ def test_blocks_that_are_no_text_stay_beside_what_was_kept():
     [message] = told(agent([search], keeping(1)).invoke(ASKED))
     assert message.content[1] == image
     assert TEXTS[2] in message.text
+
+
+def test_two_of_them_serve_different_tools_of_one_agent():
+    @tool
+    def web(query: str):
+        """Search the web."""
+        return json.dumps(RESULTS)
+
+    both = keeping(2, tools=["search"]), keeping(1, tools=["web"], documents=json_documents)
+    calls = [call(), call("web", query=QUERY)]
+    messages = told(agent([search_tool(), web], *both, calls=calls).invoke(ASKED))
+    assert [len(message.artifact) for message in messages] == [2, 1]
