@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
-from langchain_rerank.evaluation.report import (
-    NOTHING,
-    html,
-    markdown,
-    more_questions,
-    percent,
-    titled,
-)
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,14 +66,14 @@ class Recommendation:
     """The best of those that take half of the time or less."""
     better: Setting | None
     """The one of the highest mean here, if another one is recommended."""
-    words: str
+    words: str = ""
 
     def __str__(self) -> str:
         return self.words
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Sweep:
+class Sweep(Shown):
     """The outcome of `sweep`; shows itself as a table in Jupyter, the recommendation on top.
 
     Latencies are of scoring in steps, a depth after the other, and so a little above those of one
@@ -119,13 +112,6 @@ class Sweep:
         low" and "<measure> high"; "p50 ms" and "p95 ms".
         """
         return self.summary.reset_index()
-
-    def to_markdown(self) -> str:
-        """Return the recommendation and the table as GitHub's Markdown."""
-        return markdown(self._introduction(), self._tables(), self.notes)
-
-    def _repr_html_(self) -> str:
-        return html(self._introduction(), self._tables(), self.notes)
 
     def recommend(self, tolerance: float = 0) -> Recommendation:
         """Return the setting to take; the first stage alone takes part.
@@ -168,7 +154,6 @@ class Sweep:
             plain_over_first_stage=estimate(effect, **self.draws),
             cheaper=settings[max(fast, key=means.__getitem__)] if fast else None,
             better=settings[best] if means[best] > means[chosen] else None,
-            words="",
         )
         return replace(found, words=self._words(found, more_questions(gain)))
 

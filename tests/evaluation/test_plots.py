@@ -166,7 +166,7 @@ def test_logits_stay_as_they_are_and_a_far_threshold_is_in_view(report):
     assert figure.axes[-1].get_xlabel() == "score"
     low, high = figure.axes[-1].get_xlim()
     assert (low < -3, high > 40) == (True, True)
-    assert "precision –, recall 0.000" in figure.get_suptitle()
+    assert "precision 0.000, recall 0.000" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("scores", [(1.0, 0.0, 1.0, 0.0, 0.0), (0.5,) * 5, (7.0,) * 5])
