@@ -236,14 +236,6 @@ def test_a_failure_names_system_and_query_and_has_its_cause(system, settings, me
     assert error.value.__cause__ is not None
 
 
-def test_ctrl_c_passes_through():
-    def interrupted(query):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        only(RunnableLambda(interrupted))
-
-
 @pytest.mark.parametrize(
     ("systems", "settings", "error", "message"),
     [
@@ -253,7 +245,6 @@ def test_ctrl_c_passes_through():
         ({"": {}}, {}, TypeError, "name must be"),
         ({"a": EVERYTHING}, {"measures": ["nope"]}, ValueError, "nope"),
         ({"a": EVERYTHING}, {"confidence": 2}, ValueError, "confidence"),
-        ({"a": EVERYTHING}, {"min_relevance": 2**62}, ValueError, "min_relevance must be an int"),
         ({"a": RerankedRun({}, RERANKER)}, {"corpus": None}, ValueError, "with a corpus"),
     ],
 )
@@ -261,20 +252,14 @@ def test_what_is_wrong_is_named_before_anything_runs(systems, settings, error, m
     dataset = replace(DATASET, corpus=settings.pop("corpus", DATASET.corpus))
     with pytest.raises(error, match=message):
         evaluate(systems, dataset, **{**QUIET, **settings})
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"fetch_k": 0}, ValueError),
-        ({"fetch_k": True}, TypeError),
-        ({"run": "bm25.trec"}, TypeError),
-        ({"reranker": WordOverlapCrossEncoder()}, TypeError),
-    ],
-)
-def test_wrong_reranked_run_is_refused_at_once(changes, error):
-    with pytest.raises(error, match=f"(?i){next(iter(changes))}"):
-        RerankedRun(**{"run": {}, "reranker": RERANKER, **changes})
+    for wrong in (
+        {"fetch_k": 0},
+        {"fetch_k": True},
+        {"run": "bm25.trec"},
+        {"reranker": HIDDEN.model},
+    ):
+        with pytest.raises((ValueError, TypeError), match="(?i)" + next(iter(wrong))):
+            RerankedRun(**{"run": {}, "reranker": RERANKER, **wrong})
 
 
 def test_progress_is_shown_if_wanted(capsys):
@@ -295,7 +280,7 @@ def test_progress_is_shown_if_wanted(capsys):
         ({"q": {"d": 1.0, "e": 0.5}}, {"q": {"d": 1_000_000, "e": -1_000_000}}, 1),
     ],
 )
-def test_odd_ids_and_grades_are_measured_as_it_is_and_written_as_json(run, qrels, mean):
+def test_odd_ids_and_grades_are_measured_as_they_are_and_written_as_json(run, qrels, mean):
     dataset = Dataset(dict.fromkeys(qrels, "question"), qrels)
     for measure in ("nDCG@10", "RR@10", "R@100"):
         *_, report = only(run, dataset, measure)
@@ -304,29 +289,29 @@ def test_odd_ids_and_grades_are_measured_as_it_is_and_written_as_json(run, qrels
     assert "it" in report.to_markdown()
 
 
-ARGUMENTS = {
-    "a1": "school uniforms improve discipline in class",
-    "a2": "uniforms do not improve discipline",
-    "b1": "zoos protect endangered animals",
-    "b2": "zoos harm wild animals",
+CORPUS = {
+    key: Document(text, id=key, metadata={"source": key})
+    for key, text in {
+        "a1": "school uniforms improve discipline in class",
+        "a2": "uniforms do not improve discipline",
+        "b1": "zoos protect endangered animals",
+        "b2": "zoos harm wild animals",
+    }.items()
 }
-CORPUS = {key: Document(text, id=key, metadata={"source": key}) for key, text in ARGUMENTS.items()}
-QUERIES = {key: ARGUMENTS[key] for key in ("a1", "b1")}
+QUERIES = {key: CORPUS[key].page_content for key in ("a1", "b1")}
 COUNTER = Dataset(QUERIES, {"a1": {"a2": 1}, "b1": {"b2": 1}}, CORPUS)
 RUN = {query: {key: 1 - n / 10 for n, key in enumerate(CORPUS)} for query in QUERIES}
 OWN_FIRST = {"a1": {"a1": 2.0, "a2": 1.0}, "b1": {"b1": 2.0, "b2": 1.0}}
 OWN = "own document is left out"
+ALL = RunnableLambda(lambda query: RERANKER.compress_documents(CORPUS.values(), query))
 
 
 @pytest.mark.parametrize(
     ("system", "settings"),
     [
         (RerankedRun(RUN, RERANKER, fetch_k=3), {}),
-        (RunnableLambda(lambda query: RERANKER.compress_documents(CORPUS.values(), query)), {}),
-        (
-            RunnableLambda(lambda query: RERANKER.compress_documents(CORPUS.values(), query)),
-            {"id_key": "source"},
-        ),
+        (ALL, {}),
+        (ALL, {"id_key": "source"}),
         (OWN_FIRST, {}),
         (OWN_FIRST, {"dataset": replace(COUNTER, corpus=None)}),
     ],

@@ -13,7 +13,6 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_rerank import Reranker
 from langchain_rerank.evaluation import Dataset, Report, RerankedRun, evaluate
-from langchain_rerank.evaluation.measures import questions_needed
 from tests.evaluation.toy import QUIET
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -127,16 +126,6 @@ def test_the_first_words_say_whether_it_helps_and_what_to_do():
     unsure = both_ways(6, 4).to_markdown()
     assert unsure.startswith("No difference between after and before is shown: RR +0.1000 [-0.2")
     assert "About 210 judged questions would tell one of this size; here are 10." in unsure
-
-
-def test_questions_needed_are_those_of_a_test_with_a_power_of_four_fifths():
-    rng = np.random.default_rng(0)
-    sample = rng.normal(0.05, 0.2, 40)
-    needed = questions_needed(sample)
-    draws = rng.normal(sample.mean(), sample.std(ddof=1), (4000, needed))
-    z = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / np.sqrt(needed))
-    assert np.mean(abs(z) > 1.96) == pytest.approx(0.8, abs=0.05)
-    assert questions_needed([0.1]) is questions_needed([0.0, 0.0]) is None
 
 
 def test_json_gives_the_same_report_back(report):
