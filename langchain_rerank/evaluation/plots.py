@@ -19,6 +19,7 @@ import numpy as np
 from langchain_rerank.evaluation.measures import require_eval
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
 from langchain_rerank.evaluation.tables import percent, titled
+from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def plot_scores(
     title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
-    log_odds = scores.min() >= 0 and scores.max() <= 1
+    log_odds = are_shares(scores)
     edges = np.histogram_bin_edges(scores, 40)
     if log_odds:
         scores = np.clip(scores, _TAIL, 1 - _TAIL)
