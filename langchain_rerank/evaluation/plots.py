@@ -286,8 +286,10 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     for model, line in timed.groupby("model", sort=False):
         alone = model == FIRST_STAGE_ALONE
         look: Any = {"color": GRAY} if alone else {"color": next(colors), "label": _wrapped(model)}
-        ends = [line["mean"] - line["low"], line["high"] - line["mean"]]
-        axes.errorbar(line["ms"], line["mean"], ends, fmt="o-", linewidth=1, zorder=2, **look)
+        ms, means, lows, highs = line[["ms", "mean", "low", "high"]].to_numpy().T
+        axes.errorbar(
+            ms, means, [means - lows, highs - means], fmt="o-", linewidth=1, zorder=2, **look
+        )
         for key, one in line.iterrows():
             weight = f" ({key[2]:g})" if key[2] else ""
             label = FIRST_STAGE_ALONE if alone else f"{key[1]}{weight}"
@@ -295,7 +297,8 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
             axes.annotate(label, (one["ms"], one["mean"]), fontsize="small", **where)
         if advised in line.index:
             ring: Any = {"color": GRAY, "markerfacecolor": "none", "markersize": 17}
-            axes.plot(*line.loc[advised, ["ms", "mean"]], "o", gid="recommended", **ring)
+            here = line.loc[[advised]]
+            axes.plot(here["ms"], here["mean"], "o", gid="recommended", **ring)
     left, right = axes.get_xlim()
     xs, ys = [*best["ms"], right], [*best["mean"], best["mean"].iloc[-1]]
     steps: Any = {"drawstyle": "steps-post", "color": GRAY, "linewidth": 3, "alpha": 0.4}

@@ -287,7 +287,11 @@ def _check_count(name: str, value: int) -> None:
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """Make JSON's values of a frame: no NaN, infinite numbers as text."""
-    frame = frame.reset_index(drop=frame.index.names == [None]).astype(object)
-    frame = frame.where(frame.notna(), None).replace({math.inf: "inf", -math.inf: "-inf"})
-    columns: dict[str, list[Any]] = frame.to_dict("list")
-    return columns
+
+    def value(one: Any) -> Any:
+        if isinstance(one, float) and not math.isfinite(one):
+            return None if math.isnan(one) else str(one)
+        return one
+
+    frame = frame.reset_index(drop=frame.index.names == [None])
+    return {name: [value(one) for one in column.tolist()] for name, column in frame.items()}
