@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE = _COLORS[0], _COLORS[4]
-# Seen on white and on black, as style sheets have it.
-GRAY = "0.5"
-# Where the axis of log-odds ends: a score of 0 or 1 has none.
-_TAIL = 1e-6
+GRAY = "0.5"  # seen on white and on black, as style sheets have it
+_TAIL = 1e-6  # where the axis of log-odds ends: a score of 0 or 1 has none
 
 
 def _figure(width: float, height: float, *title: str) -> Figure:
@@ -93,12 +91,9 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
         raise ValueError(msg)
     what = f"Difference to {report.systems[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
-    figure = _figure(
-        2.2 * len(report.measures) + 2.6,
-        0.5 * len(names) + 1.3,
-        f"{what}, {titled(report.dataset, len(report.queries))}",
-        f"bars: {percent(report.draws)} bootstrap intervals",
-    )
+    title = f"{what}, {titled(report.dataset, len(report.queries))}"
+    bars = f"bars: {percent(report.draws)} bootstrap intervals"
+    figure = _figure(2.2 * len(report.measures) + 2.6, 0.5 * len(names) + 1.3, title, bars)
     panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
     for axes, measure in zip(panels, report.measures, strict=True):
         found = [report.estimate(name, measure + column) for name in names]
@@ -111,7 +106,6 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
             axes.text(one.mean, y - 0.15, shown, ha="center", va="bottom", fontsize="small")
         _bare(axes, "x")
         axes.set(xlabel=_plain(measure), xmargin=0.18, ylim=(len(names) - 0.6, -0.75))
-        axes.locator_params(axis="x", nbins=5)
     panels[0].set_yticks(range(len(names)), map(_wrapped, names), fontsize="small")
     return figure
 
@@ -148,28 +142,27 @@ def plot_scores(
     kinds = {name: (those, color) for name, (those, color) in kinds.items() if those.any()}
     verdict, kept, relevant = "", scores >= (threshold or 0), (grades >= least).to_numpy()
     if threshold is not None:
-        shares = [some.mean() if len(some) else 0 for some in (relevant[kept], kept[relevant])]
-        verdict = "Threshold {:g} of the scored: precision {:.3f}, recall {:.3f}"
-        verdict = verdict.format(threshold, *shares)
+        right = [
+            f"{one.mean():.3f}" if len(one) else "–" for one in (relevant[kept], kept[relevant])
+        ]
+        verdict = f"Threshold {threshold:g}: of the scored, precision {right[0]}, recall {right[1]}"
     title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
-    log_odds = are_shares(scores)
     edges = np.histogram_bin_edges(scores, 40)
-    if log_odds:
+    if log_odds := are_shares(scores):
         scores = np.clip(scores, _TAIL, 1 - _TAIL)
         edges = 1 / (1 + np.exp(-np.histogram_bin_edges(np.log(scores / (1 - scores)), 40)))
     for axes, (name, (those, color)) in zip(panels, kinds.items(), strict=True):
-        # Rounding must push none of them out.
-        inside = np.clip(scores[those], edges[0], edges[-1])
-        axes.hist(inside, edges, color=color, alpha=0.85)
+        # Clipped, as rounding must push none of them out.
+        axes.hist(np.clip(scores[those], edges[0], edges[-1]), edges, color=color, alpha=0.85)
         shown = f"{those.sum():,}"
         if threshold is not None:
             axes.axvline(threshold, color=GRAY, linewidth=1.2, dashes=(5, 3))
             shown = f"{kept[those].sum():,} of {shown} kept"
         axes.set_title(f"{name}: {shown}", loc="left", fontsize="small", pad=3)
         _bare(axes, "y")
-        axes.locator_params(axis="y", nbins=4, integer=True)
+        axes.locator_params(axis="y", integer=True)
     if log_odds:
         axes.set_xscale("logit")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -183,9 +176,9 @@ def plot_rank_movement(
 ) -> Figure:
     """Draw where reranking moved one query's documents: a line from old to new rank for each.
 
-    Shown are the documents among the first `depth` of either ranking. Those that come from
-    further down or go there start or end below a dashed line, at their true ranks. Relevant
-    documents have thick blue lines, and each disc holds the grade.
+    Shown are the first `depth` of either ranking. Those that come from further down or go there
+    start or end below a dashed line, at their true ranks. Relevant documents have thick blue
+    lines, and each disc holds the grade.
 
     Args:
         report: The old ranks are its first system's.
@@ -205,7 +198,7 @@ def plot_rank_movement(
     old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
     rows, measure = max(*old, *new), report.measures[0]
     before, after = (
-        f"{name} {report.values.loc[(name, query_id), measure]:.4f}"
+        f"{name} {report.per_query.loc[(name, query_id), measure]:.4f}"
         for name in (report.systems[0], system)
     )
     title = f"Ranks before and after: {report.queries[query_id]}"
@@ -255,8 +248,7 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
 
     A point is labelled with its `fetch_k`, in brackets the `first_stage_weight` that is best
     there, where it isn't 0. The gray steps are the frontier, above which nothing is both better and
-    faster; a ring is the recommended setting. What was not timed, such as a run made elsewhere, is
-    a dashed line at its height.
+    faster; a ring is the recommended setting, a dashed line a first stage that was not timed.
 
     Raises:
         ValueError: Nothing was timed.
@@ -268,7 +260,7 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     if timed.empty:
         msg = "nothing here was timed"
         raise ValueError(msg)
-    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.values))}"
+    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.per_query))}"
     legend = f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended"
     labels = "numbers: fetch_k (first_stage_weight); steps: none is both better and faster"
     figure = _figure(7.6, 5.2, title, legend, labels)
@@ -291,8 +283,8 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
             ms, means, [means - lows, highs - means], fmt="o-", linewidth=1, zorder=2, **look
         )
         for key, one in line.iterrows():
-            weight = f" ({key[2]:g})" if key[2] else ""
-            label = FIRST_STAGE_ALONE if alone else f"{key[1]}{weight}"
+            mixed = f"{key[1]} ({key[2]:g})" if key[2] else str(key[1])
+            label = FIRST_STAGE_ALONE if alone else mixed
             where: Any = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
             axes.annotate(label, (one["ms"], one["mean"]), fontsize="small", **where)
         if advised in line.index:

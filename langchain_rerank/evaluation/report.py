@@ -35,7 +35,7 @@ class Report(Shown):
         >>> after = {"1": {"museums": 2.0, "people": 1.0}}
         >>> systems = {"before": before, "after": after}
         >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
-        >>> report.values["RR"].to_dict()
+        >>> report.per_query["RR"].to_dict()
         {('before', '1'): 1.0, ('after', '1'): 0.5}
         >>> report.moves("1")[["id", "old_rank", "new_rank"]].values.tolist()
         [['museums', 2, 1], ['people', 1, 2]]
@@ -51,7 +51,7 @@ class Report(Shown):
     """Confidence, resamples and seed of the bootstrap and the test."""
     summary: pd.DataFrame
     """A row a system, as `to_dataframe` says."""
-    values: pd.DataFrame
+    per_query: pd.DataFrame
     """A row for each system and query: the measures, 0 for a query without results; "candidates",
     how many documents the reranker saw, and "candidate recall"; seconds by stage, NaN for a run."""
     documents: pd.DataFrame
@@ -123,12 +123,12 @@ class Report(Shown):
 
         try:
             parts = json.loads(text)
-            for name in ("summary", "values", "documents"):
+            for name in ("summary", "per_query", "documents"):
                 frame = pd.DataFrame(parts[name])
                 texts = {"system", "query", "id", "rank"}
                 parts[name] = frame.astype({one: float for one in frame if one not in texts})
             parts["summary"] = parts["summary"].set_index("system")
-            parts["values"] = parts["values"].set_index(["system", "query"])
+            parts["per_query"] = parts["per_query"].set_index(["system", "query"])
             return cls(**parts)
         except (ValueError, TypeError, KeyError) as error:
             msg = f"expected the JSON of a Report, which to_json writes: {error!r}"
@@ -204,7 +204,7 @@ class Report(Shown):
             msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
             raise ValueError(msg)
         pair = self.systems[0], self.other_system(system)
-        before, after = (self.values.loc[one, measure] for one in pair)
+        before, after = (self.per_query.loc[one, measure] for one in pair)
         found = pd.DataFrame({"query": self.queries, "before": before, "after": after})
         lost = (after - before).sort_values(kind="stable")
         return found.loc[lost.index[lost < 0][:n]].rename_axis("query_id").reset_index()
@@ -248,7 +248,7 @@ class Report(Shown):
                 f"{name} hurts: {change} against {first}{cost} Keep {first}, let its order count "
                 "for more (a first_stage_weight, which sweep() finds), or try another model."
             )
-        before, after = (self.values.loc[one, measure] for one in (first, name))
+        before, after = (self.per_query.loc[one, measure] for one in (first, name))
         more = more_questions((after - before).to_numpy())
         return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
 
@@ -267,7 +267,7 @@ class Report(Shown):
             ]
             differences[one] = list(map(", ".join, zip(changes, tests, strict=True)))
         cost = self.summary.filter(like=" ms").map("{:,.0f}".format).replace("nan", NOTHING)
-        counts = self.values["candidates"].groupby("system", sort=False).mean()
+        counts = self.per_query["candidates"].groupby("system", sort=False).mean()
         cost.insert(0, "candidates", counts.map("{:.0f}".format))
         cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
         found = {"Quality": quality, f"Difference to {first}": differences}

@@ -88,7 +88,7 @@ class Sweep(Shown):
     """How many documents each setting returned."""
     draws: Draws
     """Of the bootstrap: confidence, resamples and seed."""
-    values: pd.DataFrame
+    per_query: pd.DataFrame
     """The measure: a row a query, a column a setting (model, fetch_k, first_stage_weight), the
     first stage alone first, then a model after the other, by rising depth and weight."""
     seconds: pd.DataFrame
@@ -101,7 +101,7 @@ class Sweep(Shown):
 
     def __repr__(self) -> str:
         return (
-            f"Sweep(dataset={self.dataset!r}, queries={len(self.values)}, "
+            f"Sweep(dataset={self.dataset!r}, queries={len(self.per_query)}, "
             f"measure={self.measure!r}, settings={len(self.summary)})"
         )
 
@@ -126,7 +126,7 @@ class Sweep(Shown):
         if not (math.isfinite(tolerance) and tolerance >= 0):
             msg = f"tolerance must be a finite number of at least 0, got {tolerance!r}"
             raise ValueError(msg)
-        values, settings = self.values.to_numpy().T, [Setting(*one) for one in self.values]
+        values, settings = self.per_query.to_numpy().T, [Setting(*one) for one in self.per_query]
         costs, means = self.seconds.median().tolist(), values.mean(axis=1)
         model = settings[min(1, len(settings) - 1)].model
         plain = max(n for n, one in enumerate(settings) if one[::2] == (model, 0))
@@ -186,14 +186,14 @@ class Sweep(Shown):
     def chosen(self) -> dict[Setting, Setting]:
         """Return for each model and depth, plain, the setting of the weight found for it."""
         found = {}
-        for _, group in self.values.T.groupby(level=["model", "fetch_k"], sort=False):
+        for _, group in self.per_query.T.groupby(level=["model", "fetch_k"], sort=False):
             best = int(_cautious(group.to_numpy(), 0).argmax())
             found[Setting(*group.index[0])] = Setting(*group.index[best])
         return found
 
     def _introduction(self) -> list[str]:
         tried = (
-            f"{titled(self.dataset, len(self.values))}, {self.k} documents returned, "
+            f"{titled(self.dataset, len(self.per_query))}, {self.k} documents returned, "
             f"{self.measure} with {percent(self.draws)} bootstrap intervals."
         )
         return [str(self.recommend()), tried]

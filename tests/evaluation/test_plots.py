@@ -155,7 +155,7 @@ def test_a_threshold_is_in_view_and_says_what_it_keeps(report, scores, threshold
     assert (axes.get_xscale(), axes.get_xlim()[1] > threshold) == (scale, True)
     # Of query "q" d, a, and of "other" a are relevant.
     right = sum(score >= threshold for score in (scores[0], scores[1], scores[0]))
-    said = f"precision {right / kept if kept else 0:.3f}, recall {right / 3:.3f}"
+    said = f"precision {f'{right / kept:.3f}' if kept else '–'}, recall {right / 3:.3f}"
     assert said in figure.get_suptitle()
 
 
@@ -200,7 +200,7 @@ def test_texts_are_cut_shown_as_they_are_and_replaced_by_ids(report):
     title = figure.get_suptitle()
     assert r"cost \$5 and \$10?" in title
     for name in ("first", "second"):
-        assert f"{name} {report.values.loc[(name, 'q'), 'nDCG@3']:.4f}" in title
+        assert f"{name} {report.per_query.loc[(name, 'q'), 'nDCG@3']:.4f}" in title
 
 
 def test_a_sweep_has_a_line_a_model_its_depths_as_labels_a_frontier_and_a_ring():

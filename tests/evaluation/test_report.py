@@ -55,7 +55,7 @@ def test_data_frame_has_a_row_for_each_system(report):
     stages = [f"{stage} p{n} ms" for stage in ("reranking", "retrieval", "total") for n in (50, 95)]
     columns = [f"{measure}{one}" for measure in ("nDCG@3", "RR") for one in numbers]
     assert list(frame) == [*columns, "candidate recall", *stages]
-    row, values = frame.loc[NAME], report.values.loc[NAME]
+    row, values = frame.loc[NAME], report.per_query.loc[NAME]
     assert row["RR"] == pytest.approx(values["RR"].mean())
     assert row["candidate recall"] == pytest.approx(5 / 6)
     assert row["reranking p50 ms"] == pytest.approx(1000 * np.median(values["reranking"]))
@@ -172,7 +172,7 @@ def test_worst_queries_are_those_that_lost_most_first(report):
     assert frame.to_dict("records") == [
         {"query_id": "hurt", "query": "red bird", "before": 1.0, "after": 0.5}
     ]
-    lost = report.values.loc["run", "RR"] - report.values.loc["all", "RR"]
+    lost = report.per_query.loc["run", "RR"] - report.per_query.loc["all", "RR"]
     expected = [query for query in lost.sort_values(ascending=False).index if lost[query] > 0]
     assert len(expected) > 1
     assert report.worst_queries(system="all", measure="RR")["query_id"].tolist() == expected
