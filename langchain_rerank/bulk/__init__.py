@@ -70,8 +70,6 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     workers: int = 1,
     block_rows: int = 256,
     columns: Columns | None = None,
-    cpus_per_worker: float | None = None,
-    gpus_per_worker: float | None = None,
     progress: Callable[[BulkResult], None] | None = None,
 ) -> BulkResult:
     """Rerank every row of Parquet or JSON lines files, on one machine or a Ray cluster.
@@ -92,13 +90,12 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
             `BaseCrossEncoder` that can be pickled.
         top_n: How many results a row keeps; None keeps all.
-        workers: How many actors score at once, each with a model of its own.
+        workers: How many actors score at once, each with a model of its own; they share the CPUs
+            and GPUs that Ray has.
         block_rows: Rows of a block: what a kill can cost, and what one actor holds in memory. A
             block of a Parquet file decodes its row group up to its own rows, so that row groups of
             at most some ten thousand rows are read fastest.
         columns: Names of the columns.
-        cpus_per_worker: Cores of an actor; None shares those that there are.
-        gpus_per_worker: GPUs of an actor, also a fraction; None shares those that there are.
         progress: Called after each block.
 
     Raises:
@@ -122,9 +119,8 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         skipped, started = len(blocks) - len(left), time.monotonic()
         result = BulkResult(output, len(blocks), skipped, finished=skipped)
         scorer = (output, cross_encoder, columns, top_n)
-        reports = _scored(left, scorer, min(workers, len(left)), cpus_per_worker, gpus_per_worker)
         # Closed at once after an error too: no actor works on in a folder that is free.
-        with closing(reports):
+        with closing(_scored(left, scorer, min(workers, len(left)))) as reports:
             for done in reports:
                 result = replace(
                     result,
@@ -139,11 +135,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
 
 
 def _scored(
-    blocks: list[dict[str, Any]],
-    scorer: tuple[Any, ...],
-    workers: int,
-    cpus: float | None,
-    gpus: float | None,
+    blocks: list[dict[str, Any]], scorer: tuple[Any, ...], workers: int
 ) -> Generator[dict[str, Any]]:
     """Score blocks in actors, giving what is reported of each as it is finished."""
     if not blocks:
@@ -152,14 +144,13 @@ def _scored(
         import ray
         from ray.exceptions import RayError
 
-        cpus, gpus = _share("CPU", workers, cpus), _share("GPU", workers, gpus)
-        of_ray = min(len(blocks), _MOST_RAY_BLOCKS)
+        cpus, of_ray = _share("CPU", workers), min(len(blocks), _MOST_RAY_BLOCKS)
         reports = ray.data.from_items(blocks, override_num_blocks=of_ray).map(
             BlockScorer,  # type: ignore[arg-type]  # a class whose objects are called, as Ray says
             fn_constructor_args=(*scorer, max(1, int(cpus))),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
-            num_gpus=gpus,
+            num_gpus=_share("GPU", workers),
         )
         reports.context.enable_progress_bars = False
         try:
@@ -172,27 +163,16 @@ def _scored(
             raise ScoringError(msg) from error
 
 
-def _share(kind: str, workers: int, wanted: float | None) -> float:
-    """Settle the CPUs or GPUs of a worker on the connected Ray, which would wait for missing ones.
-
-    Raises:
-        ValueError: A single machine has fewer than all workers take.
-    """
+def _share(kind: str, workers: int) -> float:
+    """Share the CPUs or GPUs of the connected Ray, so that all workers find room on its nodes."""
     import ray
 
-    nodes = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
-    if wanted is None:
-        # What one node can give; a model runs on one GPU.
-        share = min(sum(nodes) / workers, 1.0 if kind == "GPU" else max(nodes))
-        # Ray takes whole numbers above 1, else four decimals.
-        return float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
-    if len(nodes) == 1 and wanted * workers > nodes[0]:
-        msg = (
-            f"{workers} workers of {wanted:g} {kind}s need {wanted * workers:g}, this machine's "
-            f"Ray has {nodes[0]:g}: take fewer workers or less for each"
-        )
-        raise ValueError(msg)
-    return wanted
+    every = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    nodes = list(filter(None, every)) or [0.0]
+    share = min(nodes) / math.ceil(workers / len(nodes))
+    # Ray takes whole numbers above 1, else four decimals; a model runs on one GPU.
+    whole = float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
+    return min(1.0, whole) if kind == "GPU" else whole
 
 
 @contextmanager
@@ -212,12 +192,10 @@ def _connected() -> Iterator[None]:
         }
         options = {} if os.environ.get("RAY_ADDRESS") else alone
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # What it logs of a failure, the error says.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
         if own:
             ray.shutdown()
