@@ -144,8 +144,8 @@ def _scored(
     left, running = deque(blocks), dict[Any, tuple[Any, Block]]()
     cpus, gpus = _share("CPU", workers), _share("GPU", workers)
     # An actor that dies is started again, and with it its block, so many times.
-    again = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
-    actor_of = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(BlockScorer)
+    again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
+    actor_of: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(BlockScorer)
     actors = [actor_of.remote(*scorer, max(1, int(cpus))) for _ in range(workers)]
     idle = list(actors)
     try:

@@ -94,11 +94,9 @@ def parse(body: bytes | bytearray, limits: Limits) -> tuple[RerankBody, list[str
     field, documents = ("texts", parsed.texts) if parsed.texts else ("documents", parsed.documents)
     _check_most(field, limits.documents, len(documents), "entries")
     texts = [_text(one, f"{field}.{i}", parsed.rank_fields) for i, one in enumerate(documents)]
-    for name, text in (
-        ("query", parsed.query),
-        *((f"{field}.{i}", t) for i, t in enumerate(texts)),
-    ):
-        _check_most(name, limits.text_characters, len(text), "characters")
+    _check_most("query", limits.text_characters, len(parsed.query), "characters")
+    for i, text in enumerate(texts):
+        _check_most(f"{field}.{i}", limits.text_characters, len(text), "characters")
     return parsed, texts
 
 
