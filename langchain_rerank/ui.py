@@ -65,7 +65,7 @@ class Page:
             labels: Folder of the labelled questions, in BEIR's layout.
             llm: Answers; without one the best sentences are quoted.
         """
-        self._store = lru_cache(maxsize=4)(open_store)
+        self.store = lru_cache(maxsize=4)(open_store)
         self._model = lru_cache(maxsize=4)(build_model)
         self._labels = labels
         self._llm = llm
@@ -124,7 +124,7 @@ class Page:
         """The reranked candidates, and the seconds of both stages."""
         if hasattr(reranker.model, "load"):
             reranker.model.load()
-        retriever = create_rerank_retriever(self._store(*source), reranker=reranker, **depths)
+        retriever = create_rerank_retriever(self.store(*source), reranker=reranker, **depths)
         collector = RunCollectorCallbackHandler()
         documents = retriever.invoke(question, {"callbacks": [collector]})
         [run] = collector.traced_runs
@@ -154,7 +154,7 @@ class Page:
         try:
             if not judged or not ticked:
                 return _alert("Ask, then tick at least one passage that answers it.")
-            stored = self._store(*judged["source"]).get()
+            stored = self.store(*judged["source"]).get()
             texts = dict(zip(stored["ids"], stored["documents"], strict=True))
             grades = {key: int(key in ticked) for key in judged["ids"]}
             count = save_labels(self._labels, judged["question"], grades, texts)

@@ -64,7 +64,7 @@ def url(checkpoint, embeddings, labels, tmp_path_factory):
     command = [sys.executable, "-m", "langchain_rerank.cli", "ui", "--backend", "onnx", *asked]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url) or process.poll() is not None, "the page")
+        wait_until(lambda: answers(url) or process.poll() is not None, "the page", timeout=180)
         yield url
         process.terminate()
 
