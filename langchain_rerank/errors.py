@@ -7,7 +7,7 @@ go wrong derives from `RerankError`, so one `except` covers the package.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Self
+from typing import Any
 
 
 class RerankError(Exception):
@@ -16,15 +16,14 @@ class RerankError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by a subclass's own arguments, which `args` does not hold: an error that can't be
         # unpickled leaves the parent of a pool's worker waiting for ever.
-        return self._rebuilt, (self.args, vars(self))
+        return _rebuilt, (type(self), self.args, vars(self))
 
-    @classmethod
-    def _rebuilt(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
-        error = cls.__new__(cls, *args)
-        if isinstance(error, ImportError):
-            ImportError.__init__(error, *args)
-        vars(error).update(state)
-        return error
+
+def _rebuilt(kind: type[RerankError], args: tuple[Any, ...], state: dict[str, Any]) -> RerankError:
+    error = kind.__new__(kind, *args)
+    super(RerankError, error).__init__(*args)
+    vars(error).update(state)
+    return error
 
 
 class MissingDependencyError(RerankError, ImportError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from langchain_core.documents import Document
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import BaseModel, PlainValidator
 
 from langchain_rerank.text import well_formed
 
@@ -31,30 +31,28 @@ class Candidate:
     pair: tuple[str, str]
 
 
-def check_query(query: str) -> None:
-    """Raise `TypeError` for what is not a str, `ValueError` for a blank one."""
+def check_query(query: str) -> str:
+    """Return a query, well-formed; `TypeError` for what is not a str, `ValueError` if blank."""
     if not isinstance(query, str):
         msg = f"query must be a str, got {type(query).__name__}"
         raise TypeError(msg)
     if not query.strip():
         msg = f"query must hold text, got {query!r}"
         raise ValueError(msg)
+    return well_formed(query)
+
+
+class _Asked(BaseModel):
+    query: Annotated[str, PlainValidator(check_query)]
 
 
 def check_question(query: str) -> str:
-    """Return a checked query, well-formed; a blank one is a pydantic error, also a `ValueError`.
+    """Check a query as `check_query` does; a blank one is a pydantic error, also a `ValueError`.
 
-    A tool made of a retriever hands on what its model wrote. LangChain's agents answer a pydantic
-    error of a tool with a message by which the model can try again; any other ends their run.
+    LangChain's agents answer such an error of a tool, to which the model may have handed a blank
+    query, with a message by which it can try again; any other ends their run.
     """
-    try:
-        check_query(query)
-    except ValueError as error:
-        blank = PydanticCustomError("blank_query", "{reason}", {"reason": str(error)})
-        details = InitErrorDetails(type=blank, loc=("query",), input=query)
-        title = "query"
-        raise ValidationError.from_exception_data(title, [details]) from error
-    return well_formed(query)
+    return _Asked(query=query).query
 
 
 def check_document(document: Document, position: int) -> None:
@@ -83,8 +81,7 @@ def candidates(
         ValueError: The query is blank.
         TypeError: The query, a document or its text is of another type; the message names it.
     """
-    check_query(query)
-    query = well_formed(query)
+    query = check_query(query)
     found = []
     seen: set[tuple[str, str]] = set()
     for rank, document in enumerate(documents, start=1):
@@ -169,24 +166,17 @@ def fused_scores(
     Raises:
         ValueError: There are not as many ranks as scores, or a rank is below 1.
     """
-    known = [
-        (score, rank)
-        for score, rank in zip(scores, first_stage_ranks, strict=True)
-        if not math.isnan(score)
-    ]
+    pairs = zip(scores, first_stage_ranks, strict=True)
+    known = [(score, -math.log(rank)) for score, rank in pairs if not math.isnan(score)]
     relevance = z_scores(as_logits([score for score, _ in known]))
-    retrieval = z_scores([-math.log(rank) for _, rank in known])
-    mixed = (
-        (1 - first_stage_weight) * ours + first_stage_weight * first
-        for ours, first in zip(relevance, retrieval, strict=True)
-    )
+    retrieval = z_scores([rank for _, rank in known])
+    w = first_stage_weight
+    mixed = ((1 - w) * ours + w * first for ours, first in zip(relevance, retrieval, strict=True))
     return [math.nan if math.isnan(score) else next(mixed) for score in scores]
 
 
 def as_logits(scores: Sequence[float]) -> list[float]:
-    """Undo a sigmoid, so that nothing depends on a cross encoder's `normalize`.
-
-    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal.
+    """Undo a sigmoid, in which the best documents seem equal, so that `normalize` counts nothing.
 
     Args:
         scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.
@@ -217,7 +207,6 @@ def z_scores(values: Sequence[float]) -> list[float]:
     """Shift and scale finite values to mean 0 and standard deviation 1; equal ones become 0."""
     # Within 1 nothing overflows, however large a score.
     largest = max(map(abs, values), default=0.0) or 1.0
-    scaled = [value / largest for value in values]
-    deviation = pstdev(scaled) if scaled else 0.0
-    mean = fmean(scaled) if scaled else 0.0
-    return [(value - mean) / deviation if deviation else 0.0 for value in scaled]
+    scaled = [value / largest for value in values] or [0.0]
+    mean, deviation = fmean(scaled), pstdev(scaled) or math.inf
+    return [(value / largest - mean) / deviation for value in values]

@@ -65,12 +65,15 @@ def show_reranking(retriever: RerankRetriever, question: str, *, rows: int = 10)
         msg = f"rows must be > 0, got {rows}"
         raise ValueError(msg)
     last = rerankers[-1]
-    # What is below the threshold is shown as such.
-    all_kept = {"base_compressor": last.model_copy(update={"score_threshold": None})}
-    found = retriever.model_copy(update=all_kept).invoke(question, k=retriever.fetch_k)
-    documents, above = by_threshold(found, last.score_threshold)
-    best = best_sentences(last.cross_encoder, question, documents[:rows])
-    kept = min(retriever.k, above)
+    if retriever.base_compressor is last:
+        # What is below the threshold is shown as such.
+        all_kept = {"base_compressor": last.model_copy(update={"score_threshold": None})}
+        retriever = retriever.model_copy(update=all_kept)
+    documents, above = by_threshold(
+        retriever.invoke(question, k=retriever.fetch_k), last.score_threshold
+    )
+    best = best_sentences(last.model, question, documents[:rows])
+    kept = min(retriever.k or last.top_n or rows, above)
     return HtmlView(STYLE + ranking_html(documents, best, kept=kept, above=above, rows=rows))
 
 

@@ -7,59 +7,53 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import pickle
 import time
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.cross_encoders import BaseCrossEncoder
-
-from langchain_rerank.bulk.blocks import ERRORS, PARQUET, BlockScorer, Columns, plan
-from langchain_rerank.bulk.job import SUMMARY, claimed, input_files, manifest, write_json
+from langchain_rerank.bulk.blocks import BlockScorer, Columns, plan
+from langchain_rerank.bulk.job import claimed, input_files, manifest
+from langchain_rerank.cores import available_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import ScoringError, require
-from langchain_rerank.ray_session import connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["BulkProgress", "BulkResult", "Columns", "rerank_files"]
+    from langchain_core.cross_encoders import BaseCrossEncoder
+
+__all__ = ["BulkResult", "Columns", "rerank_files"]
 
 # Each of Ray's blocks costs the driver memory and time; past this, one holds several of ours.
 _MOST_RAY_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class BulkProgress:
-    """Where a running job stands."""
-
-    blocks: int
-    """Blocks of the job."""
-    finished: int
-    """Blocks finished, in earlier runs too."""
-    pairs: int
-    """Pairs scored in this run."""
-    pairs_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What a run of a job did; the job is finished."""
+    """What a run of a job has done, so far or in the end.
+
+    Attributes:
+        output: Folder of the parts, in the order of the input by name.
+        blocks: Blocks of the job.
+        skipped: Blocks that were finished before this run.
+        finished: Blocks that are finished, in earlier runs too.
+        rows: Rows scored in this run.
+        pairs: Pairs scored in this run.
+        seconds: Of this run, loading of models included.
+    """
 
     output: Path
-    """Folder of the parts, in the order of the input by name."""
     blocks: int
-    """Blocks of the job."""
     skipped: int
-    """Blocks that were finished before this run."""
-    rows: int
-    """Rows scored in this run."""
-    pairs: int
-    """Pairs scored in this run."""
-    seconds: float
-    """Of this run, loading of models included."""
+    finished: int
+    rows: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
 
     @property
     def pairs_per_s(self) -> float:
@@ -78,7 +72,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     columns: Columns | None = None,
     cpus_per_worker: float | None = None,
     gpus_per_worker: float | None = None,
-    progress: Callable[[BulkProgress], None] | None = None,
+    progress: Callable[[BulkResult], None] | None = None,
 ) -> BulkResult:
     """Rerank every row of Parquet or JSON lines files, on one machine or a Ray cluster.
 
@@ -103,10 +97,8 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
             block of a Parquet file decodes its row group up to its own rows, so that row groups of
             at most some ten thousand rows are read fastest.
         columns: Names of the columns.
-        cpus_per_worker: Cores of an actor; None shares this machine's cores, and takes 1 each on
-            a cluster.
-        gpus_per_worker: GPUs of an actor, also a fraction; None shares this machine's GPUs, and
-            takes none on a cluster.
+        cpus_per_worker: Cores of an actor; None shares those that there are.
+        gpus_per_worker: GPUs of an actor, also a fraction; None shares those that there are.
         progress: Called after each block.
 
     Raises:
@@ -126,120 +118,106 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     columns, output, files = columns or Columns(), Path(output).resolve(), input_files(inputs)
     blocks = plan(files, block_rows)
     with claimed(output, manifest(files, block_rows, columns, top_n, cross_encoder)):
-        ending = "parquet" if files[0].suffix.lower() in PARQUET else "jsonl"
-        tasks = [
-            {**asdict(block), "part": str(part)}
-            for block in blocks
-            if not (part := output / f"part-{block.number:08d}.{ending}").exists()
-        ]
-        result = BulkResult(output, len(blocks), len(blocks) - len(tasks), 0, 0, 0.0)
-        summary = output / SUMMARY
-        if tasks:
-            # It says that the job is finished.
-            summary.unlink(missing_ok=True)
-            scorer = (cross_encoder, columns, top_n)
-            resources = (min(workers, len(tasks)), cpus_per_worker, gpus_per_worker)
-            # Closed at once after an error too: no actor works on in a folder that is free.
-            with closing(_scored(tasks, scorer, *resources)) as reports:
-                result = _total(result, reports, progress)
-        if not summary.exists():
-            last = {"rows": result.rows, "pairs": result.pairs, "seconds": result.seconds}
-            write_json(summary, {"blocks": result.blocks, "last_run": last})
-    return result
-
-
-def _total(
-    result: BulkResult,
-    reports: Iterator[dict[str, Any]],
-    progress: Callable[[BulkProgress], None] | None,
-) -> BulkResult:
-    """Add up the reports of blocks; raises what a block failed by, of a type in `ERRORS`."""
-    finished, started = result.skipped, time.monotonic()
-    for done in reports:
-        if done["error"]:
-            raise ERRORS[done["error"]](done["message"])
-        finished += 1
-        result = replace(
-            result,
-            rows=result.rows + done["rows"],
-            pairs=result.pairs + done["pairs"],
-            seconds=time.monotonic() - started,
-        )
-        if progress:
-            progress(BulkProgress(result.blocks, finished, result.pairs, result.pairs_per_s))
+        left = [asdict(block) for block in blocks if not block.part(output).exists()]
+        skipped, started = len(blocks) - len(left), time.monotonic()
+        result = BulkResult(output, len(blocks), skipped, finished=skipped)
+        scorer = (output, cross_encoder, columns, top_n)
+        reports = _scored(left, scorer, min(workers, len(left)), cpus_per_worker, gpus_per_worker)
+        # Closed at once after an error too: no actor works on in a folder that is free.
+        with closing(reports):
+            for done in reports:
+                result = replace(
+                    result,
+                    finished=result.finished + 1,
+                    rows=result.rows + done["rows"],
+                    pairs=result.pairs + done["pairs"],
+                    seconds=time.monotonic() - started,
+                )
+                if progress:
+                    progress(result)
     return result
 
 
 def _scored(
-    tasks: list[dict[str, Any]],
-    scorer: tuple[BaseCrossEncoder, Columns, int | None],
+    blocks: list[dict[str, Any]],
+    scorer: tuple[Any, ...],
     workers: int,
     cpus: float | None,
     gpus: float | None,
 ) -> Generator[dict[str, Any]]:
     """Score blocks in actors, giving what is reported of each as it is finished."""
-    with connected(), _quiet_data():
+    if not blocks:
+        return
+    with _connected():
         import ray
         from ray.exceptions import RayError
 
-        cpus, gpus = _each(workers, cpus, gpus)
-        blocks = min(len(tasks), _MOST_RAY_BLOCKS)
-        reports = ray.data.from_items(tasks, override_num_blocks=blocks).map(
+        cpus, gpus = _share("CPU", workers, cpus), _share("GPU", workers, gpus)
+        of_ray = min(len(blocks), _MOST_RAY_BLOCKS)
+        reports = ray.data.from_items(blocks, override_num_blocks=of_ray).map(
             BlockScorer,  # type: ignore[arg-type]  # a class whose objects are called, as Ray says
             fn_constructor_args=(*scorer, max(1, int(cpus))),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
             num_gpus=gpus,
         )
+        reports.context.enable_progress_bars = False
         try:
-            yield from reports.iter_rows()
+            for report in reports.iter_rows():
+                if report["error"]:
+                    raise pickle.loads(report["error"])  # noqa: S301  # our own worker made it
+                yield report
         except RayError as error:
             msg = f"Ray could not finish the job, whose finished blocks stay: {error}"
             raise ScoringError(msg) from error
 
 
-def _each(workers: int, cpus: float | None, gpus: float | None) -> tuple[float, float]:
-    """Return CPUs and GPUs of each worker on the connected Ray; None shares this machine's.
+def _share(kind: str, workers: int, wanted: float | None) -> float:
+    """Settle the CPUs or GPUs of a worker on the connected Ray, which would wait for missing ones.
 
     Raises:
-        ValueError: A single machine has fewer than all of them take.
+        ValueError: A single machine has fewer than all workers take.
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
-    if len(nodes) > 1:
-        return 1 if cpus is None else cpus, gpus or 0
-    there = nodes[0].get("CPU", 0.0), nodes[0].get("GPU", 0.0)
-    for name, wanted, has in (("CPUs", cpus, there[0]), ("GPUs", gpus, there[1])):
-        if wanted is not None and wanted * workers > has:
-            msg = (
-                f"{workers} workers of {wanted:g} {name} need {wanted * workers:g}, "
-                f"this machine's Ray has {has:g}: take fewer workers or less for each"
-            )
-            raise ValueError(msg)
-    return (
-        _whole(there[0] / workers) if cpus is None else cpus,
-        min(1.0, _whole(there[1] / workers)) if gpus is None else gpus,
-    )
-
-
-def _whole(number: float) -> float:
-    """Cut to what Ray takes: whole numbers above 1, else four decimals."""
-    return float(int(number)) if number > 1 else math.floor(number * 10_000) / 10_000
+    nodes = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    if wanted is None:
+        # What one node can give; a model runs on one GPU.
+        share = min(sum(nodes) / workers, 1.0 if kind == "GPU" else max(nodes))
+        # Ray takes whole numbers above 1, else four decimals.
+        return float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
+    if len(nodes) == 1 and wanted * workers > nodes[0]:
+        msg = (
+            f"{workers} workers of {wanted:g} {kind}s need {wanted * workers:g}, this machine's "
+            f"Ray has {nodes[0]:g}: take fewer workers or less for each"
+        )
+        raise ValueError(msg)
+    return wanted
 
 
 @contextmanager
-def _quiet_data() -> Iterator[None]:
-    """Keep Ray Data's progress bars and logs to itself for a while."""
-    from ray.data import DataContext
+def _connected() -> Iterator[None]:
+    """Connect to Ray for a while, quietly; one that was connected before is left alone."""
+    import ray
 
-    context = DataContext.get_current()
+    own = not ray.is_initialized()
+    if own:
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        os.environ.update(quiet | os.environ)
+        alone: dict[str, Any] = {
+            "address": "local",  # never one that runs on this machine for something else
+            "num_cpus": available_cores(),
+            "object_store_memory": 128 * 2**20,  # about its least, as what travels is small
+            "include_dashboard": False,
+        }
+        options = {} if os.environ.get("RAY_ADDRESS") else alone
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     logger = logging.getLogger("ray.data")
-    before = context.enable_progress_bars, logger.level
-    context.enable_progress_bars = False
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        context.enable_progress_bars = before[0]
-        logger.setLevel(before[1])
+        logger.setLevel(level)
+        if own:
+            ray.shutdown()

@@ -19,7 +19,7 @@ from langchain_rerank.cli.common import (
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from langchain_rerank.bulk import BulkProgress
+    from langchain_rerank.bulk import BulkResult
 
 
 def bulk(  # noqa: PLR0913  # one parameter an option
@@ -46,7 +46,7 @@ def bulk(  # noqa: PLR0913  # one parameter an option
     with one_line_errors(), tqdm(unit=" blocks") as bar:
         from langchain_rerank.bulk import Columns, rerank_files
 
-        def show(now: BulkProgress) -> None:
+        def show(now: BulkResult) -> None:
             bar.total, bar.n = now.blocks, now.finished
             bar.set_postfix_str(f"{now.pairs_per_s:,.0f} pairs/s")
 

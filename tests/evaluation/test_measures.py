@@ -8,19 +8,22 @@ import ir_measures
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, SetR, nDCG
 
 from langchain_rerank.errors import MissingDependencyError
+from langchain_rerank.evaluation import write_run
 from langchain_rerank.evaluation.measures import (
-    Interval,
-    bootstrap_interval,
     check_draws,
     depth,
+    estimate,
     paired_test,
     parse_measures,
     per_query_values,
+    ranking,
+    run_of,
 )
-from langchain_rerank.evaluation.runs import falling_scores, write_run
 
 RNG = np.random.default_rng(7)
 BEFORE = RNG.random(54).tolist()
@@ -38,7 +41,7 @@ def test_values_are_those_of_ir_measures_on_written_files(tmp_path):
 
     values = per_query_values(parse_measures(names, min_relevance=2), rankings, qrels)
 
-    write_run(tmp_path / "run.trec", {q: falling_scores(found) for q, found in rankings.items()})
+    write_run(tmp_path / "run.trec", run_of(rankings))
     lines = [f"{q} 0 {d} {grade}" for q, judged in qrels.items() for d, grade in judged.items()]
     (tmp_path / "qrels.txt").write_text("\n".join(lines))
     expected = ir_measures.iter_calc(
@@ -46,15 +49,32 @@ def test_values_are_those_of_ir_measures_on_written_files(tmp_path):
         list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.txt"))),
         list(ir_measures.read_trec_run(str(tmp_path / "run.trec"))),
     )
-    found = {(m, q): value for m, given in values.items() for q, value in given.items()}
-    assert found == pytest.approx({(str(m.measure), m.query_id): m.value for m in expected})
-    assert len(found) == 5 * 20  # a query without results counts 0
+    for one in expected:
+        assert values.loc[one.query_id, str(one.measure)] == pytest.approx(one.value)
+    assert values.shape == (20, 5)  # a query without results counts 0
 
 
-@pytest.mark.parametrize("ids", [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]])
+@given(st.lists(st.text(), unique=True, min_size=2))
 def test_all_measures_see_the_order_given_whatever_the_ids(ids):
     values = per_query_values(parse_measures(["RR", "RR@10", "AP"]), {"q": ids}, {"q": {ids[1]: 1}})
-    assert [value["q"] for value in values.values()] == [0.5, 0.5, 0.5]
+    assert values.loc["q"].tolist() == [0.5, 0.5, 0.5]
+
+
+# Few values, some of which differ only beyond single precision: ties are the rule.
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L"]), min_size=1),
+        st.sampled_from([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 0.5, -2.0, np.inf]),
+        min_size=1,
+    )
+)
+def test_ranking_is_the_order_of_trec_eval_on_ties(run):
+    # A query for each relevant document.
+    qrels = {doc_id: {doc_id: 1} for doc_id in run}
+    values = ir_measures.iter_calc([RR], qrels, dict.fromkeys(qrels, run))
+    places = {value.query_id: value.value for value in values}
+    expected = {one: 1 / rank for rank, one in enumerate(ranking(run), start=1)}
+    assert places == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +97,7 @@ def test_names_and_grades(given, min_relevance, expected):
 def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
     parsed = parse_measures(["RR@10", "P@5", "MRR@10", "R@20", "RR"])
     assert parsed == [RR @ 10, P @ 5, R @ 20, RR]
-    assert [depth(measure) for measure in parsed] == [10, 5, 20, None]
+    assert [depth(measure) for measure in parsed] == [10, 5, 20, np.inf]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +105,14 @@ def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
     [
         (["nDGC@10"], 1, "unknown measure 'nDGC@10'"),
         (["nDCG@10; 1"], 1, "unknown measure"),
-        (["P"], 1, "measure P lacks cutoff.*P@10"),
+        (["P"], 1, "measure P: invalid param cutoff.*nDCG@10"),
         (["P@"], 1, "unknown measure 'P@'"),
         (["P(2)@5"], 1, "parameters that can't be read"),
         (["P(rel=x)@5"], 1, "parameters that can't be read"),
         (["P@five"], 1, "parameters that can't be read"),
         (["P(foo=1)@5"], 1, "foo"),
         (["nDCG@0"], 1, "1 rank or more"),
-        (["NumRet"], 1, "sum over queries"),
+        (["NumRet"], 1, "a mean over queries"),
         ([], 1, "at least one measure"),
         (["RR"], 0, "min_relevance must be"),
         (["RR"], True, "min_relevance must be"),
@@ -119,11 +139,9 @@ def test_interval_is_the_percentile_bootstrap():
     draws = np.random.default_rng(99).choice(BEFORE, (100_000, len(BEFORE))).mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
 
-    interval = bootstrap_interval(BEFORE)
-
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.004)
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5)
-    assert bootstrap_interval([0.5]) is None
+    assert estimate(BEFORE) == pytest.approx((np.mean(BEFORE), low, high), abs=0.004)
+    assert estimate([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert f"{estimate([0.5]):+.2f} {estimate([0.5, 0.5]):.1f}" == "+0.50 0.5 [0.5, 0.5]"
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 2), (10, 15), (20, 30)])
@@ -148,8 +166,8 @@ def test_p_of_many_queries_is_close_to_the_t_test_and_has_no_direction():
 
 def test_the_seed_decides():
     draws = {"resamples": 300}
-    assert bootstrap_interval(BEFORE, **draws) == bootstrap_interval(BEFORE, **draws)
-    assert bootstrap_interval(BEFORE, **draws) != bootstrap_interval(BEFORE, seed=1, **draws)
+    assert estimate(BEFORE, **draws) == estimate(BEFORE, **draws)
+    assert estimate(BEFORE, **draws) != estimate(BEFORE, seed=1, **draws)
     assert paired_test(DIFFERENCES, **draws) == paired_test(DIFFERENCES, **draws)
 
 

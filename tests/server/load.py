@@ -162,7 +162,7 @@ def main() -> None:
     cross_encoder = build_cross_encoder(given.model, given.backend)
     small = make_questions(cross_encoder, 100, passages=5, words=15)
     with serve("--model", given.model, "--backend", given.backend) as process:
-        url = process.url("/ready")
+        url = process.url()
         if "load" in wanted:
             large = make_questions(cross_encoder, 50, passages=20, words=given.words)
             print(f"64 clients, 20 passages of {given.words} words:", flush=True)  # noqa: T201
