@@ -152,7 +152,8 @@ def test_what_is_wrong_is_one_message_on_the_page(page):
     for question, section, settings, message in (
         (" ", "Settings", {"Model A": "offline"}, "query must hold text"),
         (QUESTION, "Settings", {"Model A": "/no/such"}, "/no/such"),
-        (QUESTION, "Settings", {"Model A": "offline", "Model B": ""}, ""),
+        (QUESTION, "Settings", {"Model A": " "}, "There is no model"),
+        (QUESTION, "Settings", {"Model A": "offline"}, ""),
         (QUESTION, "Passages", {place: "none-such"}, "none-such"),
         (QUESTION, "Passages", {"Folder": True, place: "/nowhere"}, "expected a folder"),
         (QUESTION, "Passages", {"Pasted passages": True}, "There are no passages"),
