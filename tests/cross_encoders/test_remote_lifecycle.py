@@ -16,7 +16,7 @@ import pytest
 from opentelemetry import trace
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
-from langchain_rerank.cross_encoders.processes import background_loop
+from langchain_rerank.cross_encoders import processes
 from tests.stand_ins import as_json, hang
 from tests.support import wait_until
 
@@ -81,8 +81,10 @@ def test_a_connection_is_kept_for_the_next_call_until_closed(server):
         closed.set()
         assert job.result() == SCORES, "closing waits for what is running"
     wait_until(lambda: not server.sockets, "the end of the connections")
-    cross_encoder.close()
     assert cross_encoder.score(PAIRS) == SCORES
+    # The collector may close it in a thread that holds the lock.
+    with processes._loops_lock.get(), ThreadPoolExecutor() as pool:
+        pool.submit(cross_encoder.close).result(10)
 
 
 def test_closing_while_others_score_disturbs_nobody(server):
@@ -186,7 +188,7 @@ def test_children_forked_while_others_score_score_as_well(server):
             end.set()
         list(busy)
     assert cross_encoder.score(PAIRS) == SCORES
-    assert background_loop().is_running()
+    assert processes.background_loop().is_running()
 
 
 async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
