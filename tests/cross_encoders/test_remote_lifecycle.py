@@ -87,20 +87,6 @@ def test_a_connection_is_kept_for_the_next_call_until_closed(server):
         pool.submit(cross_encoder.close).result(10)
 
 
-def test_closing_while_others_score_disturbs_nobody(server):
-    cross_encoder = RemoteCrossEncoder(url=server.url)
-
-    def work(worker: int) -> None:
-        for number in range(10):
-            if (worker + number) % 4 == 0:
-                cross_encoder.close()
-            assert cross_encoder.score(PAIRS) == SCORES
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
-    assert all(request.body for request in server.requests)
-
-
 def test_an_object_that_is_collected_gives_its_connections_back(server):
     cross_encoder = RemoteCrossEncoder(url=server.url)
     cross_encoder.score(PAIRS)
