@@ -6,10 +6,17 @@ Spans hold names, counts and times, never texts.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
+
+try:
+    # Now, not at the first span: a child that is forked during another thread's import would wait
+    # for its end for ever.
+    from opentelemetry import propagate, trace
+except ImportError:
+    _INSTALLED = False
+else:
+    _INSTALLED = True
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,11 +52,9 @@ def span(
         attributes: Values known at its start.
         carrier: Headers of an incoming request, whose trace it continues.
     """
-    if not _installed():
+    if not _INSTALLED:
         yield _NoSpan()
         return
-    from opentelemetry import propagate, trace
-
     context = propagate.extract(carrier) if carrier is not None else None
     with trace.get_tracer(_NAME).start_as_current_span(
         name,
@@ -70,15 +75,5 @@ def span(
 
 def inject(headers: dict[str, str]) -> None:
     """Add the current trace context to the headers of an outgoing request."""
-    if _installed():
-        from opentelemetry import propagate
-
+    if _INSTALLED:
         propagate.inject(headers)
-
-
-@functools.cache
-def _installed() -> bool:
-    try:
-        return importlib.util.find_spec("opentelemetry.trace") is not None
-    except ImportError:
-        return False

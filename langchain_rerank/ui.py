@@ -65,7 +65,7 @@ class Page:
             labels: Folder of the labelled questions, in BEIR's layout.
             llm: Answers; without one the best sentences are quoted.
         """
-        self._store = lru_cache(maxsize=4)(open_store)
+        self.store = lru_cache(maxsize=4)(open_store)
         self._model = lru_cache(maxsize=4)(build_model)
         self._labels = labels
         self._llm = llm
@@ -91,32 +91,22 @@ class Page:
         try:
             check_query(question)
             shown = []
-            for number, name in enumerate(name.strip() for name in models if name.strip()):
-                model = self._model(name)
-                reranker = Reranker(model=model, first_stage_weight=weight, top_n=None)
+            for number, name in enumerate(_named(models)):
+                reranker = Reranker(model=self._model(name), first_stage_weight=weight, top_n=None)
                 found, seconds = self._found(question, source, reranker, depths)
                 documents, above = by_threshold(found, threshold or None)
-                kept = min(int(k), above)
-                title, anchor = f"Model {name}", f"rr{number}"
-                status, answer = self._answered(question, model, documents[:kept], seconds, anchor)
-                best = best_sentences(model, question, documents[:_ROWS])
-                view = ranking_html(
-                    documents, best, kept=kept, above=above, rows=_ROWS, anchor=anchor
+                limits = {"kept": min(int(k), above), "above": above, "anchor": f"rr{number}"}
+                shown.append(
+                    self._shown(question, name, reranker.model, documents, seconds, limits)
                 )
-                view = f'<div class="rr-model"><h3>{escape(title)}</h3>{view}</div>'
-                shown.append((f"<b>{escape(title)}</b>: {status}", answer, view, documents[:kept]))
         except Exception as error:  # noqa: BLE001  # whatever went wrong, the page says it
             return _alert(error), "", "", gr.update(choices=[]), {}
-        statuses, answers, views, contexts = zip(*shown, strict=True)
-        choices = [(f"[{n}] {_line(one)}", _id(one)) for n, one in enumerate(contexts[0], start=1)]
+        statuses, answers, views, [context, *_] = zip(*shown, strict=True)
+        choices = [(f"[{n}] {_line(one)}", _id(one)) for n, one in enumerate(context, start=1)]
         judged = {"question": question, "source": source, "ids": [key for _, key in choices]}
-        return (
-            _status("<br>".join(statuses)),
-            answers[0],
-            f'{STYLE}<div class="rr-models">{"".join(views)}</div>',
-            gr.update(choices=choices, value=[]),
-            judged,
-        )
+        view = f'{STYLE}<div class="rr-models">{"".join(views)}</div>'
+        ticks = gr.update(choices=choices, value=[])
+        return _status("<br>".join(statuses)), answers[0], view, ticks, judged
 
     def _found(
         self, question: str, source: tuple[str, str], reranker: Reranker, depths: dict[str, Any]
@@ -124,37 +114,42 @@ class Page:
         """The reranked candidates, and the seconds of both stages."""
         if hasattr(reranker.model, "load"):
             reranker.model.load()
-        retriever = create_rerank_retriever(self._store(*source), reranker=reranker, **depths)
+        retriever = create_rerank_retriever(self.store(*source), reranker=reranker, **depths)
         collector = RunCollectorCallbackHandler()
         documents = retriever.invoke(question, {"callbacks": [collector]})
         [run] = collector.traced_runs
         ranking = sum(_seconds(one) for one in run.child_runs if one.name == "Reranker")
         return documents, {"first stage": _seconds(run) - ranking, "reranking": ranking}
 
-    def _answered(
+    def _shown(  # noqa: PLR0913, PLR0917  # all that was found by one model
         self,
         question: str,
+        name: str,
         model: BaseCrossEncoder,
-        context: list[Document],
+        documents: list[Document],
         seconds: dict[str, float],
-        anchor: str,
-    ) -> tuple[str, str]:
-        """How long each stage took, and the answer."""
-        chain = create_rag_chain(
-            self._llm or ExtractiveReader(model), RunnableLambda(lambda _: context)
-        )
+        limits: dict[str, Any],
+    ) -> tuple[str, str, str, list[Document]]:
+        """How long each stage took, the answer, the view and the kept passages of one model."""
+        kept = documents[: limits["kept"]]
+        reader = self._llm or ExtractiveReader(model)
         started = time.perf_counter()
-        result = chain.invoke(question)
+        result = create_rag_chain(reader, RunnableLambda(lambda _: kept)).invoke(question)
         seconds["answer"] = time.perf_counter() - started
         times = " · ".join(f"{stage} {1000 * time:,.0f} ms" for stage, time in seconds.items())
-        return times, answer_html(result["answer"], result["citations"], anchor)
+        title = f"Model {escape(name)}"
+        answer = answer_html(result["answer"], result["citations"], limits["anchor"])
+        best = best_sentences(model, question, documents[:_ROWS])
+        view = ranking_html(documents, best, rows=_ROWS, **limits)
+        view = f'<div class="rr-model"><h3>{title}</h3>{view}</div>'
+        return f"<b>{title}</b>: {times}", answer, view, kept
 
     def save(self, judged: dict[str, Any], ticked: list[str]) -> str:
         """Write which of the passages answer the question, for `langchain-rerank eval`."""
         try:
             if not judged or not ticked:
                 return _alert("Ask, then tick at least one passage that answers it.")
-            stored = self._store(*judged["source"]).get()
+            stored = self.store(*judged["source"]).get()
             texts = dict(zip(stored["ids"], stored["documents"], strict=True))
             grades = {key: int(key in ticked) for key in judged["ids"]}
             count = save_labels(self._labels, judged["question"], grades, texts)
@@ -265,6 +260,14 @@ def _alert(error: object) -> str:
 
 def _status(html: str) -> str:
     return f'<p role="status">{html}</p>'
+
+
+def _named(models: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in models if name.strip()]
+    if not names:
+        msg = "There is no model. Name one: offline, a hub's name or a folder."
+        raise ValueError(msg)
+    return names
 
 
 def _seconds(run: Run) -> float:

@@ -35,6 +35,9 @@ class HtmlView(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"<HTML of {len(self):,} characters>"
+
     def _repr_html_(self) -> str:
         return str(self)
 

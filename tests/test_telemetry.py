@@ -32,6 +32,20 @@ def test_an_error_ends_its_span_and_goes_on(spans):
     assert failed.status.status_code is trace.StatusCode.ERROR
 
 
+def test_no_span_imports_anything():
+    """A child that is forked during another thread's first span would wait for ever."""
+    code = """
+import sys
+from langchain_rerank import RemoteCrossEncoder, telemetry
+before = set(sys.modules)
+with telemetry.span("rerank", kind="client"):
+    telemetry.inject({})
+print([name for name in sys.modules if name not in before])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
 def test_without_the_api_nothing_happens():
     code = """
 import sys

@@ -64,7 +64,7 @@ def url(checkpoint, embeddings, labels, tmp_path_factory):
     command = [sys.executable, "-m", "langchain_rerank.cli", "ui", "--backend", "onnx", *asked]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url) or process.poll() is not None, "the page")
+        wait_until(lambda: answers(url) or process.poll() is not None, "the page", timeout=180)
         yield url
         process.terminate()
 
@@ -152,7 +152,8 @@ def test_what_is_wrong_is_one_message_on_the_page(page):
     for question, section, settings, message in (
         (" ", "Settings", {"Model A": "offline"}, "query must hold text"),
         (QUESTION, "Settings", {"Model A": "/no/such"}, "/no/such"),
-        (QUESTION, "Settings", {"Model A": "offline", "Model B": ""}, ""),
+        (QUESTION, "Settings", {"Model A": " "}, "There is no model"),
+        (QUESTION, "Settings", {"Model A": "offline"}, ""),
         (QUESTION, "Passages", {place: "none-such"}, "none-such"),
         (QUESTION, "Passages", {"Folder": True, place: "/nowhere"}, "expected a folder"),
         (QUESTION, "Passages", {"Pasted passages": True}, "There are no passages"),

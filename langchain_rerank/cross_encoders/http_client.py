@@ -13,7 +13,7 @@ import tenacity
 
 from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.cross_encoders.endpoints import AttemptError, Endpoint
-from langchain_rerank.cross_encoders.processes import background_loop
+from langchain_rerank.cross_encoders.processes import is_background_loop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ class RerankClient:
 
     def retire(self) -> None:
         """Let the owner leave; called in any thread, also by the collector."""
-        if self.loop.is_running() and self.loop is background_loop():
+        if is_background_loop(self.loop):
             self.loop.call_soon_threadsafe(self.leave)
 
     async def score(self, pairs: Sequence[tuple[str, str]], instruction: str | None) -> list[float]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_EXIT_TIMEOUT_S = 5.0
+
 
 class PerProcess(Generic[T]):
     """A value that a forked child makes anew: a lock, whose holder it lacks, or threads.
@@ -42,7 +44,6 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-_EXIT_TIMEOUT = 5.0
 _loops_lock = PerProcess(threading.Lock)
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
@@ -68,6 +69,11 @@ def background_loop() -> asyncio.AbstractEventLoop:
         return _loops[process]
 
 
+def is_background_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a loop is that of this process, and not over; takes no lock."""
+    return _loops.get(os.getpid()) is loop
+
+
 async def _until_exit(
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
 ) -> None:
@@ -79,4 +85,4 @@ def _stop(process: int, thread: threading.Thread, exiting: asyncio.Event) -> Non
     # A forked child inherits this hook.
     if process == os.getpid():
         _loops.pop(process).call_soon_threadsafe(exiting.set)
-        thread.join(_EXIT_TIMEOUT)
+        thread.join(_EXIT_TIMEOUT_S)

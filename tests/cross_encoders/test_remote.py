@@ -40,7 +40,7 @@ def _no_keys(monkeypatch):
 
 def test_a_request_of_coheres_shape(server):
     cross_encoder = RemoteCrossEncoder(url=server.url, model="m", api_key="k", extra_body={"x": 1})
-    assert cross_encoder.score(PAIRS) == SCORES
+    assert (cross_encoder.score([]), cross_encoder.score(PAIRS)) == ([], SCORES)
     one, another = sorted(server.requests, key=lambda request: request.body["query"])
     assert one.body == {"model": "m", "query": "blue", "documents": ["blue"], "top_n": 1, "x": 1}
     assert another.body["documents"] == ["red", "fish red", "no"]
@@ -250,15 +250,6 @@ def test_threads_and_event_loops_share_a_client(server):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-
-
-async def test_the_async_twin_holds_the_same_contract(server):
-    cross_encoder = RemoteCrossEncoder(url=server.url)
-    assert await cross_encoder.ascore([]) == []
-    assert server.requests == []
-    assert await cross_encoder.ascore(PAIRS) == SCORES
-    with pytest.raises(TypeError, match="passage of pair 0"):
-        await cross_encoder.ascore([("q", None)])
 
 
 def test_its_scores_can_be_cached_under_a_name_of_their_own(server):
