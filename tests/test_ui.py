@@ -178,7 +178,7 @@ def test_pasted_passages_two_models_and_a_threshold(page):
         first.wait_for()
         assert "3,520,031" in first.inner_text()
     assert page.locator(".rr-before").first.locator("li").count() == 3
-    assert "below the threshold" in page.locator("#rr0-3").inner_text()
+    assert "Below the threshold" in page.locator("#rr0-3").inner_text()
 
 
 def test_a_question_judged_anew_replaces_its_judgments(tmp_path):
