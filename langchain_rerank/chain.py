@@ -86,10 +86,10 @@ def create_rag_chain(
     Returns:
         Takes a question, or `{"question": str, "chat_history": messages}`, and gives a `RagOutput`;
         `stream` gives its keys piece by piece, the answer token by token. With a chat history a
-        chat model first makes the question stand alone for the retriever. A reader can't: it
-        retrieves by the last question and the new one together, and reads by the new one. Where
-        the retriever finds nothing, or nothing above its reranker's `score_threshold`, the answer
-        is `NOTHING_FOUND` and the model isn't called; where a reader quotes nothing, `NO_ANSWER`.
+        chat model first makes the question stand alone for the retriever; a reader retrieves by the
+        last question and the new one together. Where the retriever finds nothing, or nothing above
+        its reranker's `score_threshold`, the answer is `NOTHING_FOUND` and the model isn't called;
+        where a reader quotes nothing, `NO_ANSWER`.
 
         What a reasoning model thinks, in blocks of its own or between tags such as `<think>`, is
         neither searched by, nor answered, nor cited. Only where a model's template puts the opening

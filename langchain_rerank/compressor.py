@@ -91,15 +91,7 @@ class Reranker(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """Rerank documents.
-
-        Args:
-            documents: The candidates, in first-stage order.
-            query: What they are ranked for.
-            callbacks: Reranking is a run of its own under these.
-
-        Returns:
-            Copies of at most `top_n` of `documents`, best first.
+        """Rerank documents, given in first-stage order, in a run of its own under `callbacks`.
 
         Raises:
             ValueError: The query is blank, or the model takes no `instruction`.
@@ -120,9 +112,8 @@ class Reranker(BaseDocumentCompressor):
     def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:
         """Reranking as a step of an LCEL chain.
 
-        Returns:
-            Takes `{"query": str, "documents": list[Document]}`, and an `"instruction"` for this
-            call if wanted; gives documents.
+        Takes `{"query": str, "documents": list[Document]}`, and an `"instruction"` for this call if
+        wanted; gives documents.
         """
         return RunnableLambda(self._rerank, self._arerank, name="Reranker")
 

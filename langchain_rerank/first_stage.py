@@ -102,9 +102,7 @@ def _placed(stage: Any, keywords: dict[str, Any], config: RunnableConfig | None)
 
         return stage.model_copy(update=_mapped(_holding(stage), place))
     functions = _functions_of(stage) if isinstance(stage, RunnableLambda) else [stage.invoke]
-    for function in functions:
-        placed = _bound(stage, keywords, function)
-    return placed
+    return [_bound(stage, keywords, function) for function in functions][-1]
 
 
 def _sources(stage: Any) -> list[AnyRunnable]:
@@ -118,7 +116,8 @@ def _sources(stage: Any) -> list[AnyRunnable]:
     if isinstance(stage, RunnableSequence):
         return held if held and not _gives_documents(stage.last) else [stage.last]
     # A function beside a retriever may search too; only its signature tells.
-    return [one for one in inside if held and (one in held or isinstance(one, RunnableLambda))]
+    functions = [one for one in inside if isinstance(one, RunnableLambda)]
+    return [*held, *functions] if held else []
 
 
 def _gives_documents(stage: AnyRunnable) -> bool:

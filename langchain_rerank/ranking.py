@@ -147,8 +147,7 @@ def fused_scores(
     """Mix two standardized lists: (1 - w) · z(logit) + w · z(-log(first-stage rank)).
 
     The first stage counts by its ranks, as LangChain's retrievers drop scores; the logarithm of a
-    rank falls about as evidence of relevance does. The cross encoder counts by its scores, which
-    tell a clear winner from a narrow one.
+    rank falls about as evidence of relevance does.
 
     Source: weighted CombSUM (Fox and Shaw, TREC-2, 1994; Bruch, Gai and Ingber, "An Analysis of
     Fusion Functions for Hybrid Retrieval", TOIS 2023); ranks by their logarithm: Le Calvé and
@@ -160,8 +159,7 @@ def fused_scores(
         first_stage_weight: w; 0 gives the order of the scores, 1 that of the first stage.
 
     Returns:
-        One value a document, higher is better, comparable within the query only; NaN where the
-        score is NaN.
+        One value a document, higher is better, comparable within the query only; NaN for NaN.
 
     Raises:
         ValueError: There are not as many ranks as scores, or a rank is below 1.
@@ -178,12 +176,8 @@ def fused_scores(
 def as_logits(scores: Sequence[float]) -> list[float]:
     """Undo a sigmoid, in which the best documents seem equal, so that `normalize` counts nothing.
 
-    Args:
-        scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.
-
-    Returns:
-        Finite logits: what a sigmoid no longer tells apart becomes -36 or 36, and an infinite score
-        the nearest finite one.
+    Takes scores of one query, none NaN; all within 0–1 are taken for sigmoids. Gives finite logits:
+    -36 or 36 for what a sigmoid no longer tells apart, the nearest finite one for an infinite one.
     """
     values = np.asarray(scores, dtype=float)
     low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT

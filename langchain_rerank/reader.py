@@ -41,11 +41,10 @@ class Quote(TypedDict):
 
 
 class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
-    """Answers with one to three sentences of the passages.
+    """Answers with one to three sentences of the passages, where no chat model is at hand.
 
-    The second half of the field's retriever–reader pair, for where no chat model is at hand: the
-    cross encoder scores every sentence of the passages against the question. It quotes and never
-    invents, and it answers only what a sentence says as it stands.
+    The cross encoder scores every sentence of the passages against the question. It quotes and
+    never invents, and it answers only what a sentence says as it stands.
 
     A runnable of `{"question": str, "context": list[Document]}`, which gives the quotes, best
     first; none if no sentence of the documents is an answer. A `ScoringError` says what failed.
@@ -112,11 +111,7 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
 
 
 def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str, int]:
-    """Split documents into sentences, each with the number of the first document that has it.
-
-    Line breaks within a sentence are spaces, and footnote marks such as "[2]", which a reader would
-    take for citations, are left out.
-    """
+    """Split documents into sentences, without footnote marks, by number of their first document."""
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
         text = strip_footnotes(well_formed(document.page_content))

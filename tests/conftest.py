@@ -80,6 +80,8 @@ def local_ray() -> Iterator[Any]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # It ends workers when other programs fill the machine.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     os.environ[ray_proxy.VARIABLE] = ray_proxy.IMPORT_PATH
     ray.init(
         address="local",

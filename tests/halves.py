@@ -72,13 +72,13 @@ def row(name, results):
 
 def settings(found, half, other):
     """Gains over plain reranking; its word is kept where no more than .003 is lost."""
-    advice = replace(found, values=found.values.loc[half]).recommend()
-    gains = found.values.loc[other].mean()
+    advice = replace(found, per_query=found.per_query.loc[half]).recommend()
+    gains = found.per_query.loc[other].mean()
     gains -= gains[advice.plain]
     seen = gains[advice.setting]
     others = {
         "in hindsight": gains.max(),
-        "the best of the half": gains[found.values.loc[half].mean().idxmax()],
+        "the best of the half": gains[found.per_query.loc[half].mean().idxmax()],
         "not plain": advice.setting != advice.plain,
     }
     return advice.over_plain.mean, seen, seen >= -0.003, others

@@ -14,6 +14,7 @@ from langchain_classic.retrievers import (
     RePhraseQueryRetriever,
     SelfQueryRetriever,
 )
+from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_classic.retrievers.multi_vector import SearchType
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -251,8 +252,11 @@ def test_the_wrappers_stay_as_they_were() -> None:
 def test_the_cross_encoder_is_found_through_whatever_wraps_the_retriever() -> None:
     model = WordOverlapCrossEncoder()
     retriever = create_rerank_retriever(STORE, reranker=model)
+    steps = DocumentCompressorPipeline(transformers=[retriever.base_compressor])
+    piped = retriever.model_copy(update={"base_compressor": steps})
     for stage in (
         retriever,
+        ContextualCompressionRetriever(base_retriever=piped, base_compressor=Unchanged()),
         plain().with_fallbacks([retriever]).with_retry().with_config(tags=["a"]),
         retriever.configurable_fields(k=ConfigurableField(id="k")),
         rewrite() | retriever.bind(k=3),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 
@@ -175,13 +173,3 @@ def test_a_reader_searches_by_the_last_question_and_the_new_one():
         {"question": "And Paris?", "chat_history": [("human", "Berlin?"), ("ai", "Large.")]}
     )
     assert retriever.queries == ["Berlin?\nAnd Paris?"]
-
-
-def test_the_cross_encoder_is_found_in_a_cascade_with_pipelines():
-    retriever = reranked("It rains. People live in Berlin.")
-    steps = DocumentCompressorPipeline(transformers=[retriever.base_compressor])
-    inner = retriever.model_copy(update={"base_compressor": steps})
-    nothing = DocumentCompressorPipeline(transformers=[])
-    outer = ContextualCompressionRetriever(base_retriever=inner, base_compressor=nothing)
-    result = create_rag_chain(None, outer.with_retry()).invoke("people live in Berlin")
-    assert result["answer"] == "People live in Berlin. [1]"

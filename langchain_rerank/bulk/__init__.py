@@ -1,4 +1,4 @@
-"""Bulk reranking: millions of (query, candidates) rows in files, over Ray Data.
+"""Bulk reranking: millions of (query, candidates) rows in files, in actors of Ray.
 
 A job that was killed goes on: its folder holds what decides its content, and its finished parts.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import time
+from collections import deque
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.bulk.blocks import BlockScorer, Columns, plan
+from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, plan
 from langchain_rerank.bulk.job import claimed, input_files, manifest
 from langchain_rerank.cores import available_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
-from langchain_rerank.errors import ScoringError, require
+from langchain_rerank.errors import RerankError, ScoringError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BulkResult", "Columns", "rerank_files"]
 
-# Each of Ray's blocks costs the driver memory and time; past this, one holds several of ours.
-_MOST_RAY_BLOCKS = 10_000
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,6 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     workers: int = 1,
     block_rows: int = 256,
     columns: Columns | None = None,
-    cpus_per_worker: float | None = None,
-    gpus_per_worker: float | None = None,
     progress: Callable[[BulkResult], None] | None = None,
 ) -> BulkResult:
     """Rerank every row of Parquet or JSON lines files, on one machine or a Ray cluster.
@@ -92,13 +89,12 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
             `BaseCrossEncoder` that can be pickled.
         top_n: How many results a row keeps; None keeps all.
-        workers: How many actors score at once, each with a model of its own.
+        workers: How many actors score at once, each with a model of its own; they share the CPUs
+            and GPUs that Ray has.
         block_rows: Rows of a block: what a kill can cost, and what one actor holds in memory. A
             block of a Parquet file decodes its row group up to its own rows, so that row groups of
             at most some ten thousand rows are read fastest.
         columns: Names of the columns.
-        cpus_per_worker: Cores of an actor; None shares those that there are.
-        gpus_per_worker: GPUs of an actor, also a fraction; None shares those that there are.
         progress: Called after each block.
 
     Raises:
@@ -118,19 +114,19 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     columns, output, files = columns or Columns(), Path(output).resolve(), input_files(inputs)
     blocks = plan(files, block_rows)
     with claimed(output, manifest(files, block_rows, columns, top_n, cross_encoder)):
-        left = [asdict(block) for block in blocks if not block.part(output).exists()]
+        left = [block for block in blocks if not block.part(output).exists()]
         skipped, started = len(blocks) - len(left), time.monotonic()
         result = BulkResult(output, len(blocks), skipped, finished=skipped)
+        if not left:
+            return result
         scorer = (output, cross_encoder, columns, top_n)
-        reports = _scored(left, scorer, min(workers, len(left)), cpus_per_worker, gpus_per_worker)
-        # Closed at once after an error too: no actor works on in a folder that is free.
-        with closing(reports):
-            for done in reports:
+        with _connected(), closing(_scored(left, scorer, min(workers, len(left)))) as reports:
+            for rows, pairs in reports:
                 result = replace(
                     result,
                     finished=result.finished + 1,
-                    rows=result.rows + done["rows"],
-                    pairs=result.pairs + done["pairs"],
+                    rows=result.rows + rows,
+                    pairs=result.pairs + pairs,
                     seconds=time.monotonic() - started,
                 )
                 if progress:
@@ -139,60 +135,56 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
 
 
 def _scored(
-    blocks: list[dict[str, Any]],
-    scorer: tuple[Any, ...],
-    workers: int,
-    cpus: float | None,
-    gpus: float | None,
-) -> Generator[dict[str, Any]]:
-    """Score blocks in actors, giving what is reported of each as it is finished."""
-    if not blocks:
-        return
-    with _connected():
-        import ray
-        from ray.exceptions import RayError
+    blocks: list[Block], scorer: tuple[Any, ...], workers: int
+) -> Generator[tuple[int, int]]:
+    """Score blocks in actors, giving the numbers of rows and pairs of each as it is finished."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
 
-        cpus, gpus = _share("CPU", workers, cpus), _share("GPU", workers, gpus)
-        of_ray = min(len(blocks), _MOST_RAY_BLOCKS)
-        reports = ray.data.from_items(blocks, override_num_blocks=of_ray).map(
-            BlockScorer,  # type: ignore[arg-type]  # a class whose objects are called, as Ray says
-            fn_constructor_args=(*scorer, max(1, int(cpus))),
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        reports.context.enable_progress_bars = False
-        try:
-            for report in reports.iter_rows():
-                if report["error"]:
-                    raise pickle.loads(report["error"])  # noqa: S301  # our own worker made it
-                yield report
-        except RayError as error:
-            msg = f"Ray could not finish the job, whose finished blocks stay: {error}"
-            raise ScoringError(msg) from error
+    left, running = deque(blocks), dict[Any, tuple[Any, Block]]()
+    cpus, gpus = _share("CPU", workers), _share("GPU", workers)
+    # An actor that dies is started again, and with it its block, so many times.
+    again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
+    actor_of: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(BlockScorer)
+    actors = [actor_of.remote(*scorer, max(1, int(cpus))) for _ in range(workers)]
+    idle = list(actors)
+    try:
+        while left or running:
+            while left and idle:
+                actor, block = idle.pop(), left.popleft()
+                running[actor.score.remote(block)] = actor, block
+            (done,), _ = ray.wait(list(running))
+            actor, block = running.pop(done)
+            idle.append(actor)
+            try:
+                yield ray.get(done)
+            except RayTaskError as error:
+                if isinstance(error.cause, RerankError | OSError | ValueError):
+                    raise error.cause from None
+                raise ScoringError(str(error)) from error
+            except RayError as error:
+                msg = (
+                    f"{block.path}, row {block.first}: {_TRIES} times the process that scored "
+                    f"{block.rows} rows from there came to a sudden end, as it does when memory "
+                    "runs out: take fewer block_rows or workers"
+                )
+                raise ScoringError(msg) from error
+    finally:
+        # Also after an error: no actor works on in a folder that is free.
+        for actor in actors:
+            ray.kill(actor)
 
 
-def _share(kind: str, workers: int, wanted: float | None) -> float:
-    """Settle the CPUs or GPUs of a worker on the connected Ray, which would wait for missing ones.
-
-    Raises:
-        ValueError: A single machine has fewer than all workers take.
-    """
+def _share(kind: str, workers: int) -> float:
+    """Share the CPUs or GPUs of the connected Ray, so that all workers find room on its nodes."""
     import ray
 
-    nodes = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
-    if wanted is None:
-        # What one node can give; a model runs on one GPU.
-        share = min(sum(nodes) / workers, 1.0 if kind == "GPU" else max(nodes))
-        # Ray takes whole numbers above 1, else four decimals.
-        return float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
-    if len(nodes) == 1 and wanted * workers > nodes[0]:
-        msg = (
-            f"{workers} workers of {wanted:g} {kind}s need {wanted * workers:g}, this machine's "
-            f"Ray has {nodes[0]:g}: take fewer workers or less for each"
-        )
-        raise ValueError(msg)
-    return wanted
+    every = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    nodes = list(filter(None, every)) or [0.0]
+    share = min(nodes) / math.ceil(workers / len(nodes))
+    # Ray takes whole numbers above 1, else four decimals; a model runs on one GPU.
+    whole = float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
+    return min(1.0, whole) if kind == "GPU" else whole
 
 
 @contextmanager
@@ -212,12 +204,8 @@ def _connected() -> Iterator[None]:
         }
         options = {} if os.environ.get("RAY_ADDRESS") else alone
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
         if own:
             ray.shutdown()

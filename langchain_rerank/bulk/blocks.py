@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import pickle
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.cores import keep_to_cores
-from langchain_rerank.errors import RerankError, ScoringError
-from langchain_rerank.files import UNFINISHED, replacing
+from langchain_rerank.files import replacing
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs
 from langchain_rerank.text import well_formed
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 
 # Read in pieces: else a whole column of a row group would be in memory at once.
 _READ_BYTES = 2**20
-
-# Ray starts an actor that has died again, and with it the same block, for ever.
-_TRIES = 3
 
 PARQUET = (".parquet", ".pq")
 
@@ -119,33 +114,11 @@ class BlockScorer:
         self._cross_encoder = keep_to_cores(cross_encoder, cores)
         self._output, self._columns, self._top_n = output, columns, top_n
 
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Score one block, given as its fields.
-
-        Returns:
-            The numbers of `rows` and `pairs`, and a pickled `error`, else b"".
-        """
-        block = Block(**task)
-        part = block.part(self._output)
-        tries = part.with_name(f"{UNFINISHED}{part.name}-tries")
-        done = {"rows": 0, "pairs": 0, "error": b""}
-        try:
-            # Ray runs a task again whose actor ended before its report came through.
-            if not part.exists():
-                with tries.open("ab") as file:
-                    file.write(b".")
-                    _check_tries(file.tell(), block)
-                done["rows"], done["pairs"] = self._score(block, part)
-        # The driver raises it: Ray would wrap it.
-        except Exception as error:  # noqa: BLE001
-            known = isinstance(error, RerankError | OSError) or type(error) is ValueError
-            told = error if known else ScoringError(f"{type(error).__name__}: {error}")
-            done["error"] = pickle.dumps(told)
-        tries.unlink(missing_ok=True)
-        return done
-
-    def _score(self, block: Block, part: Path) -> tuple[int, int]:
+    def score(self, block: Block) -> tuple[int, int]:
         """Score all pairs of a block in one pass; gives its numbers of rows and pairs."""
+        part = block.part(self._output)
+        if part.exists():  # an actor has written it, and died before it could say so
+            return 0, 0
         source, asked = (_read_lines if block.group < 0 else _read_parquet)(block, self._columns)
         pairs = [(query, text) for query, texts in asked for text in texts]
         scores = iter(score_pairs(self._cross_encoder, pairs))
@@ -157,17 +130,6 @@ class BlockScorer:
         write = _write_lines if block.group < 0 else _write_parquet
         write(part, source, results, self._columns.results)
         return len(asked), len(pairs)
-
-
-def _check_tries(count: int, block: Block) -> None:
-    """Give up a block that processes began and did not live to end."""
-    if count > _TRIES:
-        msg = (
-            f"{block.path}, row {block.first}: {_TRIES} times the process that scored {block.rows} "
-            "rows from there came to a sudden end, as it does when memory runs out: take fewer "
-            "block_rows or workers"
-        )
-        raise ScoringError(msg)
 
 
 def _read_lines(block: Block, columns: Columns) -> tuple[list[str], Asked]:

@@ -35,8 +35,6 @@ def bulk(  # noqa: PLR0913  # one parameter an option
     documents_column: Annotated[str, Option(help="Column of the documents.")] = "documents",
     text_field: Annotated[str, Option(help="Field of a document that is an object.")] = "text",
     results_column: Annotated[str, Option(help="Column to add.")] = "results",
-    cpus_per_worker: Annotated[float | None, Option(min=0, help="Else an equal share.")] = None,
-    gpus_per_worker: Annotated[float | None, Option(min=0, help="Else an equal share.")] = None,
 ) -> None:
     """Rerank every row of files, in blocks that a second run does not repeat.
 
@@ -58,8 +56,6 @@ def bulk(  # noqa: PLR0913  # one parameter an option
             workers=workers,
             block_rows=block_rows,
             columns=Columns(query_column, documents_column, text_field, results_column),
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
             progress=show,
         )
     console.print(

@@ -159,9 +159,9 @@ def check_query_text(query_id: str, text: str) -> None:
 
 
 def check_id(text: str) -> None:
-    """Raise `ValueError` for what no file and no table can hold."""
-    if well_formed(text) != text:
-        msg = f"expected an id of UTF-8, without lone surrogates, got {text!r}"
+    """Raise `ValueError` for what no file can hold, or C code, which ends it at a NUL."""
+    if well_formed(text) != text or "\0" in text:
+        msg = f"expected an id of UTF-8, without NUL and lone surrogates, got {text!r}"
         raise ValueError(msg)
 
 

@@ -115,7 +115,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         min_relevance=min_relevance,
         draws=draws,
         summary=pd.DataFrame(rows, index=pd.Index(list(values), name="system")),
-        values=pd.concat(values, names=["system"]).astype(float),
+        per_query=pd.concat(values, names=["system"]).astype(float),
         documents=_documents(answers, judged),
         # Of an id_key, an id may stand for several passages.
         texts={} if id_key else texts,

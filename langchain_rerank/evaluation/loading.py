@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from langchain_rerank.errors import require
-from langchain_rerank.evaluation.datasets import (
-    Dataset,
-    check_id,
-    check_judgment,
-    check_query_text,
-)
+from langchain_rerank.evaluation.datasets import Dataset, check_id, check_judgment, check_query_text
 from langchain_rerank.evaluation.measures import Run, ranking
 from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
@@ -51,9 +46,8 @@ def load_beir(
         partial_corpus: Accept judgments of documents that are not in the corpus; see `Dataset`.
 
     Returns:
-        The queries that have judgments. A document's text is its `page_content`; its title is
-        `metadata["title"]`, which `rank_fields=("title",)` lets a Reranker read as BEIR's systems
-        do.
+        The queries that have judgments. A document's title is `metadata["title"]`, which
+        `rank_fields=("title",)` lets a Reranker read as BEIR's systems do.
 
     Raises:
         ValueError: A file is missing, empty or holds a bad line, an id comes twice, or judgments
@@ -67,13 +61,9 @@ def load_beir(
         corpus = {key: _document(key, one["text"], one.get("title")) for key, one in records}
     queries = {key: one["text"] for key, one in _read_jsonl(folder / "queries.jsonl").items()}
     grades = _read_qrels(judgments, queries, None if partial_corpus else corpus)
-    return Dataset(
-        {query_id: queries[query_id] for query_id in grades},
-        grades,
-        corpus,
-        f"{folder.name}/{judgments.stem}",
-        partial_corpus=partial_corpus,
-    )
+    asked = {query_id: queries[query_id] for query_id in grades}
+    name = f"{folder.name}/{judgments.stem}"
+    return Dataset(asked, grades, corpus, name, partial_corpus=partial_corpus)
 
 
 def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> None:
@@ -102,10 +92,10 @@ def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> Non
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Write judgments in BEIR's layout; a ValueError for an id that its columns can't hold."""
-    for key in {*qrels, *(key for grades in qrels.values() for key in grades)}:
-        if "\t" in key or len(key.splitlines()) > 1:
-            msg = f"expected ids without tabs and line breaks, got {key!r}"
-            raise ValueError(msg)
+    ids = {*qrels, *(key for grades in qrels.values() for key in grades)}
+    if wrong := next((key for key in ids if "\t" in key or len(key.splitlines()) > 1), None):
+        msg = f"expected ids without tabs and line breaks, got {wrong!r}"
+        raise ValueError(msg)
     with replacing(path) as file:
         file.write("\t".join(_HEADER) + "\n")
         for query_id, grades in qrels.items():
@@ -251,16 +241,12 @@ def _ir_document(doc: Any) -> Document:
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """Read a TREC run file: query id, "Q0", document id, rank, score and tag on each line.
 
-    Args:
-        path: A UTF-8 file. Its columns stand apart by any white space.
-
     Returns:
         The queries in the order of the file, the documents of each best first.
 
     Raises:
         ValueError: A line has other columns, a score that is no number, or a document that its
             query has already; or there is no line. The message names file and line.
-        OSError: The file can't be read.
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
@@ -294,7 +280,6 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
     Raises:
         ValueError: An id or the tag is empty, holds white space or what is not UTF-8, which the
             format can't carry, or a score is NaN.
-        OSError: The file can't be written.
     """
     _check_word(tag, "tag")
     with replacing(Path(path)) as file:

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, by matplotlib.
+"""Figures of an evaluation, by matplotlib, which the extra `eval` installs.
 
 Each function returns a `matplotlib.figure.Figure`, which shows itself as the last expression of a
 notebook's cell and is written by `savefig`. Nothing of pyplot is touched: no backend is chosen and
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langchain_rerank.evaluation.measures import require_eval
-from langchain_rerank.evaluation.report import percent, titled
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
+from langchain_rerank.evaluation.tables import percent, titled
 from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
@@ -33,12 +33,8 @@ if TYPE_CHECKING:
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE = _COLORS[0], _COLORS[4]
-# Seen on white and on black, as style sheets have it.
-GRAY = "0.5"
-_TAIL = 1e-6
-"""Where the axis of log-odds ends: a score of 0 or 1 has none."""
-_LOGARITHMIC_FROM = 8
-"""Ratio of the longest to the shortest latency."""
+GRAY = "0.5"  # seen on white and on black, as style sheets have it
+_TAIL = 1e-6  # where the axis of log-odds ends: a score of 0 or 1 has none
 
 
 def _figure(width: float, height: float, *title: str) -> Figure:
@@ -47,19 +43,19 @@ def _figure(width: float, height: float, *title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
+
+    def png() -> tuple[bytes, dict[str, int]]:
+        """Draw a figure twice as fine, for fine screens."""
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
+        shape = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
+        return buffer.getvalue(), dict(zip(("width", "height"), shape, strict=True))
+
     # Jupyter learns how to show matplotlib's own figures only when pyplot is imported.
-    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # IPython's protocol
+    figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython's protocol
     lines = "\n".join(_wrapped(line, int(width / 0.085)) for line in title if line)
     figure.suptitle(lines, fontsize="medium", x=0.01, ha="left")
     return figure
-
-
-def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """Draw a figure twice as fine, for fine screens."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
-    width, height = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
-    return buffer.getvalue(), {"width": width, "height": height}
 
 
 def _wrapped(text: str, width: int = 32) -> str:
@@ -84,15 +80,10 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
     """Draw each measure's mean and its bootstrap interval, a panel a measure, a row a system.
 
     A dashed line goes down from the first system's mean. Intervals of two systems may overlap
-    though one is better on nearly every query: `differences` shows the paired comparison.
-
-    Args:
-        report: What to draw; every measure has an axis of its own.
-        differences: Draw the differences to the first system instead, with their intervals.
+    though one is better on nearly every query: `differences` draws those to the first system.
 
     Raises:
         ValueError: Differences are asked of a report with one system.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     names = report.systems[1:] if differences else report.systems
     if not names:
@@ -100,12 +91,9 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
         raise ValueError(msg)
     what = f"Difference to {report.systems[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
-    figure = _figure(
-        2.2 * len(report.measures) + 2.6,
-        0.5 * len(names) + 1.3,
-        f"{what}, {titled(report.dataset, len(report.queries))}",
-        f"bars: {percent(report.draws)} bootstrap intervals",
-    )
+    title = f"{what}, {titled(report.dataset, len(report.queries))}"
+    bars = f"bars: {percent(report.draws)} bootstrap intervals"
+    figure = _figure(2.2 * len(report.measures) + 2.6, 0.5 * len(names) + 1.3, title, bars)
     panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
     for axes, measure in zip(panels, report.measures, strict=True):
         found = [report.estimate(name, measure + column) for name in names]
@@ -118,7 +106,6 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
             axes.text(one.mean, y - 0.15, shown, ha="center", va="bottom", fontsize="small")
         _bare(axes, "x")
         axes.set(xlabel=_plain(measure), xmargin=0.18, ylim=(len(names) - 0.6, -0.75))
-        axes.locator_params(axis="x", nbins=5)
     panels[0].set_yticks(range(len(names)), map(_wrapped, names), fontsize="small")
     return figure
 
@@ -141,7 +128,6 @@ def plot_scores(
     Raises:
         ValueError: There is no such system, it reranked nothing, or the threshold is not a finite
             number.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     if threshold is not None and not math.isfinite(threshold):
         msg = f"threshold must be a finite number, got {threshold!r}"
@@ -156,31 +142,27 @@ def plot_scores(
     kinds = {name: (those, color) for name, (those, color) in kinds.items() if those.any()}
     verdict, kept, relevant = "", scores >= (threshold or 0), (grades >= least).to_numpy()
     if threshold is not None:
-        precision, recall = (
-            f"{some.mean():.3f}" if len(some) else "–" for some in (relevant[kept], kept[relevant])
-        )
-        verdict = f"Threshold {threshold:g} for the scored passages: "
-        verdict += f"precision {precision}, recall {recall}"
+        right = [
+            f"{one.mean():.3f}" if len(one) else "–" for one in (relevant[kept], kept[relevant])
+        ]
+        verdict = f"Threshold {threshold:g}: of the scored, precision {right[0]}, recall {right[1]}"
     title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
-    log_odds = are_shares(scores)
-    if log_odds:
+    edges = np.histogram_bin_edges(scores, 40)
+    if log_odds := are_shares(scores):
         scores = np.clip(scores, _TAIL, 1 - _TAIL)
         edges = 1 / (1 + np.exp(-np.histogram_bin_edges(np.log(scores / (1 - scores)), 40)))
-    else:
-        edges = np.histogram_bin_edges(scores, 40)
     for axes, (name, (those, color)) in zip(panels, kinds.items(), strict=True):
-        # Rounding must push none of them out.
-        inside = np.clip(scores[those], edges[0], edges[-1])
-        axes.hist(inside, edges, color=color, alpha=0.85)
+        # Clipped, as rounding must push none of them out.
+        axes.hist(np.clip(scores[those], edges[0], edges[-1]), edges, color=color, alpha=0.85)
         shown = f"{those.sum():,}"
         if threshold is not None:
             axes.axvline(threshold, color=GRAY, linewidth=1.2, dashes=(5, 3))
             shown = f"{kept[those].sum():,} of {shown} kept"
         axes.set_title(f"{name}: {shown}", loc="left", fontsize="small", pad=3)
         _bare(axes, "y")
-        axes.locator_params(axis="y", nbins=4, integer=True)
+        axes.locator_params(axis="y", integer=True)
     if log_odds:
         axes.set_xscale("logit")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -194,20 +176,19 @@ def plot_rank_movement(
 ) -> Figure:
     """Draw where reranking moved one query's documents: a line from old to new rank for each.
 
-    Shown are the documents among the first `depth` of either ranking. Those that come from
-    further down or go there start or end below a dashed line, at their true ranks. Relevant
-    documents have thick blue lines, and each disc holds the grade.
+    Shown are the first `depth` of either ranking. Those that come from further down or go there
+    start or end below a dashed line, at their true ranks. Relevant documents have thick blue
+    lines, and each disc holds the grade.
 
     Args:
         report: The old ranks are its first system's.
         query_id: Which query.
-        system: The system with the new ranks; None takes the second one.
+        system: Of the new ranks; None takes the second one.
         depth: How many ranks of either ranking to show.
 
     Raises:
         ValueError: There is no such query or system, only one system, no document to show, or
             `depth` is not positive.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     system = report.other_system(system)
     moves = report.moves(query_id, system, depth=depth, unmoved=True)
@@ -217,7 +198,7 @@ def plot_rank_movement(
     old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
     rows, measure = max(*old, *new), report.measures[0]
     before, after = (
-        f"{name} {report.values.loc[(name, query_id), measure]:.4f}"
+        f"{name} {report.per_query.loc[(name, query_id), measure]:.4f}"
         for name in (report.systems[0], system)
     )
     title = f"Ranks before and after: {report.queries[query_id]}"
@@ -236,8 +217,8 @@ def plot_rank_movement(
         axes.text(1, end, grade, ha="center", color="white", bbox=disc, **small)
         for x, y, rank in ((-0.04, start, move.old_rank), (1.11, end, move.new_rank)):
             axes.text(x, y, str(rank or "–"), ha="right", **small)
-        snippet = shorten(move.text, 75, placeholder="…") or move.id
-        axes.text(1.14, end, _plain(snippet), **small)
+        snippet = _plain(shorten(move.text, 75, placeholder="…") or move.id)
+        axes.text(1.14, end, snippet, **small)
     if rows > depth:
         axes.axhline(depth + 0.9, color=GRAY, linewidth=0.8, dashes=(6, 4))
         axes.text(2.9, depth + 0.9, f"below rank {depth}", ha="right", va="top", fontsize="x-small")
@@ -250,8 +231,7 @@ def _heights(ranks: Iterable[int | None], depth: int) -> list[float]:
     rows = np.array([rank or math.inf for rank in ranks], float)
     below = rows > depth
     rows[below] = depth + 1.8 + rows[below].argsort(kind="stable").argsort()
-    found: list[float] = rows.tolist()
-    return found
+    return list(rows)
 
 
 def _look(grade: int | None, least: int) -> tuple[str, str, float, str]:
@@ -268,12 +248,10 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
 
     A point is labelled with its `fetch_k`, in brackets the `first_stage_weight` that is best
     there, where it isn't 0. The gray steps are the frontier, above which nothing is both better and
-    faster; a ring is the recommended setting. What was not timed, such as a run made elsewhere, is
-    a dashed line at its height.
+    faster; a ring is the recommended setting, a dashed line a first stage that was not timed.
 
     Raises:
         ValueError: Nothing was timed.
-        MissingDependencyError: The extra `eval` is not installed.
     """
     advised = sweep.recommend().setting
     points = sweep.summary.loc[[*dict.fromkeys([*sweep.chosen().values(), advised])]].iloc[:, :4]
@@ -282,16 +260,12 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     if timed.empty:
         msg = "nothing here was timed"
         raise ValueError(msg)
-    figure = _figure(
-        7.6,
-        5.2,
-        f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.values))}",
-        f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended",
-        "numbers: fetch_k (first_stage_weight); steps: none is both better and faster",
-    )
+    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.per_query))}"
+    legend = f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended"
+    labels = "numbers: fetch_k (first_stage_weight); steps: none is both better and faster"
+    figure = _figure(7.6, 5.2, title, legend, labels)
     axes = figure.subplots()
-    if timed["ms"].iloc[-1] / timed["ms"].iloc[0] >= _LOGARITHMIC_FROM:
-        axes.set_xscale("log")
+    axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set(xlabel="median latency (ms a query)", ylabel=sweep.measure, xmargin=0.14, ymargin=0.14)
     _bare(axes, "both")
@@ -304,16 +278,19 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     for model, line in timed.groupby("model", sort=False):
         alone = model == FIRST_STAGE_ALONE
         look: Any = {"color": GRAY} if alone else {"color": next(colors), "label": _wrapped(model)}
-        ends = [line["mean"] - line["low"], line["high"] - line["mean"]]
-        axes.errorbar(line["ms"], line["mean"], ends, fmt="o-", linewidth=1, zorder=2, **look)
+        ms, means, lows, highs = line[["ms", "mean", "low", "high"]].to_numpy().T
+        axes.errorbar(
+            ms, means, [means - lows, highs - means], fmt="o-", linewidth=1, zorder=2, **look
+        )
         for key, one in line.iterrows():
-            weight = f" ({key[2]:g})" if key[2] else ""
-            label = FIRST_STAGE_ALONE if alone else f"{key[1]}{weight}"
+            mixed = f"{key[1]} ({key[2]:g})" if key[2] else str(key[1])
+            label = FIRST_STAGE_ALONE if alone else mixed
             where: Any = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
             axes.annotate(label, (one["ms"], one["mean"]), fontsize="small", **where)
         if advised in line.index:
             ring: Any = {"color": GRAY, "markerfacecolor": "none", "markersize": 17}
-            axes.plot(*line.loc[advised, ["ms", "mean"]], "o", gid="recommended", **ring)
+            here = line.loc[[advised]]
+            axes.plot(here["ms"], here["mean"], "o", gid="recommended", **ring)
     left, right = axes.get_xlim()
     xs, ys = [*best["ms"], right], [*best["mean"], best["mean"].iloc[-1]]
     steps: Any = {"drawstyle": "steps-post", "color": GRAY, "linewidth": 3, "alpha": 0.4}

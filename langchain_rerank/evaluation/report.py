@@ -5,32 +5,27 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, fields
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.evaluation.measures import (
     Draws,
     Estimate,
-    questions_needed,
     require_eval,
     run_of,
 )
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
     import pandas as pd
 
 STAGES = ("retrieval", "reranking", "total")
-NOTHING = "–"
 _SMALL_P = 0.001
-_INDEXES = {"summary": ["system"], "values": ["system", "query"], "documents": []}
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Report:
+class Report(Shown):
     """The outcome of `evaluate`; shows itself as tables in Jupyter, what it means in words on top.
 
     Example:
@@ -40,7 +35,7 @@ class Report:
         >>> after = {"1": {"museums": 2.0, "people": 1.0}}
         >>> systems = {"before": before, "after": after}
         >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
-        >>> report.values["RR"].to_dict()
+        >>> report.per_query["RR"].to_dict()
         {('before', '1'): 1.0, ('after', '1'): 0.5}
         >>> report.moves("1")[["id", "old_rank", "new_rank"]].values.tolist()
         [['museums', 2, 1], ['people', 1, 2]]
@@ -56,7 +51,7 @@ class Report:
     """Confidence, resamples and seed of the bootstrap and the test."""
     summary: pd.DataFrame
     """A row a system, as `to_dataframe` says."""
-    values: pd.DataFrame
+    per_query: pd.DataFrame
     """A row for each system and query: the measures, 0 for a query without results; "candidates",
     how many documents the reranker saw, and "candidate recall"; seconds by stage, NaN for a run."""
     documents: pd.DataFrame
@@ -92,9 +87,9 @@ class Report:
         Raises:
             ValueError: There is no such system, or it reranked nothing.
         """
-        name = self.reranking_systems[0] if system is None and self.reranking_systems else system
-        if name not in self.reranking_systems:
-            known = self.reranking_systems
+        known = self.reranking_systems
+        name = known[0] if system is None and known else system
+        if name not in known:
             msg = f"expected a system that reranks, one of {known}, got {system!r}"
             raise ValueError(msg)
         found = self.documents.dropna(subset=["score", "retrieval_rank"])
@@ -115,13 +110,6 @@ class Report:
         """
         return self.summary.copy()
 
-    def to_markdown(self) -> str:
-        """Return what it means and the tables as GitHub's Markdown."""
-        return markdown(self._introduction(), self._tables(), self.notes)
-
-    def _repr_html_(self) -> str:
-        return html(self._introduction(), self._tables(), self.notes)
-
     def to_json(self) -> str:
         """Return everything as ASCII; `from_json` makes the same report of it."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -135,11 +123,12 @@ class Report:
 
         try:
             parts = json.loads(text)
-            for name, index in _INDEXES.items():
+            for name in ("summary", "per_query", "documents"):
                 frame = pd.DataFrame(parts[name])
                 texts = {"system", "query", "id", "rank"}
-                frame = frame.astype({one: float for one in frame if one not in texts})
-                parts[name] = frame.set_index(index) if index else frame
+                parts[name] = frame.astype({one: float for one in frame if one not in texts})
+            parts["summary"] = parts["summary"].set_index("system")
+            parts["per_query"] = parts["per_query"].set_index(["system", "query"])
             return cls(**parts)
         except (ValueError, TypeError, KeyError) as error:
             msg = f"expected the JSON of a Report, which to_json writes: {error!r}"
@@ -215,7 +204,7 @@ class Report:
             msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
             raise ValueError(msg)
         pair = self.systems[0], self.other_system(system)
-        before, after = (self.values.loc[one, measure] for one in pair)
+        before, after = (self.per_query.loc[one, measure] for one in pair)
         found = pd.DataFrame({"query": self.queries, "before": before, "after": after})
         lost = (after - before).sort_values(kind="stable")
         return found.loc[lost.index[lost < 0][:n]].rename_axis("query_id").reset_index()
@@ -259,7 +248,7 @@ class Report:
                 f"{name} hurts: {change} against {first}{cost} Keep {first}, let its order count "
                 "for more (a first_stage_weight, which sweep() finds), or try another model."
             )
-        before, after = (self.values.loc[one, measure] for one in (first, name))
+        before, after = (self.per_query.loc[one, measure] for one in (first, name))
         more = more_questions((after - before).to_numpy())
         return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
 
@@ -267,31 +256,26 @@ class Report:
         """Lay out quality, differences to the first system, candidates and latency, as text."""
         import pandas as pd
 
-        def shown(column: str, form: str) -> list[str]:
-            return [f"{self.estimate(name, column):{form}}" for name in self.systems]
-
-        names, systems = pd.Series(self.systems, name="system"), self.systems
-        quality = pd.DataFrame({one: shown(one, ".4f") for one in self.measures})
-        tables = {"Quality": quality}
-        if len(systems) > 1:
-            differences = {
-                one: [
-                    f"{change}, {f'p = {p:.3f}' if p >= _SMALL_P else 'p < 0.001'}"
-                    for change, p in zip(
-                        shown(f"{one} difference", "+.4f"), self.summary[f"{one} p"], strict=True
-                    )
-                ]
-                for one in self.measures
-            }
-            tables[f"Difference to {systems[0]}"] = pd.DataFrame(differences)[1:]
-        counts = self.values["candidates"].groupby("system", sort=False).mean()
-        recall = self.summary["candidate recall"].map("{:.4f}".format)
-        cost = {"candidates": counts.map("{:.0f}".format), "their recall": recall}
-        for column in self.summary.filter(like=" ms"):
-            cost[column] = self.summary[column].map("{:,.0f}".format).replace("nan", NOTHING)
-        tables["Candidates and latency"] = pd.DataFrame(cost).reset_index(drop=True)
+        first, *others = self.systems
+        quality, differences = pd.DataFrame(index=self.systems), pd.DataFrame(index=others)
+        for one in self.measures:
+            quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.systems]
+            changes = [f"{self.estimate(name, f'{one} difference'):+.4f}" for name in others]
+            tests = [
+                f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"
+                for p in self.summary[f"{one} p"][1:]
+            ]
+            differences[one] = list(map(", ".join, zip(changes, tests, strict=True)))
+        cost = self.summary.filter(like=" ms").map("{:,.0f}".format).replace("nan", NOTHING)
+        counts = self.per_query["candidates"].groupby("system", sort=False).mean()
+        cost.insert(0, "candidates", counts.map("{:.0f}".format))
+        cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
+        found = {"Quality": quality, f"Difference to {first}": differences}
+        found["Candidates and latency"] = cost
         return {
-            title: pd.concat([names, one], axis=1, join="inner") for title, one in tables.items()
+            title: table.rename_axis("system").reset_index()
+            for title, table in found.items()
+            if len(table)
         }
 
 
@@ -303,55 +287,11 @@ def _check_count(name: str, value: int) -> None:
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """Make JSON's values of a frame: no NaN, infinite numbers as text."""
-    frame = frame.reset_index(drop=frame.index.names == [None]).astype(object)
-    frame = frame.where(frame.notna(), None).replace({math.inf: "inf", -math.inf: "-inf"})
-    columns: dict[str, list[Any]] = frame.to_dict("list")
-    return columns
 
+    def value(one: Any) -> Any:
+        if isinstance(one, float) and not math.isfinite(one):
+            return None if math.isnan(one) else str(one)
+        return one
 
-def markdown(intro: Sequence[str], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]) -> str:
-    """Render tables of text as GitHub's Markdown, notes as a list below."""
-
-    def cell(text: str) -> str:
-        return " ".join(text.split()).replace("|", "\\|")
-
-    parts = list(map(cell, intro))
-    for title, table in tables.items():
-        aligned = ["---", *["---:"] * (len(table.columns) - 1)]
-        rows = [table.columns, aligned, *table.to_numpy().tolist()]
-        lines = [f"| {' | '.join(map(cell, row))} |" for row in rows]
-        parts += [f"**{cell(title)}**", "\n".join(lines)]
-    parts += ["\n".join(f"- {cell(note)}" for note in notes)] if notes else []
-    return "\n\n".join(parts) + "\n"
-
-
-def html(intro: Sequence[str], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]) -> str:
-    """Render tables for a notebook."""
-    import pandas as pd
-
-    parts = [f"<p>{escape(line)}</p>" for line in intro]
-    with pd.option_context("display.max_colwidth", None):
-        for title, table in tables.items():
-            parts += [f"<p>{escape(title)}</p>", table.to_html(index=False, border=0)]
-    return f"<div>{''.join(parts)}{''.join(f'<p>{escape(note)}</p>' for note in notes)}</div>"
-
-
-def more_questions(differences: npt.NDArray[np.float64]) -> str:
-    """Say how many judged questions would tell a difference from chance."""
-    needed = questions_needed(differences)
-    if needed is None:
-        return ""
-    return (
-        f" About {needed:,} judged questions would tell one of this size; "
-        f"here are {len(differences):,}."
-    )
-
-
-def titled(dataset: str, count: int) -> str:
-    """Name a data set, if it has a name, and its queries."""
-    return f"{dataset and f'{dataset}: '}{count} {'query' if count == 1 else 'queries'}"
-
-
-def percent(draws: Draws) -> str:
-    """Write the confidence of intervals without rounding it: 0.995 is "99.5%", not "100%"."""
-    return f"{100 * draws['confidence']:g}%"
+    frame = frame.reset_index(drop=frame.index.names == [None])
+    return {name: [value(one) for one in column.tolist()] for name, column in frame.items()}

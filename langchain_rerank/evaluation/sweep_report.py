@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
-from langchain_rerank.evaluation.report import (
-    NOTHING,
-    html,
-    markdown,
-    more_questions,
-    percent,
-    titled,
-)
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,14 +66,14 @@ class Recommendation:
     """The best of those that take half of the time or less."""
     better: Setting | None
     """The one of the highest mean here, if another one is recommended."""
-    words: str
+    words: str = ""
 
     def __str__(self) -> str:
         return self.words
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Sweep:
+class Sweep(Shown):
     """The outcome of `sweep`; shows itself as a table in Jupyter, the recommendation on top.
 
     Latencies are of scoring in steps, a depth after the other, and so a little above those of one
@@ -95,7 +88,7 @@ class Sweep:
     """How many documents each setting returned."""
     draws: Draws
     """Of the bootstrap: confidence, resamples and seed."""
-    values: pd.DataFrame
+    per_query: pd.DataFrame
     """The measure: a row a query, a column a setting (model, fetch_k, first_stage_weight), the
     first stage alone first, then a model after the other, by rising depth and weight."""
     seconds: pd.DataFrame
@@ -108,7 +101,7 @@ class Sweep:
 
     def __repr__(self) -> str:
         return (
-            f"Sweep(dataset={self.dataset!r}, queries={len(self.values)}, "
+            f"Sweep(dataset={self.dataset!r}, queries={len(self.per_query)}, "
             f"measure={self.measure!r}, settings={len(self.summary)})"
         )
 
@@ -119,13 +112,6 @@ class Sweep:
         low" and "<measure> high"; "p50 ms" and "p95 ms".
         """
         return self.summary.reset_index()
-
-    def to_markdown(self) -> str:
-        """Return the recommendation and the table as GitHub's Markdown."""
-        return markdown(self._introduction(), self._tables(), self.notes)
-
-    def _repr_html_(self) -> str:
-        return html(self._introduction(), self._tables(), self.notes)
 
     def recommend(self, tolerance: float = 0) -> Recommendation:
         """Return the setting to take; the first stage alone takes part.
@@ -140,7 +126,7 @@ class Sweep:
         if not (math.isfinite(tolerance) and tolerance >= 0):
             msg = f"tolerance must be a finite number of at least 0, got {tolerance!r}"
             raise ValueError(msg)
-        values, settings = self.values.to_numpy().T, [Setting(*one) for one in self.values]
+        values, settings = self.per_query.to_numpy().T, [Setting(*one) for one in self.per_query]
         costs, means = self.seconds.median().tolist(), values.mean(axis=1)
         model = settings[min(1, len(settings) - 1)].model
         plain = max(n for n, one in enumerate(settings) if one[::2] == (model, 0))
@@ -168,7 +154,6 @@ class Sweep:
             plain_over_first_stage=estimate(effect, **self.draws),
             cheaper=settings[max(fast, key=means.__getitem__)] if fast else None,
             better=settings[best] if means[best] > means[chosen] else None,
-            words="",
         )
         return replace(found, words=self._words(found, more_questions(gain)))
 
@@ -201,14 +186,14 @@ class Sweep:
     def chosen(self) -> dict[Setting, Setting]:
         """Return for each model and depth, plain, the setting of the weight found for it."""
         found = {}
-        for _, group in self.values.T.groupby(level=["model", "fetch_k"], sort=False):
+        for _, group in self.per_query.T.groupby(level=["model", "fetch_k"], sort=False):
             best = int(_cautious(group.to_numpy(), 0).argmax())
             found[Setting(*group.index[0])] = Setting(*group.index[best])
         return found
 
     def _introduction(self) -> list[str]:
         tried = (
-            f"{titled(self.dataset, len(self.values))}, {self.k} documents returned, "
+            f"{titled(self.dataset, len(self.per_query))}, {self.k} documents returned, "
             f"{self.measure} with {percent(self.draws)} bootstrap intervals."
         )
         return [str(self.recommend()), tried]

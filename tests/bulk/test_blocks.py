@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
-from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -86,28 +84,17 @@ class Scores(BaseCrossEncoder):
 
 
 def run(file, cross_encoder=None, *, block_rows=4, top_n=None, columns=None):
-    """Score all blocks of a file into out/ beside it; gives rows, pairs and error of each."""
+    """Score all blocks of a file into out/ beside it; gives rows and pairs of each."""
     (out := file.parent / "out").mkdir(exist_ok=True)
     given = cross_encoder or WordOverlapCrossEncoder()
     scorer = BlockScorer(out, given, columns or Columns(), top_n, 1)
-    reports = [scorer(asdict(block)) for block in plan([file], block_rows)]
-    return [
-        (one["rows"], one["pairs"], one["error"] and pickle.loads(one["error"]))  # noqa: S301  # ours
-        for one in reports
-    ]
-
-
-def failure(file, cross_encoder=None):
-    """The one error of a file, of which no part was written."""
-    ((_, _, error),) = run(file, cross_encoder)
-    assert list((file.parent / "out").iterdir()) == []
-    return error
+    return [scorer.score(block) for block in plan([file], block_rows)]
 
 
 def test_same_ranking_as_the_reranker_in_one_pass_a_block(tmp_path, write):
     rows, model = make_rows(23), WordOverlapCrossEncoder()
     reports = run(write(tmp_path, rows), model, block_rows=5, top_n=3)
-    assert [sum(part) for part in list(zip(*reports, strict=True))[:2]] == [23, 55]
+    assert [sum(part) for part in zip(*reports, strict=True)] == [23, 55]
     assert [len(call) for call in model.calls] == [one[1] for one in reports]
     reranker = Reranker(model=WordOverlapCrossEncoder(), top_n=3, deduplicate=False)
     found = read_output(tmp_path / "out")
@@ -142,12 +129,12 @@ def test_a_json_row_keeps_its_own_text_and_a_part_that_is_there_is_left_alone(tm
     )
     file = tmp_path / "in.jsonl"
     file.write_text(f"\ufeff{line}\n\n  \n{line}", encoding="utf-8")
-    assert run(file)[0][:2] == (2, 2)
+    assert run(file) == [(2, 2)]
     part = tmp_path / "out" / "part-00000000.jsonl"
     result = ', "results": [{"index": 0, "relevance_score": 0.0}]}'
     assert part.read_text(encoding="utf-8").splitlines() == [line[:-1] + result] * 2
     before = part.stat().st_mtime_ns
-    assert run(file, fake := WordOverlapCrossEncoder()) == [(0, 0, b"")]
+    assert run(file, fake := WordOverlapCrossEncoder()) == [(0, 0)]
     assert (fake.calls, part.stat().st_mtime_ns) == ([], before)
 
 
@@ -164,7 +151,7 @@ def test_parquet_columns_keep_their_types(tmp_path):
     row = (datetime(2026, 1, 2, tzinfo=UTC), Decimal("1.50"), "a", None, "q", ["q", "p"])
     table = pa.Table.from_pylist([dict(zip(kinds, row, strict=True))] * 3, schema)
     parquet.write_table(table, tmp_path / "in.parquet")
-    assert [error for *_, error in run(tmp_path / "in.parquet", block_rows=2)] == [b"", b""]
+    run(tmp_path / "in.parquet", block_rows=2)
     found = parquet.read_table(tmp_path / "out")
     assert found.drop_columns(["results"]).equals(table)
     assert found.schema.remove(6).equals(schema)
@@ -173,7 +160,7 @@ def test_parquet_columns_keep_their_types(tmp_path):
 
 def test_odd_texts_are_scored(tmp_path, tiny):
     rows = [{"query": text or "q", "documents": list(SENTENCES)} for text in SENTENCES]
-    assert run(write_lines(tmp_path / "in.jsonl", rows), tiny, block_rows=10) == [(6, 36, b"")]
+    assert run(write_lines(tmp_path / "in.jsonl", rows), tiny, block_rows=10) == [(6, 36)]
     assert all(len(row["results"]) == 6 for row in read_output(tmp_path / "out"))
 
 
@@ -212,21 +199,21 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     text = '{"query": "q", "documents": ["d"]}\n\n' + line + "\n"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=rf"/in\.jsonl, line 3: {message}"):
-        raise failure(file)
+        run(file)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_bad_row_of_parquet_and_a_damaged_file_are_named(tmp_path):
     rows = [*make_rows(7), {"id": 7, "query": None, "documents": ["d"]}]
     file = write_parquet(tmp_path / "in.parquet", rows, row_group_size=5)
-    *good, (_, _, bad) = run(file, block_rows=2)
-    assert [error for *_, error in good] == [b""] * len(good)
-    assert str(bad) == f"{file}, row 8: expected a text in column 'query', got None"
-    blocks = plan([write_parquet(file, make_rows(200))], 1000)
+    with pytest.raises(ValueError, match=r"in\.parquet, row 8: expected a text in .*, got None"):
+        run(file, block_rows=2)
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    (block,) = plan([write_parquet(file, make_rows(200))], 1000)
     content = file.read_bytes()
     file.write_bytes(content[:100] + b"\xff" * 300 + content[400:])
-    report = BlockScorer(tmp_path, WordOverlapCrossEncoder(), Columns(), None, 1)(asdict(blocks[0]))
     with pytest.raises(ValueError, match=r"in\.parquet, row 1: "):
-        raise pickle.loads(report["error"])  # noqa: S301  # ours
+        BlockScorer(tmp_path, WordOverlapCrossEncoder(), Columns(), None, 1).score(block)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +225,8 @@ def test_a_bad_row_of_parquet_and_a_damaged_file_are_named(tmp_path):
 )
 def test_failures_of_the_model_are_told(tmp_path, model, error, message):
     with pytest.raises(error, match=message):
-        raise failure(write_lines(tmp_path / "in.jsonl", make_rows(3)), model)
+        run(write_lines(tmp_path / "in.jsonl", make_rows(3)), model)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint):

@@ -115,11 +115,6 @@ def test_after_a_bad_row_or_a_model_that_does_not_load_finished_blocks_stay(tmp_
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"top_n": 0}, "top_n must be at least 1, got 0"),
         ({"block_rows": 0}, "block_rows must be at least 1, got 0"),
-        (
-            {"gpus_per_worker": 1.0, "workers": 2},
-            "2 workers of 1 GPUs need 2, .* has 0: take fewer",
-        ),
-        ({"cpus_per_worker": 3.0}, "1 workers of 3 CPUs need 3, .* has 2: take fewer"),
     ],
 )
 def test_settings_that_can_not_be(tmp_path, settings, message):

@@ -25,7 +25,7 @@ CORPUS = {key: Document(key, id=key) for key in ("d1", "d2")}
         ({"queries": {**QUERIES, "\ud800": "?"}}, ValueError, "an id of UTF-8"),
         ({"qrels": {"q4": {"d1": 1}}}, ValueError, "the query 'q4', which is not in queries"),
         ({"qrels": {"q1": {"d4": 1}}}, ValueError, "query 'q1' names the document 'd4'"),
-        ({"qrels": {"q1": {"\udc00": 1}}, "corpus": None}, ValueError, "an id of UTF-8"),
+        ({"qrels": {"q1": {"d\0": 1}}, "corpus": None}, ValueError, "an id of .* without NUL"),
         ({"qrels": {"q1": {"d1": 1.0}}}, TypeError, "'d1' for query 'q1' must be an int, got fl"),
         ({"qrels": {"q1": {"d1": 2**62}}}, ValueError, "at most 1,000,000"),
         ({"qrels": {"q1": {"d1": -(2**70)}}}, ValueError, "at most 1,000,000"),

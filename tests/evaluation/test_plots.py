@@ -20,7 +20,6 @@ from langchain_rerank.evaluation import (
     plot_rank_movement,
     plot_scores,
     plot_tradeoff,
-    suggest_threshold,
 )
 from langchain_rerank.evaluation.plots import BLUE, ORANGE
 from tests.evaluation.toy import QUIET, a_report, a_sweep, reranked
@@ -90,12 +89,6 @@ print(len(figures))
     assert (done.stdout.strip(), done.stderr) == ("3", "")
 
 
-def test_a_missing_matplotlib_is_named(report, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "langchain-rerank\[eval\]"'):
-        plot_measures(report)
-
-
 @pytest.mark.parametrize("differences", [False, True])
 def test_each_measure_has_a_panel_with_means_and_intervals(report, differences):
     figure = plot_measures(report, differences=differences)
@@ -116,12 +109,8 @@ def test_each_measure_has_a_panel_with_means_and_intervals(report, differences):
     shown(figure)
 
 
-def test_one_query_has_no_interval_one_system_no_difference_and_many_names_do_not_overlap():
+def test_one_query_has_no_interval_and_many_names_do_not_overlap():
     dataset = Dataset({"1": "who?"}, {"1": {"a": 1}})
-    alone = evaluate({"_run": {"1": {"a": 1.0}}}, dataset, ["RR"], **QUIET)
-    assert plot_measures(alone).get_suptitle().startswith("Mean, 1 query")
-    with pytest.raises(ValueError, match=r"need two systems.*'_run' alone"):
-        plot_measures(alone, differences=True)
     names = [f"{number}: BM25 + cross-encoder/ms-marco-MiniLM " * 3 for number in range(12)]
     many = evaluate({name: {"1": {"a": 1.0}} for name in names}, dataset, ["RR"], **QUIET)
     figure = plot_measures(many)
@@ -140,40 +129,34 @@ def test_scores_are_counted_by_what_is_known_of_the_passages(report):
     shown(figure)
     # Of query "q": d 2, a 3, c 1, b 0, and f without a score; of "other": a 2, b unjudged.
     assert counts(figure) == [3, 2, 1]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "relevant (grade 2 or above): 3",
-        "judged not relevant (below grade 2): 2",
-        "not judged: 1",
-    ]
+    titles = ["relevant (grade 2 or above): 3", "judged not relevant (below grade 2): 2"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [*titles, "not judged: 1"]
     assert figure.get_suptitle().startswith(r"Scores of second, toy \$x\$: 2 queries")
-    assert figure.axes[-1].get_xlabel() == "score (spaced by log-odds)"
-    assert figure.axes[0].get_xscale() == "logit"
 
 
-def test_a_threshold_says_what_it_keeps_of_these_passages(report):
-    given = reranked(report, (0.9, 0.4, 0.8, 0.2, 0.1))
-    found = suggest_threshold(given, precision=0.01)
-    figure = plot_scores(given, threshold=found.threshold)
-    said = f"precision {found.seen_precision:.3f}, recall {found.seen_recall:.3f}"
-    assert said in figure.get_suptitle()
-    assert figure.axes[0].get_title(loc="left").endswith(" of 3 kept")
-    assert {axes.lines[0].get_xdata()[0] for axes in figure.axes} == {found.threshold}
-
-
-def test_logits_stay_as_they_are_and_a_far_threshold_is_in_view(report):
-    figure = plot_scores(reranked(report, (5.0, -1.0, -3.0, 2.0, 0.0)), threshold=40)
-    shown(figure)
-    assert figure.axes[-1].get_xlabel() == "score"
-    low, high = figure.axes[-1].get_xlim()
-    assert (low < -3, high > 40) == (True, True)
-    assert "precision –, recall 0.000" in figure.get_suptitle()
-
-
-@pytest.mark.parametrize("scores", [(1.0, 0.0, 1.0, 0.0, 0.0), (0.5,) * 5, (7.0,) * 5])
-def test_scores_at_the_ends_and_all_alike_are_drawn(report, scores):
-    figure = plot_scores(reranked(report, scores), threshold=0.5)
+@pytest.mark.parametrize(
+    ("scores", "threshold", "scale"),
+    [
+        ((0.9, 0.4, 0.8, 0.2, 0.1), 0.35, "logit"),
+        ((1.0, 0.0, 1.0, 0.0, 0.0), 0.5, "logit"),
+        ((0.5,) * 5, 0.5, "logit"),
+        ((7.0,) * 5, 0.5, "linear"),
+        ((5.0, -1.0, -3.0, 2.0, 0.0), 40, "linear"),
+    ],
+)
+def test_a_threshold_is_in_view_and_says_what_it_keeps(report, scores, threshold, scale):
+    figure = plot_scores(reranked(report, scores), threshold=threshold)
     shown(figure)
     assert sum(counts(figure)) == 7
+    kept = sum(score >= threshold for score in (*scores, *scores[:2]))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert sum(int(title.split(": ")[1].split()[0]) for title in titles) == kept
+    axes = figure.axes[-1]
+    assert (axes.get_xscale(), axes.get_xlim()[1] > threshold) == (scale, True)
+    # Of query "q" d, a, and of "other" a are relevant.
+    right = sum(score >= threshold for score in (scores[0], scores[1], scores[0]))
+    said = f"precision {f'{right / kept:.3f}' if kept else '–'}, recall {right / 3:.3f}"
+    assert said in figure.get_suptitle()
 
 
 def test_lines_go_from_old_to_new_ranks_and_below_the_cut(report):
@@ -217,7 +200,7 @@ def test_texts_are_cut_shown_as_they_are_and_replaced_by_ids(report):
     title = figure.get_suptitle()
     assert r"cost \$5 and \$10?" in title
     for name in ("first", "second"):
-        assert f"{name} {report.values.loc[(name, 'q'), 'nDCG@3']:.4f}" in title
+        assert f"{name} {report.per_query.loc[(name, 'q'), 'nDCG@3']:.4f}" in title
 
 
 def test_a_sweep_has_a_line_a_model_its_depths_as_labels_a_frontier_and_a_ring():
@@ -241,6 +224,10 @@ def test_a_sweep_has_a_line_a_model_its_depths_as_labels_a_frontier_and_a_ring()
     ("draw", "message"),
     [
         (lambda r: plot_tradeoff(a_sweep(((None, 10, 0), 0.5, 0))), "nothing here was timed"),
+        (
+            lambda r: plot_measures(replace(r, summary=r.summary[:1]), differences=True),
+            "need two systems.*'first' alone",
+        ),
         (plot_scores, r"expected a system that reranks, one of \[\], got None"),
         (lambda r: plot_scores(reranked(r), "x"), r"one of \['second'\], got 'x'"),
         (lambda r: plot_scores(reranked(r), threshold=math.nan), "a finite number"),

@@ -13,7 +13,6 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_rerank import Reranker
 from langchain_rerank.evaluation import Dataset, Report, RerankedRun, evaluate
-from langchain_rerank.evaluation.measures import questions_needed
 from tests.evaluation.toy import QUIET
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -56,7 +55,7 @@ def test_data_frame_has_a_row_for_each_system(report):
     stages = [f"{stage} p{n} ms" for stage in ("reranking", "retrieval", "total") for n in (50, 95)]
     columns = [f"{measure}{one}" for measure in ("nDCG@3", "RR") for one in numbers]
     assert list(frame) == [*columns, "candidate recall", *stages]
-    row, values = frame.loc[NAME], report.values.loc[NAME]
+    row, values = frame.loc[NAME], report.per_query.loc[NAME]
     assert row["RR"] == pytest.approx(values["RR"].mean())
     assert row["candidate recall"] == pytest.approx(5 / 6)
     assert row["reranking p50 ms"] == pytest.approx(1000 * np.median(values["reranking"]))
@@ -129,16 +128,6 @@ def test_the_first_words_say_whether_it_helps_and_what_to_do():
     assert "About 210 judged questions would tell one of this size; here are 10." in unsure
 
 
-def test_questions_needed_are_those_of_a_test_with_a_power_of_four_fifths():
-    rng = np.random.default_rng(0)
-    sample = rng.normal(0.05, 0.2, 40)
-    needed = questions_needed(sample)
-    draws = rng.normal(sample.mean(), sample.std(ddof=1), (4000, needed))
-    z = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / np.sqrt(needed))
-    assert np.mean(abs(z) > 1.96) == pytest.approx(0.8, abs=0.05)
-    assert questions_needed([0.1]) is questions_needed([0.0, 0.0]) is None
-
-
 def test_json_gives_the_same_report_back(report):
     documents = report.documents.copy()
     documents.loc[0, "score"] = math.inf
@@ -183,7 +172,7 @@ def test_worst_queries_are_those_that_lost_most_first(report):
     assert frame.to_dict("records") == [
         {"query_id": "hurt", "query": "red bird", "before": 1.0, "after": 0.5}
     ]
-    lost = report.values.loc["run", "RR"] - report.values.loc["all", "RR"]
+    lost = report.per_query.loc["run", "RR"] - report.per_query.loc["all", "RR"]
     expected = [query for query in lost.sort_values(ascending=False).index if lost[query] > 0]
     assert len(expected) > 1
     assert report.worst_queries(system="all", measure="RR")["query_id"].tolist() == expected

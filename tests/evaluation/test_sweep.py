@@ -29,7 +29,7 @@ def swept(source=RUN, dataset=DATASET, model=None, **settings):
 
 
 def values_of(system, measure="nDCG@10"):
-    return evaluate({"one": system}, DATASET, [measure], **QUIET).values[measure].tolist()
+    return evaluate({"one": system}, DATASET, [measure], **QUIET).per_query[measure].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +47,16 @@ def test_every_setting_is_what_the_retriever_of_that_setting_returns(store, sett
 
     found = swept(store, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=[0.4, 1])
 
-    first, *others = found.values
+    first, *others = found.per_query
     assert [key[1:] for key in others] == [(d, w) for d in (5, 12, 20) for w in (0, 0.4, 1)]
     for key in others:
         same = reranker.model_copy(update={"first_stage_weight": key[2]})
         retriever = create_rerank_retriever(store, reranker=same, k=5, fetch_k=key[1])
-        assert found.values[key].tolist() == values_of(retriever), key
+        assert found.per_query[key].tolist() == values_of(retriever), key
         # Retrieval counts as well.
         assert all(map(gt, found.seconds[key], found.seconds[first]))
     dense = store.as_retriever(search_kwargs={"k": 5})
-    assert found.values[first].tolist() == values_of(dense)
+    assert found.per_query[first].tolist() == values_of(dense)
 
 
 def test_run_as_source_reads_its_texts_from_the_corpus():
@@ -64,8 +64,8 @@ def test_run_as_source_reads_its_texts_from_the_corpus():
     found = swept(model=model, fetch_k=[8, 30], first_stage_weights=[0], measure="nDCG@5")
 
     systems = [RUN, *(RerankedRun(RUN, Reranker(model=model), fetch_k=depth) for depth in (8, 30))]
-    for key, system in zip(found.values, systems, strict=True):
-        assert found.values[key].tolist() == values_of(system, "nDCG@5")
+    for key, system in zip(found.per_query, systems, strict=True):
+        assert found.per_query[key].tolist() == values_of(system, "nDCG@5")
     assert found.summary["p50 ms"].iloc[0] == 0
 
 
@@ -153,7 +153,7 @@ def test_what_is_expected_is_less_than_the_best_of_many_shows():
 
     advice = found.recommend()
 
-    means = found.values.mean()
+    means = found.per_query.mean()
     assert advice.over_plain.mean < (means.max() - means.iloc[1]) / 2
     assert advice.over_first_stage.low > 0
 
@@ -182,7 +182,7 @@ def test_the_cheapest_within_the_tolerance_is_recommended_with_what_others_cost(
         (("large", 20, 0), 0.652, 200),
         (("large", 100, 0), 0.670, 900),
     )
-    settings = list(found.values)
+    settings = list(found.per_query)
 
     for tolerance, place in ((0, 4), (0.01, 2), (0.015, 1), (0.3, 0)):
         assert found.recommend(tolerance).setting == settings[place]
@@ -211,7 +211,7 @@ def test_tables_say_what_was_found(store):
     assert table["fetch_k"].tolist() == [10] + [10] * 8 + [20] * 8
     weights = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
     assert table["first_stage_weight"].tolist() == [0, *weights, *weights]
-    assert table["nDCG@10"].tolist() == pytest.approx(found.values.mean().tolist())
+    assert table["nDCG@10"].tolist() == pytest.approx(found.per_query.mean().tolist())
     assert (table["nDCG@10 low"] <= table["nDCG@10"]).all()
     assert (table["p50 ms"] <= table["p95 ms"]).all()
     markdown = found.to_markdown()
@@ -250,15 +250,12 @@ def test_failures_name_what_failed_and_the_query():
         ({"k": 0}, ValueError, "k must be > 0"),
         ({"first_stage_weights": [0, 1.5]}, ValueError, "must be from 0 to 1, got 1.5"),
         ({"first_stage_weights": [float("nan")]}, ValueError, "got nan"),
-        ({"measure": "nDGC@10"}, ValueError, "unknown measure 'nDGC@10'"),
         ({"models": "BAAI/bge-reranker-base"}, TypeError, "models must be a sequence"),
         ({"models": []}, TypeError, r"a mapping by names, got \[\]"),
         ({"models": {"a": 3}}, ValueError, "model"),
         ({"source": [1, 2]}, TypeError, "source must be a VectorStore"),
         ({"dataset": Dataset(DATASET.queries, DATASET.qrels)}, ValueError, "with a corpus"),
         ({"confidence": 1}, ValueError, "confidence must be between 0 and 1"),
-        ({"resamples": 1}, ValueError, "resamples must be an int of at least 2, got 1"),
-        ({"seed": -1, "first_stage_weights": [0]}, ValueError, "seed must be an int of at least 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_scored(arguments, error, said):

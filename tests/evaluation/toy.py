@@ -41,6 +41,12 @@ def random_run(dataset, depth=20):
     }
 
 
+def only(system, dataset, measure="nDCG@10", **settings):
+    """Evaluate one system: its values, its documents and the report."""
+    report = evaluate({"it": system}, dataset, [measure], **QUIET, **settings)
+    return report.per_query.loc["it"], report.documents, report
+
+
 def a_report():
     """Two runs: "d" comes from below rank 2, "b" goes there, "e" and "f" come and go as a whole."""
     texts = {

@@ -114,32 +114,25 @@ def impatient():
         yield client
 
 
-def test_a_body_that_drips_is_given_up(impatient):
-    answer = b""
-    with connected(impatient) as sock:
-        sock.sendall(head(1000))
-        sock.settimeout(0.05)
-        for _ in range(600):
-            with contextlib.suppress(TimeoutError):
-                answer += sock.recv(1000)
-            if answer:
-                break
-            sock.sendall(b" ")
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"connection: close" in answer
-    assert b'{"message":"the body must come within 0.5 s' in answer
-
-
-def is_closed(sock: socket.socket, drip: bytes) -> bool:
-    """Send a little more, and tell whether the other side has ended the connection."""
+def received(sock: socket.socket, drip: bytes) -> bytes | None:
+    """Send a little more, and give what has come: None for nothing, b"" for an ended connection."""
     sock.settimeout(0.05)
     try:
         sock.sendall(drip)
-        return sock.recv(65536) == b""
+        return sock.recv(65536)
     except TimeoutError:
-        return False
+        return None
     except OSError:
-        return True
+        return b""
+
+
+def test_a_body_that_drips_is_given_up(impatient):
+    with connected(impatient) as sock:
+        sock.sendall(head(1000))
+        answer = wait_until(lambda: received(sock, b" "), "an answer")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer
+    assert b'{"message":"the body must come within 0.5 s' in answer
 
 
 LENGTH = "HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
@@ -163,8 +156,12 @@ def test_a_client_that_is_due_and_drips_or_does_nothing_is_dropped(impatient, se
     with connected(impatient) as dripping, connected(impatient) as silent:
         for sock in (dripping, silent):
             sock.sendall(sent.encode())
-        wait_until(lambda: is_closed(dripping, b"1"), "the connection to be closed", timeout=20)
-        wait_until(lambda: is_closed(silent, b""), "the connection to be closed", timeout=20)
+        for sock, drip in ((dripping, b"1"), (silent, b"")):
+
+            def is_closed(sock=sock, drip=drip) -> bool:
+                return received(sock, drip) == b""
+
+            wait_until(is_closed, "the connection to be closed", timeout=20)
 
 
 def test_a_client_that_never_reads_its_answer_is_dropped(impatient):
