@@ -164,7 +164,7 @@ def commit() -> str | None:
     """The commit of the source tree that runs, marked where it was edited; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(  # noqa: S603  # no input of others
+        done = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
