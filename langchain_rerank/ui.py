@@ -174,19 +174,23 @@ def save_labels(
         How many questions have judgments now.
     """
     key = hashlib.sha256(question.encode()).hexdigest()[:16]
-    documents = {one: Document(text, id=one) for one, text in corpus.items()}
-    queries, qrels = {key: question}, {key: grades}
-    if (folder / "qrels" / "test.tsv").exists():
-        known = load_beir(folder)
-        # Those without judgments, or with others, stay as well.
-        lines = (folder / "queries.jsonl").read_text(encoding="utf-8").split("\n")
-        records = [json.loads(line) for line in lines if line.strip()]
-        queries = {one["_id"]: one["text"] for one in records} | queries
-        qrels = {**known.qrels, **qrels}
-        documents = {**(known.corpus or {}), **documents}
-    dataset = Dataset(queries=queries, qrels=qrels, corpus=documents)
+    known = _records(folder / "corpus.jsonl")
+    documents = {
+        one["_id"]: Document(one["text"], id=one["_id"], metadata={"title": one.get("title")})
+        for one in [*known, *({"_id": one, "text": text} for one, text in corpus.items())]
+    }
+    # Those without judgments, or with others, stay as well.
+    queries = {one["_id"]: one["text"] for one in _records(folder / "queries.jsonl")}
+    judged = (folder / "qrels" / "test.tsv").exists()
+    qrels = dict(load_beir(folder, load_corpus=False).qrels) if judged else {}
+    dataset = Dataset({**queries, key: question}, {**qrels, key: grades}, documents)
     write_beir(dataset, folder)
     return len(dataset.qrels)
+
+
+def _records(path: Path) -> list[dict[str, str]]:
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def pasted_store(text: str) -> Chroma:

@@ -97,7 +97,8 @@ class Endpoint:
         self.via = f" (through the proxy of {self.variable})" if self.variable else ""
         query = [value for _, value in parse_qsl(self.url.query.decode())]
         secrets = [value for value in query if len(value) >= _SHORTEST_SECRET]
-        secrets += [*self.url.userinfo.decode().split(":"), self.url.username, self.url.password]
+        user, _, password = self.url.userinfo.decode().partition(":")
+        secrets += [password or user, self.url.password or self.url.username]
         secrets += [self.proxy.rpartition("@")[0].rpartition(":")[2], *credentials.values()]
         # A server that quotes "Bearer KEY" may quote the key alone.
         secrets += [value.rpartition(" ")[2] for value in credentials.values()]

@@ -95,12 +95,16 @@ class RerankClient:
     async def _ask(self, body: bytes, count: int, deadline: float) -> list[float]:
         """Get the scores of one request, whatever number of attempts it takes."""
         failures: list[Failure] = []
+        sent = 0
         endpoint = self.endpoints[0]
 
         async def attempt() -> list[float]:
-            nonlocal endpoint
+            nonlocal endpoint, sent
             endpoint = self.due(failures)
-            return await self._attempt(endpoint, body, count, failures)
+            endpoint.turn = next(self._turns)
+            async with self._places:
+                sent += 1
+                return await self._attempt(endpoint, body, count, failures)
 
         try:
             async with asyncio.timeout_at(deadline):
@@ -109,20 +113,19 @@ class RerankClient:
             cause = failure.__cause__
             raise endpoint.error(failure.problem, failure.status, len(failures)) from cause
         except TimeoutError as error:
-            endpoint.failed(self.loop.time())
+            if sent > len(failures):
+                endpoint.failed(self.loop.time())
             problem = f"gave no scores within timeout={self.settings.timeout:g} s"
             if failures:
                 problem += f"; before, a server {failures[-1][1].problem}"
-            raise endpoint.error(problem, None, len(failures) + 1) from error
+            raise endpoint.error(problem, None, sent) from error
 
     async def _attempt(
         self, endpoint: Endpoint, body: bytes, count: int, failures: list[Failure]
     ) -> list[float]:
         """Send a request once, and note how its server did."""
-        endpoint.turn = next(self._turns)
         try:
-            async with self._places:
-                scores = await endpoint.ask(body, count, len(failures) + 1)
+            scores = await endpoint.ask(body, count, len(failures) + 1)
         except AttemptError as failure:
             failures.append((endpoint, failure))
             if failure.retry != "never":

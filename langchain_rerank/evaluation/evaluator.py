@@ -107,6 +107,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         for given in answers.values()
         for answer in given.values()
         for one in answer.ranking
+        if one.text
     }
     return Report(
         dataset=dataset.name,

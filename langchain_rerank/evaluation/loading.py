@@ -83,23 +83,30 @@ def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> Non
         for one in dataset.documents
     ]
     queries = [{"_id": key, "text": text} for key, text in dataset.queries.items()]
+    check_columns(dataset.qrels)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    write_qrels(folder / "qrels" / f"{qrels}.tsv", dataset.qrels)
+    # Judgments last: whatever ends this before, none names what isn't there.
     for name, records in (("corpus", documents), ("queries", queries)):
         with replacing(folder / f"{name}.jsonl") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
+    write_qrels(folder / "qrels" / f"{qrels}.tsv", dataset.qrels)
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Write judgments in BEIR's layout; a ValueError for an id that its columns can't hold."""
-    ids = {*qrels, *(key for grades in qrels.values() for key in grades)}
-    if wrong := next((key for key in ids if "\t" in key or len(key.splitlines()) > 1), None):
-        msg = f"expected ids without tabs and line breaks, got {wrong!r}"
-        raise ValueError(msg)
+    check_columns(qrels)
     with replacing(path) as file:
         file.write("\t".join(_HEADER) + "\n")
         for query_id, grades in qrels.items():
             file.writelines(f"{query_id}\t{key}\t{grade}\n" for key, grade in grades.items())
+
+
+def check_columns(qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Raise a ValueError for the first id that a column between tabs can't hold."""
+    ids = {*qrels, *(key for grades in qrels.values() for key in grades)}
+    if wrong := next((key for key in ids if "\t" in key or key.splitlines() != [key]), None):
+        msg = f"expected ids without tabs and line breaks, got {wrong!r}"
+        raise ValueError(msg)
 
 
 def _document(key: str, text: str, title: str | None) -> Document:
@@ -217,16 +224,17 @@ def load_ir_dataset(
 
     try:
         source = ir_datasets.load(name)
-        qrels = source.qrels_dict()
-        asked = {one.query_id: one for one in source.queries_iter()}
-        documents = source.docs_iter() if load_corpus else None
     except KeyError as error:
         msg = f"expected an id that ir_datasets knows, such as 'beir/scifact/test', got {name!r}"
         raise ValueError(msg) from error
+    try:
+        qrels = source.qrels_dict()
+        asked = {one.query_id: one for one in source.queries_iter()}
+        documents = source.docs_iter() if load_corpus else None
     except AttributeError as error:
         msg = f"ir_datasets has not all of {name!r}: {error}; its id may go on, as in '…/test'"
         raise ValueError(msg) from error
-    queries = {key: asked[key].default_text() for key in qrels}
+    queries = {key: asked[key].default_text() for key in qrels if key in asked}
     corpus = None if documents is None else {one.doc_id: _ir_document(one) for one in documents}
     return Dataset(queries, qrels, corpus, name, partial_corpus=partial_corpus)
 
