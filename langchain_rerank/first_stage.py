@@ -102,6 +102,9 @@ def _placed(stage: Any, keywords: dict[str, Any], config: RunnableConfig | None)
 
         return stage.model_copy(update=_mapped(_holding(stage), place))
     functions = _functions_of(stage) if isinstance(stage, RunnableLambda) else [stage.invoke]
+    owner = getattr(functions[0], "__self__", None)
+    if isinstance(owner, BaseRetriever) and functions[0].__name__ in ("invoke", "ainvoke"):
+        return _placed(owner, keywords, config)
     return [_bound(stage, keywords, function) for function in functions][-1]
 
 

@@ -142,6 +142,7 @@ WRAPPED: dict[str, Any] = {
     | RunnableLambda(lambda state: state["found"]),
     "each": RunnableLambda(lambda query: [query]) | plain().map() | (lambda found: found[0]),
     "function": RunnableLambda(search),
+    "bound method": RunnableLambda(plain().invoke, plain().ainvoke),
     "ensemble": EnsembleRetriever(retrievers=[plain().with_retry(), plain()]),
     "merger": MergerRetriever(retrievers=[plain()]),
     "rephrase": RePhraseQueryRetriever(retriever=plain(), llm_chain=rewrite()),
@@ -191,7 +192,6 @@ DROPPING: dict[str, Any] = {
     "function": RunnableLambda(lambda _: DOCUMENTS),
     "function at the end": rewrite() | RunnableLambda(lambda query: plain().invoke(query)),
     "function that calls": RunnableLambda(lambda query: [*BOUND.invoke(query)]),
-    "method": RunnableLambda(plain().invoke),
     "beside": RunnableParallel(a=plain(), b=RunnableLambda(lambda _: DOCUMENTS))
     | RunnableLambda(merge),
     "beside, a retriever": RunnableParallel(a=plain(), b=Everything()) | RunnableLambda(merge),

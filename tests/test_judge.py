@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from langchain_rerank.cli import app
 from langchain_rerank.evaluation import Dataset, load_beir, write_beir
+from langchain_rerank.ui import save_labels
 
 DATA = Dataset.from_questions(
     [("Which city?", ["a"]), ("Which \ud83d river?", {"b": 2, "a": 0}), ("What?", ["c"])],
@@ -42,11 +43,20 @@ def test_a_data_set_is_read_as_it_was_written(folder):
     ]
 
 
-def test_a_folder_stays_as_it_was_where_an_id_fits_no_column(folder):
-    wrong = Dataset.from_questions([("Which?", ["a\tb"])], [Document("text", id="a\tb")])
-    with pytest.raises(ValueError, match=r"without tabs and line breaks, got 'a\\tb'"):
+@pytest.mark.parametrize("key", ["a\tb", "a\n", "a\x85b"])
+def test_a_folder_stays_as_it_was_where_an_id_fits_no_column(folder, key):
+    wrong = Dataset.from_questions([("Which?", [key])], [Document("text", id=key)])
+    with pytest.raises(ValueError, match="without tabs and line breaks, got 'a"):
         write_beir(wrong, folder)
     assert load_beir(folder).queries == DATA.queries
+
+
+def test_labels_join_a_data_set_whose_judgments_are_elsewhere(tmp_path):
+    write_beir(DATA, tmp_path, qrels="dev")
+    assert save_labels(tmp_path, "Who?", {"new": 1, "b": 0}, {"new": "You."}) == 1
+    assert list(load_beir(tmp_path).qrels.values()) == [{"new": 1, "b": 0}]
+    assert load_beir(tmp_path, "dev").qrels == DATA.qrels
+    assert [one.id for one in load_beir(tmp_path).documents] == ["a", "b", "c", "new"]
 
 
 def test_what_is_kept_is_evaluated_and_who_stopped_goes_on(folder):
