@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from langchain_rerank import ModelLoadError, TorchCrossEncoder
-from langchain_rerank.cross_encoders.flag_patches import loading_report
+from langchain_rerank.cross_encoders.flag_patches import missing_weights
 from tests.checkpoints import TOKENIZER_FILES, save_bert
 
 PAIRS = [("q", "p"), ("who", "somebody")]
@@ -111,7 +111,7 @@ def test_other_threads_load_models_undisturbed(checkpoint, tmp_path):
 
     load = AutoModelForSequenceClassification.from_pretrained
     headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
-    with ThreadPoolExecutor(1) as other, loading_report() as missing:
+    with ThreadPoolExecutor(1) as other, missing_weights() as missing:
         plain = other.submit(load, headless).result()
         model, report = other.submit(load, headless, output_loading_info=True).result()
         assert missing == [], "their missing head is none of our business"
