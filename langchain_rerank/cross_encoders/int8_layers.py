@@ -99,7 +99,7 @@ def quantize(model: nn.Module, largest: int) -> None:
         # By name, as children alone would leave out the second place.
         for name, child in list(parent._modules.items()):  # noqa: SLF001  # see above
             replace = _REPLACED.get(type(child))
-            if replace is not None:
+            if replace is not None and min(child.weight.shape) > 8:
                 if id(child) not in made:
                     made[id(child)] = replace(child, largest)
                 setattr(parent, name, made[id(child)])
