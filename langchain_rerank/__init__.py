@@ -1,13 +1,19 @@
 """Cross-encoder reranking for LangChain: retrieve many, score all, keep the best few.
 
-The names below are imported when first used, so `import langchain_rerank` loads neither torch
-nor chromadb.
+All but the errors is imported when first used, so `import langchain_rerank` loads neither torch nor
+chromadb.
 """
-
-from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from langchain_rerank.errors import (
+    MissingDependencyError,
+    ModelLoadError,
+    RemoteError,
+    RerankError,
+    ScoringError,
+)
 
 if TYPE_CHECKING:
     from langchain_rerank.chain import create_rag_chain
@@ -18,16 +24,24 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
-    from langchain_rerank.errors import (
-        MissingDependencyError,
-        ModelLoadError,
-        RemoteError,
-        RerankError,
-        ScoringError,
-    )
+    from langchain_rerank.middleware import RerankMiddleware
     from langchain_rerank.reader import ExtractiveReader
     from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
 
+_HOMES = {
+    "CachedCrossEncoder": "cross_encoders.cached",
+    "ExtractiveReader": "reader",
+    "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
+    "OnnxCrossEncoder": "cross_encoders.onnx",
+    "RemoteCrossEncoder": "cross_encoders.remote",
+    "RerankMiddleware": "middleware",
+    "RerankRetriever": "retriever",
+    "Reranker": "compressor",
+    "TorchCrossEncoder": "cross_encoders.torch",
+    "create_rag_chain": "chain",
+    "create_rerank_retriever": "retriever",
+    "index_documents": "chroma",
+}
 __all__ = [
     "CachedCrossEncoder",
     "ExtractiveReader",
@@ -38,6 +52,7 @@ __all__ = [
     "RemoteCrossEncoder",
     "RemoteError",
     "RerankError",
+    "RerankMiddleware",
     "RerankRetriever",
     "Reranker",
     "ScoringError",
@@ -47,34 +62,13 @@ __all__ = [
     "index_documents",
 ]
 
-_HOMES = {
-    "CachedCrossEncoder": "cross_encoders.cached",
-    "ExtractiveReader": "reader",
-    "FlagEmbeddingCrossEncoder": "cross_encoders.flag_embedding",
-    "MissingDependencyError": "errors",
-    "ModelLoadError": "errors",
-    "OnnxCrossEncoder": "cross_encoders.onnx",
-    "RemoteCrossEncoder": "cross_encoders.remote",
-    "RemoteError": "errors",
-    "RerankError": "errors",
-    "RerankRetriever": "retriever",
-    "Reranker": "compressor",
-    "ScoringError": "errors",
-    "TorchCrossEncoder": "cross_encoders.torch",
-    "create_rag_chain": "chain",
-    "create_rerank_retriever": "retriever",
-    "index_documents": "chroma",
-}
-
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

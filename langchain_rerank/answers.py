@@ -15,25 +15,23 @@ if TYPE_CHECKING:
 
 # DeepSeek, Qwen and others write <think>, prompted models <thinking> and the like, Mistral [THINK],
 # Kimi the triangles. Closed by the same with a slash.
-_TAG = (
-    r"<(?P<slash>/)?(?i:(?:\w{1,12}:)?(?:think(?:ing)?|thoughts?|reasoning))(?:\s[^<>]{0,40})?>"
-    r"|\[(?P<mistral>/)?THINK\]|◁(?P<kimi>/)?think▷"
+_TAG = re.compile(
+    r"(?P<tag></?(?i:(?:\w{1,12}:)?(?:think(?:ing)?|thoughts?|reasoning))(?:\s[^<>]{0,40})?>"
+    r"|\[/?THINK\]|◁/?think▷)"
 )
-_THOUGHT_TAG = re.compile(_TAG)
 # More tildes than three underline a heading.
-_TILDES = "(?<!~)~~~(?!~)"
-_TAG_OR_CODE = re.compile(rf"(?P<run>`+|{_TILDES})|{_TAG}")
-# The end of what has come so far, where it may be the beginning of such a mark.
-_UNDECIDED = re.compile(r"(?:[`~]+|<[^<>]{0,60}|\[/?[THINK]{0,5}|◁/?\w{0,5})?\Z")
+_FENCE = "`{3,}|(?<!~)~~~(?!~)"
 # As in CommonMark, a code span ends within its paragraph or is none.
 _SPAN = r"(?<!`)(?P<ticks>`{1,2})(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=ticks)(?!`)"
-_CODE_SPAN = re.compile(_SPAN, re.DOTALL)
+_TAG_OR_CODE = re.compile(rf"(?P<fence>{_FENCE})|{_SPAN}|(?P<alone>`+)|{_TAG.pattern}", re.DOTALL)
+# The end of what has come so far, where it may be the beginning of such a mark.
+_UNDECIDED = re.compile(r"(?:[`~]+|<[^<>]{0,60}|\[/?[THINK]{0,5}|◁/?\w{0,5})\Z")
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _CODE = re.compile(
-    rf"(?P<fence>`{{3,}}|{_TILDES}).*?(?:(?P=fence)[`~]*|\Z)|{_SPAN}"
+    rf"(?P<fence>{_FENCE}).*?(?:(?P=fence)[`~]*|\Z)|{_SPAN}"
     r"|<(?P<html>(?i:code|pre))\b.*?(?:</(?P=html)>|\Z)",
     re.DOTALL,
 )
-_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 # Brackets, separators and dashes as keyboards of all languages have them; \d is any script's digit.
 _OPENING, _CLOSING = "[\\[［【〔〖⟦]", "[\\]］】〕〗⟧]"  # noqa: RUF001  # full-width on purpose
@@ -46,8 +44,9 @@ _CITATION = re.compile(
     rf"\s*(?:†[^\[\]【】]{{0,60}})?\\?{_CLOSING}"
 )
 _LINK_TARGET = re.compile(r"\]?\((?:[a-z][a-z+.-]*:|www\.|[#/.<])", re.IGNORECASE)
-_LAST_WORD = re.compile(r"[\w.]*\Z")
-_DOTTED_NAME = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z_]\w*)+")
+_LAST_WORD = re.compile(r"[\w.]+\Z")
+# No sentence ends with x, snake_case or sys.argv.
+_IDENTIFIER = re.compile(r"[a-z]|_*[^_]+_.*[^_]_*|[A-Za-z]\w*(?:\.[A-Za-z_]\w*)+")
 _USE_OF_ITEM = re.compile(r"\s*[-+*/]?==?(?!>)|\.\w+\(")
 _LONGEST_NAME = 80
 _LARGEST_FOOTNOTE = 999
@@ -68,103 +67,63 @@ class ThoughtFilter:
 
     def __init__(self) -> None:
         """Begin a reply."""
-        self._held = ""
-        self._fence = ""
+        self._held = self._thought = ""
         self._depth = 0
-        self._thought = ""
-        self._closed_at = 0
-        self._given = False
+        self._fence_end: re.Pattern[str] | None = None
+        self._given = self._closed = False
         self._line_begins = True
 
     def feed(self, text: str = "", *, last: bool = False) -> str:
         """Take the next piece, or the last one, and give what is certain by now."""
         self._held += text
         said: list[str] = []
-        undecided = None if last else _UNDECIDED.search(self._held)
-        tail = 0 if undecided is None else len(undecided[0])
-        going = True
-        while going:
-            end = len(self._held) - tail
-            if self._depth:
-                going = self._think(end)
-            elif self._fence:
-                going = self._quote(end, said)
+        while mark := self._pass(said, last=last):
+            if mark.lastgroup == "tag":
+                self._turn(mark[0], said)
             else:
-                going = self._say(end, said, last=last)
-        if last and self._depth:
-            self._give_back(said)
-        whole = "".join(said)
-        if not self._given:
-            whole = whole.lstrip()
+                closing = re.escape(mark[0]) + "[`~]*"
+                self._fence_end = re.compile(closing) if mark.lastgroup == "fence" else None
+        # An opening tag inside of a thought, or within a line, was only mentioned.
+        if last and self._depth and (self._closed or not self._line_begins):
+            said.append(self._thought)
+        whole = "".join(said) if self._given else "".join(said).lstrip()
         self._given = self._given or bool(whole)
         return whole
 
-    def _say(self, end: int, said: list[str], *, last: bool) -> bool:
-        """Pass prose on up to the next mark, and say whether there was one."""
-        mark = _TAG_OR_CODE.search(self._held, 0, end)
-        if mark is None:
-            self._pass(end, said)
-            return False
-        if mark["run"] is None:
-            self._pass(mark.start(), said)
-            self._turn(mark, said)
-        elif len(mark["run"]) >= 3:  # noqa: PLR2004  # a fence, by CommonMark
-            self._fence = mark["run"]
-            self._pass(mark.end(), said)
-        elif (span := _CODE_SPAN.match(self._held, mark.start())) and span.end() <= end:
-            self._pass(span.end(), said)
-        elif span is None and (last or _BLANK_LINE.search(self._held, mark.end())):
-            self._pass(mark.end(), said)
+    def _pass(self, said: list[str], *, last: bool) -> re.Match[str] | None:
+        """Pass what is held on up to the next mark, and cut that mark off."""
+        undecided = None if last else _UNDECIDED.search(self._held)
+        end = undecided.start() if undecided else len(self._held)
+        marks = _TAG if self._depth else self._fence_end or _TAG_OR_CODE
+        mark = marks.search(self._held, 0, end)
+        if mark and mark.lastgroup == "alone":
+            paragraph_ends = last or _BLANK_LINE.search(self._held, mark.end(), end)
+            end, mark = (end, mark) if paragraph_ends else (mark.start(), None)
+        text, rest = self._held[:end], self._held[end:]
+        if mark:
+            text = self._held[: mark.start() if mark.lastgroup == "tag" else mark.end()]
+            rest = self._held[mark.end() :]
+        self._held = rest
+        if self._depth:
+            self._thought += text
         else:
-            self._pass(mark.start(), said)
-            return False
-        return True
+            said.append(text)
+            _, newline, line = text.rpartition("\n")
+            self._line_begins = not line.strip() and (bool(newline) or self._line_begins)
+        return mark
 
-    def _turn(self, tag: re.Match[str], said: list[str]) -> None:
-        """Begin a thought, or end one that began in the prompt."""
-        self._held = self._held[tag.end() - tag.start() :]
-        if not _closes(tag):
-            self._depth, self._thought, self._closed_at = 1, tag[0], 0
+    def _turn(self, tag: str, said: list[str]) -> None:
+        """Begin or end a thought, one inside of it, or one that began in the prompt."""
+        closes = tag[1] == "/"
+        if self._depth or not closes:
+            self._closed = closes or (self._closed and self._depth > 0)
+            self._thought = "" if closes else self._thought + tag
+            self._depth += -1 if closes else 1
         elif self._given:
-            said.append(tag[0])
+            said.append(tag)
         else:
             said.clear()
             self._line_begins = True
-
-    def _think(self, end: int) -> bool:
-        """Hold a thought back up to the next tag, and say whether there was one."""
-        tag = _THOUGHT_TAG.search(self._held, 0, end)
-        place = end if tag is None else tag.end()
-        self._thought += self._held[:place]
-        self._held = self._held[place:]
-        if tag is None:
-            return False
-        self._depth += -1 if _closes(tag) else 1
-        if _closes(tag):
-            self._closed_at = len(self._thought)
-        return True
-
-    def _quote(self, end: int, said: list[str]) -> bool:
-        """Pass fenced code on up to its end, and say whether that has come."""
-        closing = re.compile(re.escape(self._fence) + "[`~]*").search(self._held, 0, end)
-        self._pass(end if closing is None else closing.end(), said)
-        if closing:
-            self._fence = ""
-        return closing is not None
-
-    def _give_back(self, said: list[str]) -> None:
-        """Settle a thought that was not closed by the end of the reply."""
-        if self._closed_at:  # an opening tag inside of the thought was only mentioned
-            said.append(self._thought[self._closed_at :])
-        elif not self._line_begins:
-            said.append(self._thought)
-        self._depth = 0
-
-    def _pass(self, end: int, said: list[str]) -> None:
-        text, self._held = self._held[:end], self._held[end:]
-        _, newline, line = text.rpartition("\n")
-        self._line_begins = not line.strip() and (bool(newline) or self._line_begins)
-        said.append(text)
 
 
 def without_thoughts(reply: str) -> str:
@@ -210,20 +169,17 @@ def mark_footnotes(passage: str) -> str:
     Code keeps its subscripts: where it is marked as code, on lines that look like it, and after
     names that no prose has.
     """
-    parts, place = [], 0
     for mark in _footnotes(passage):
-        parts += [passage[place : mark.end("open")], "note "]
         place = mark.end("open")
-    return "".join([*parts, passage[place:]])
+        passage = f"{passage[:place]}note {passage[place:]}"
+    return passage
 
 
 def strip_footnotes(passage: str) -> str:
     """Leave footnote marks out, with the space before them."""
-    parts, place = [], 0
     for mark in _footnotes(passage):
-        parts.append(passage[place : mark.start()].rstrip(" \t"))
-        place = mark.end()
-    return "".join([*parts, passage[place:]])
+        passage = passage[: mark.start()].rstrip(" \t") + passage[mark.end() :]
+    return passage
 
 
 def _text(piece: str | BaseMessage) -> str:
@@ -231,19 +187,9 @@ def _text(piece: str | BaseMessage) -> str:
     return piece if isinstance(piece, str) else ChatGeneration(message=piece).text
 
 
-def _closes(tag: re.Match[str]) -> bool:
-    return any(tag[name] for name in ("slash", "mistral", "kimi"))
-
-
 def _blank(code: re.Match[str]) -> str:
     """Put as many characters in the place of code, so that positions stay."""
     return "·" * len(code[0])
-
-
-def _is_identifier(word: str) -> bool:
-    """Tell names that no sentence ends with: x, snake_case, sys.argv."""
-    letter = len(word) == 1 and "a" <= word <= "z"
-    return letter or "_" in word.strip("_") or bool(_DOTTED_NAME.fullmatch(word))
 
 
 def _citations(text: str) -> Iterator[re.Match[str]]:
@@ -252,22 +198,21 @@ def _citations(text: str) -> Iterator[re.Match[str]]:
     subscript_end = -1
     for mark in _CITATION.finditer(prose):
         start, end = mark.span()
-        last_word = _LAST_WORD.search(prose, max(0, start - _LONGEST_NAME), start)
-        word = last_word[0] if last_word else ""
+        name = _LAST_WORD.search(prose, max(0, start - _LONGEST_NAME), start)
         if (
             start == subscript_end
-            or _is_identifier(word)
-            or (word and _USE_OF_ITEM.match(prose, end))
+            or (name and _IDENTIFIER.fullmatch(name[0]))
+            or (name and _USE_OF_ITEM.match(prose, end))
         ):
             subscript_end = end
         elif not _LINK_TARGET.match(prose, end):
             yield mark
 
 
-def _footnotes(passage: str) -> Iterator[re.Match[str]]:
-    """Find in prose what would be citations in an answer."""
+def _footnotes(passage: str) -> list[re.Match[str]]:
+    """Find in prose, from its end, what would be citations in an answer."""
     prose = _CODE_LINE.sub(_blank, passage)
-    return (mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE))
+    return [mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE)][::-1]
 
 
 def _numbers(citation: re.Match[str], count: int) -> list[int]:

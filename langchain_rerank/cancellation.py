@@ -16,8 +16,8 @@ class CancelledCallError(BaseException):
     """Ends a cancelled call; nobody waits for it, so no `except Exception` may keep it going."""
 
 
-def check_cancelled() -> None:
-    """Raise if the call that this runs for was given up."""
-    event = cancelled.get()
+def check_cancelled(event: threading.Event | None = None) -> None:
+    """Raise if the call that this runs for was given up; its other threads hand in the event."""
+    event = event or cancelled.get()
     if event is not None and event.is_set():
         raise CancelledCallError

@@ -15,6 +15,7 @@ from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import check_document
 from langchain_rerank.shared_folder import (
     any_vector,
+    batches,
     is_open,
     local_folder,
     lost_vectors,
@@ -26,7 +27,7 @@ from langchain_rerank.text import well_formed
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from chromadb.api import ClientAPI
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # HNSW looks at no more than ef_search neighbours, so fetch_k above it would quietly return fewer
 # or worse candidates. Chroma's default is 100; this serves fetch_k up to 200 with room to spare.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 400, "ef_construction": 200}
-_BATCH = 256
 # The same text's vectors by one model differ in rounding, and by int8 or batch noise, at most.
 _SAME_MODEL_COSINE = 0.98
 
@@ -61,10 +61,9 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     embeddings are still the same.) A known id with another text or other metadata is updated;
     documents that are in the collection and not in `documents` stay.
 
-    One process at a time indexes into a folder; another one waits, and says so. What others have
-    written while this process had the folder open is taken over, as Chroma would write this
-    process's vectors over theirs. Vectors that Chroma has lost all the same, now or earlier, are
-    embedded and written again, and a warning says how many.
+    One process at a time indexes into a folder; another one waits, and says so. What others wrote
+    meanwhile stays. Vectors that Chroma has lost all the same, now or earlier, are embedded and
+    written again, and a warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -95,7 +94,9 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
         >>> store.similarity_search("How many people live in Berlin?", k=1)[0].page_content
         'Berlin has 3,520,031 inhabitants.'
     """
+    import chromadb
     from langchain_chroma import Chroma
+    from tqdm.auto import tqdm
 
     if client is not None and persist_directory is not None:
         msg = f"expected client or persist_directory, got both ({persist_directory})"
@@ -104,16 +105,24 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     folder = persist_directory if client is None else local_folder(client)
     with only_writer(folder) as others_wrote:
         was_open = client is not None or is_open(persist_directory)
-        client = client or _client(persist_directory)
+        # Settings stay Chroma's own: all clients of a folder in one process must have the same.
+        if client is None and persist_directory is None:
+            client = chromadb.EphemeralClient()
+        elif client is None:
+            client = chromadb.PersistentClient(str(persist_directory))
         collection = client.get_or_create_collection(
             collection_name, configuration={"hnsw": _HNSW}, embedding_function=None
         )
-        _check_space(collection)
         if others_wrote and was_open:
             take_over(client, collection)
-        _check_embeddings(collection, embeddings)
+        _check_collection(collection, embeddings)
         store = Chroma(collection_name, embeddings, client=client)
-        _add(store, _missing(collection, prepared), show_progress=show_progress)
+        missing = _missing(collection, prepared)
+        disable = not (show_progress and missing)
+        with tqdm(total=len(missing), desc="Indexing", unit="doc", disable=disable) as bar:
+            for batch in batches(missing):
+                store.add_documents(batch)
+                bar.update(len(batch))
         _restore(store, collection)
     return store
 
@@ -125,16 +134,6 @@ def document_id(document: Document) -> str:
     metadata = {str(name): one for name, one in document.metadata.items() if one is not None}
     content = json.dumps([document.page_content, metadata], sort_keys=True, default=repr)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _client(persist_directory: str | Path | None) -> ClientAPI:
-    import chromadb
-
-    # Settings stay Chroma's own: a second client of one process must have the same ones as the
-    # first. Telemetry is off without them, Chroma's capture has done nothing since 1.5.
-    if persist_directory is None:
-        return chromadb.EphemeralClient()
-    return chromadb.PersistentClient(str(persist_directory))
 
 
 def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
@@ -152,23 +151,26 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
 
 
 def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
-    """Metadata as Chroma gives them back: without the fields that are None."""
+    """Metadata as Chroma gives them back: without the fields that are None.
+
+    Some values that Chroma accepts it loses, or chokes on for ever.
+    """
     stored: dict[str, Any] = {}
     for name, value in metadata.items():
+        field = f"metadata field {name!r} of document {position}"
         if not isinstance(name, str):
-            msg = f"metadata field {name!r} of document {position} must be named by a str"
+            msg = f"{field} must be named by a str"
             raise TypeError(msg)
         if value is None:
             continue
-        if not name or name[0] in "#$" or name == "chroma:document":
-            msg = f"metadata field '{name}' of document {position} has a name that Chroma reserves"
+        if name[:1] in ("", "#", "$") or name == "chroma:document":
+            msg = f"{field} has a name that Chroma reserves"
             raise ValueError(msg)
         values = value if isinstance(value, list) else [value]
-        if len({type(one) for one in values}) != 1 or not all(map(_storable, values)):
+        if len(set(map(type, values))) != 1 or not all(map(_storable, values)):
             msg = (
-                f"metadata field '{name}' of document {position} must be a str, bool, finite "
-                f"float, 64-bit int or a list of one of these for Chroma, got {value!r:.80}: "
-                "convert or drop it"
+                f"{field} must be a str, bool, finite float, 64-bit int or a list of one of these "
+                f"for Chroma, got {value!r:.80}: convert or drop it"
             )
             raise ValueError(msg)
         values = [well_formed(one) if isinstance(one, str) else one for one in values]
@@ -177,15 +179,17 @@ def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
 
 
 def _storable(value: object) -> bool:
-    """Whether Chroma can keep the value; some that it accepts it loses, or chokes on for ever."""
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return isinstance(value, str)
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
-def _check_space(collection: Collection) -> None:
+def _check_collection(collection: Collection, embeddings: Embeddings) -> None:
+    """Check the space, and embed one known document again.
+
+    Another model's vectors must not join those that are there. Two models may share a vector size;
+    the mixture would search wrongly and say nothing.
+    """
     space = (collection.configuration_json.get("hnsw") or {}).get("space")
     if space != _HNSW["space"]:
         msg = (
@@ -193,59 +197,27 @@ def _check_space(collection: Collection) -> None:
             "another collection_name, or delete it and index again"
         )
         raise ValueError(msg)
+    for key, then in any_vector(collection).items():
+        for document in _stored(collection, [key]):
+            [now] = embeddings.embed_documents([document.page_content])
+            norms = max(float(np.linalg.norm(now) * np.linalg.norm(then)), 1e-12)
+            if len(now) != len(then) or np.dot(now, then) / norms < _SAME_MODEL_COSINE:
+                msg = (
+                    f"collection '{collection.name}' was made with other embeddings: its document "
+                    f"'{key}' now gets another vector. Use the same model, or another "
+                    "collection_name"
+                )
+                raise ValueError(msg)
 
 
-def _check_embeddings(collection: Collection, embeddings: Embeddings) -> None:
-    """Embed one known document again: another model's vectors must not join those that are there.
-
-    Two models may share a vector size; the mixture would search wrongly and say nothing.
-    """
-    known = any_vector(collection)
-    if known is None:
-        return
-    key, then = known
-    texts = collection.get(ids=[key], include=["documents"])["documents"]
-    if not texts or texts[0] is None:
-        return
-    [now] = embeddings.embed_documents(texts)
-    if len(now) == len(then):
-        cosine = float(np.dot(now, then) / max(np.linalg.norm(now) * np.linalg.norm(then), 1e-12))
-        if cosine >= _SAME_MODEL_COSINE:
-            return
-    msg = (
-        f"collection '{collection.name}' was made with other embeddings: its document '{key}' "
-        "now gets another vector. Use the same model, or another collection_name"
-    )
-    raise ValueError(msg)
-
-
-def _restore(store: Chroma, collection: Collection) -> None:
-    """Embed and write again the documents whose vectors are lost."""
-    lost = lost_vectors(collection)
-    for start in range(0, len(lost), _BATCH):
-        found = collection.get(ids=lost[start : start + _BATCH], include=["documents", "metadatas"])
+def _stored(collection: Collection, ids: list[str]) -> Iterator[Document]:
+    """Read documents by id, those that have a text."""
+    for batch in batches(ids):
+        found = collection.get(ids=batch, include=["documents", "metadatas"])
         rows = zip(found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True)
-        documents = [
-            Document(text, metadata=dict(metadata or {}), id=key)
-            for key, text, metadata in rows
-            if text is not None
-        ]
-        if documents:
-            store.add_documents(documents)
-    if still := lost and lost_vectors(collection):
-        msg = (
-            f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
-            f"'{still[0]}', and they can't be written again: delete these documents, or the "
-            "collection, and index again"
-        )
-        raise RerankError(msg)
-    if lost:
-        logger.warning(
-            "collection '%s' had lost the vectors of %d documents, as happens where two processes "
-            "have a folder open; they have been written again",
-            collection.name,
-            len(lost),
-        )
+        for key, text, metadata in rows:
+            if text is not None:
+                yield Document(text, metadata=dict(metadata or {}), id=key)
 
 
 def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Document]:
@@ -253,21 +225,16 @@ def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Docu
 
     Chroma merges new metadata into the old: a field that the document no longer has goes by None.
     """
-    keys = list(prepared)
-    known: dict[str, tuple[str | None, dict[str, Any]]] = {}
-    for start in range(0, len(keys), _BATCH):
-        found = collection.get(ids=keys[start : start + _BATCH], include=["documents", "metadatas"])
-        for key, text, metadata in zip(
-            found["ids"], found["documents"] or (), found["metadatas"] or (), strict=True
+    missing = dict(prepared)
+    for known in _stored(collection, list(prepared)):
+        key = str(known.id)
+        document = missing.pop(key)
+        if known.page_content != document.page_content or not _equal(
+            known.metadata, document.metadata
         ):
-            known[key] = (text, dict(metadata or {}))
-    missing = []
-    for key, document in prepared.items():
-        held, fields = known.get(key) or (None, {})
-        if held != document.page_content or not _equal(fields, document.metadata):
-            update = {"metadata": {**dict.fromkeys(fields), **document.metadata}}
-            missing.append(document.model_copy(update=update))
-    return missing
+            metadata = {**dict.fromkeys(known.metadata), **document.metadata}
+            missing[key] = document.model_copy(update={"metadata": metadata})
+    return list(missing.values())
 
 
 def _equal(stored: object, given: object) -> bool:
@@ -281,14 +248,23 @@ def _equal(stored: object, given: object) -> bool:
     return stored == given
 
 
-def _add(store: Chroma, documents: list[Document], *, show_progress: bool) -> None:
-    """Embed and write in batches, each of them whole."""
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=len(documents), desc="Indexing", unit="doc", disable=not (show_progress and documents)
-    ) as bar:
-        for start in range(0, len(documents), _BATCH):
-            batch = documents[start : start + _BATCH]
-            store.add_documents(batch)
-            bar.update(len(batch))
+def _restore(store: Chroma, collection: Collection) -> None:
+    """Embed and write again the documents whose vectors are lost."""
+    lost = lost_vectors(collection)
+    if not lost:
+        return
+    for batch in batches(list(_stored(collection, lost))):
+        store.add_documents(batch)
+    if still := lost_vectors(collection):
+        msg = (
+            f"collection '{collection.name}' lacks the vectors of {len(still)} documents, such as "
+            f"'{still[0]}', and they can't be written again: delete these documents, or the "
+            "collection, and index again"
+        )
+        raise RerankError(msg)
+    logger.warning(
+        "collection '%s' had lost the vectors of %d documents, as happens where two processes "
+        "have a folder open; they have been written again",
+        collection.name,
+        len(lost),
+    )

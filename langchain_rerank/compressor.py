@@ -1,14 +1,13 @@
 """The reranker: a document compressor that runs the ranking policy over any cross encoder."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, Self
+from typing import Annotated, Literal, NotRequired, Self
 
+from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -20,9 +19,6 @@ from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
 from langchain_rerank.scoring import ascore_pairs, check_instruction, score_pairs
-
-if TYPE_CHECKING:
-    from langchain_core.callbacks import Callbacks
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +32,6 @@ class RerankInput(TypedDict):
 
 
 def _built(model: object) -> object:
-    """Build the cross encoder behind a name or a path."""
     return from_name(os.fspath(model)) if isinstance(model, str | Path) else model
 
 
@@ -71,7 +66,6 @@ class Reranker(BaseDocumentCompressor):
         extra="forbid",
         protected_namespaces=(),
         validate_assignment=True,
-        validate_default=True,
     )
 
     model: Annotated[BaseCrossEncoder, BeforeValidator(_built)] = Field(
@@ -105,7 +99,7 @@ class Reranker(BaseDocumentCompressor):
 
     @property
     def cross_encoder(self) -> BaseCrossEncoder:
-        """The cross encoder that scores."""
+        """The cross encoder that scores: `model`."""
         return self.model
 
     def compress_documents(
@@ -150,11 +144,15 @@ class Reranker(BaseDocumentCompressor):
         """Name model, scale of the scores and number of documents in the run's metadata."""
         names = (getattr(self.model, field, None) for field in ("model", "model_name"))
         name = next((name for name in names if isinstance(name, str)), type(self.model).__name__)
-        count = len(documents) if isinstance(documents, Sized) else None
-        metadata = {"model": name, "documents_in": count}
+        metadata = {"model": name, "documents_in": len(documents)}
         if scale := getattr(self.model, "score_scale", None):
             metadata["score_scale"] = scale
         return {"callbacks": callbacks, "metadata": metadata}
+
+    def candidates(self, documents: Iterable[Document], query: str) -> list[Candidate]:
+        """Choose what to score: `ranking.candidates` by this reranker's fields."""
+        fields = self.rank_fields
+        return candidates(documents, query, rank_fields=fields, deduplicate=self.deduplicate)
 
     def _rerank(self, given: RerankInput) -> list[Document]:
         found, instruction = self._chosen(given)
@@ -163,9 +161,6 @@ class Reranker(BaseDocumentCompressor):
         except RerankError as error:
             return self._unscored(found, error)
         return self._ranked(found, scores)
-
-    # LangChain makes the schema of the input of this, and can't resolve its name.
-    _rerank.__annotations__["given"] = RerankInput
 
     async def _arerank(self, given: RerankInput) -> list[Document]:
         found, instruction = self._chosen(given)
@@ -176,23 +171,13 @@ class Reranker(BaseDocumentCompressor):
         return self._ranked(found, scores)
 
     def _chosen(self, given: RerankInput) -> tuple[list[Candidate], str | None]:
-        """Choose what to score, and by which instruction."""
-        if not isinstance(given, dict):
-            msg = f"expected a dict with 'query' and 'documents', got {type(given).__name__}"
+        if not isinstance(given, dict) or {"query", "documents"} - given.keys():
+            came = sorted(given) if isinstance(given, dict) else type(given).__name__
+            msg = f"expected a dict with 'query' and 'documents', got {came}"
             raise TypeError(msg)
-        if lacking := {"query", "documents"} - given.keys():
-            msg = f"expected a dict with 'query' and 'documents', lacks {sorted(lacking)}"
-            raise ValueError(msg)
         instruction = given.get("instruction")
-        instruction = self.instruction if instruction is None else instruction
-        check_instruction(self.model, instruction)
-        found = candidates(
-            given["documents"],
-            given["query"],
-            rank_fields=self.rank_fields,
-            deduplicate=self.deduplicate,
-        )
-        return found, instruction
+        found = self.candidates(given["documents"], given["query"])
+        return found, self.instruction if instruction is None else instruction
 
     def _ranked(self, found: list[Candidate], scores: list[float]) -> list[Document]:
         if odd := sum(not math.isfinite(score) for score in scores):
@@ -210,7 +195,6 @@ class Reranker(BaseDocumentCompressor):
         )
 
     def _unscored(self, found: list[Candidate], error: RerankError) -> list[Document]:
-        """Do what `on_error` says."""
         if self.on_error == "raise":
             raise error
         logger.error("reranking failed, keeping first-stage order", exc_info=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 import re
 import tokenize
@@ -13,8 +14,6 @@ from langchain_core.documents import Document
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from langchain_text_splitters import TextSplitter
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def python_reference() -> list[Document]:
     chunks = []
     for topic, text in sorted(topics.items(), key=lambda entry: (len(entry[1]), entry[0])):
         for run in _new_runs(text, seen):
-            chunks += _split(run, None, {"topic": topic, "source": topic})
+            chunks += _split(run, {"topic": topic, "source": topic})
     return chunks
 
 
@@ -72,15 +71,15 @@ def read_folder(folder: Path) -> list[Document]:
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in place.parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            try:
-                text = _read(path)
-            except (UnicodeError, SyntaxError) as error:  # SyntaxError: of a Python file's encoding
-                unread.append(place.as_posix())
-                logger.warning("%s is left out, as it is no text in UTF-8: %s", path, error)
-                continue
-            language = SUFFIXES[path.suffix.lower()]
-            chunks += _split(text, language, {"source": place.as_posix()})
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        try:
+            text = _read(path)
+        except (UnicodeError, SyntaxError) as error:  # SyntaxError: of a Python file's encoding
+            unread.append(place.as_posix())
+            logger.warning("%s is left out, as it is no text in UTF-8: %s", path, error)
+        else:
+            chunks += _split(text, {"source": place.as_posix()}, SUFFIXES[path.suffix.lower()])
     if not chunks:
         msg = f"found no text in {', '.join(SUFFIXES)} files in {str(folder)!r}"
         if unread:
@@ -90,15 +89,12 @@ def read_folder(folder: Path) -> list[Document]:
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
+    content = path.read_bytes()
     # UTF-32's mark begins with UTF-16's.
-    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and path.suffix.lower() == ".py":
-        with tokenize.open(path) as file:
-            text = file.read()
-    else:
-        text = path.read_text(encoding)
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    text = io.TextIOWrapper(io.BytesIO(content), encoding).read()
     if "\0" in text:
         msg = "it holds NUL characters"
         raise UnicodeError(msg)
@@ -120,18 +116,16 @@ def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
     yield "\n\n".join(run)
 
 
-def _split(text: str, language: str | None, metadata: dict[str, str]) -> list[Document]:
+def _split(text: str, metadata: dict[str, str], language: str | None = None) -> list[Document]:
     from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 
-    splitter: TextSplitter
-    if language is None:
-        splitter = RecursiveCharacterTextSplitter(chunk_size=CHUNK_CHARACTERS, chunk_overlap=0)
-    else:
-        splitter = RecursiveCharacterTextSplitter.from_language(
-            Language(language), chunk_size=CHUNK_CHARACTERS, chunk_overlap=0
-        )
-    return [
-        Document(chunk, metadata=dict(metadata))
-        for chunk in splitter.split_text(text)
-        if chunk.strip()
-    ]
+    separators = language and RecursiveCharacterTextSplitter.get_separators_for_language(
+        Language(language)
+    )
+    splitter = RecursiveCharacterTextSplitter(
+        separators or None,
+        is_separator_regex=language is not None,
+        chunk_size=CHUNK_CHARACTERS,
+        chunk_overlap=0,
+    )
+    return splitter.create_documents([text], [metadata])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import threading
@@ -10,33 +9,57 @@ import time
 import unicodedata
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForRetrieverRun,
-    CallbackManagerForRetrieverRun,
-)
+from langchain_classic.retrievers import EnsembleRetriever
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import run_in_executor
-from langchain_core.vectorstores import VectorStoreRetriever
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_rerank.errors import require
 from langchain_rerank.shared_folder import local_folder
 from langchain_rerank.text import well_formed
 
-_RRF_CONSTANT = 60
 # Two writes within one tick of a file system's clock leave the same time; none ticks slower.
 _SETTLED_S = 2.0
 # Languages that are written without spaces between words, and Korean, whose particles stick to
 # them; the mark that makes a kana long belongs to no script.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_ACCENTED = r"\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}"
+_WORD = rf"(?V1)([\w&&[{_UNSPACED}]]+)|([\w--[{_UNSPACED}]]{{2,}})"
+_IGNORED = r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200b]+"
+_ACCENT = r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}])\p{Mn}+"
+
+
+class HybridRetriever(EnsembleRetriever):
+    """Vector search and BM25 side by side, fused by reciprocal rank."""
+
+    def weighted_reciprocal_rank(self, doc_lists: list[list[Document]]) -> list[Document]:
+        """Fuse ranked lists; EnsembleRetriever's own would make one of two pages of equal text.
+
+        Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and
+        individual Rank Learning Methods", SIGIR 2009.
+        """
+        documents: dict[str, Document] = {}
+        scores: dict[str, float] = defaultdict(float)
+        for weight, ranking in zip(self.weights, doc_lists, strict=True):
+            for rank, document in enumerate(ranking, start=1):
+                # By content, as langchain_community's Chroma finds documents without their ids.
+                key = repr((document.page_content, sorted(document.metadata.items())))
+                documents.setdefault(key, document)
+                scores[key] += weight / (self.c + rank)
+        return [documents[key] for key in sorted(documents, key=scores.__getitem__, reverse=True)]
+
+
+class _Index(NamedTuple):
+    """What BM25 made of a store: `bm25` is None where no document has a word."""
+
+    marker: tuple[tuple[int, ...], ...] | None
+    content: int
+    ids: list[str]
+    bm25: Any
 
 
 class KeywordRetriever(BaseRetriever):
@@ -56,23 +79,22 @@ class KeywordRetriever(BaseRetriever):
     """A Chroma vector store, of langchain_chroma or langchain_community."""
     k: int = Field(default=100, gt=0)
     """How many documents to return."""
+    filter: dict[str, Any] | None = None
+    """Which metadata a document must have; given per call, that one counts."""
+    where_document: dict[str, Any] | None = None
+    """What a text must hold; given per call, that one counts."""
 
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _index: _Index | None = PrivateAttr(default=None)
 
-    @field_validator("store")
-    @classmethod
-    def _check_store(cls, store: object) -> object:
-        if not callable(getattr(store, "get", None)):
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not callable(getattr(self.store, "get", None)):
             msg = (
                 "hybrid search needs a store that lists its documents, a Chroma; got "
-                f"{type(store).__name__}. For another store, pass an EnsembleRetriever as source."
+                f"{type(self.store).__name__}. For another, pass an EnsembleRetriever as source."
             )
             raise TypeError(msg)
-        return store
-
-    @model_validator(mode="after")
-    def _check_library(self) -> Self:
         extra = "langchain-rerank[hybrid]"
         require("bm25s", "regex", install=extra, purpose="Hybrid search")
         return self
@@ -86,19 +108,21 @@ class KeywordRetriever(BaseRetriever):
         filter: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
     ) -> list[Document]:
+        where = {
+            "where": self.filter if filter is None else filter,
+            "where_document": self.where_document if where_document is None else where_document,
+        }
         index = self._current_index()
-        where = {"where": filter, "where_document": where_document}
-        filtered = bool(filter or where_document)
-        allowed = set(self.store.get(include=[], **where)["ids"]) if filtered else None
-        ids = index.search(query, k or self.k, allowed)
+        allowed = self._allowed(where)
+        ids = _best(index, _words(query), k or self.k, allowed)
         if not ids:
             return []
         # Chroma takes .2 s for ids and a filter together, at 20,000 documents.
         found = self.store.get(ids=ids, include=["documents", "metadatas"])
-        if filtered and (index.marker is None or index.marker != _change_marker(self.store)):
+        if index.marker is None or index.marker != _change_marker(self.store):
             # The filter speaks of the documents as they are fetched, not as they were before.
-            allowed = set(self.store.get(include=[], **where)["ids"])
-        rows = zip(*(found[key] for key in ("ids", "documents", "metadatas")), strict=True)
+            allowed = self._allowed(where)
+        rows = zip(found["ids"], found["documents"], found["metadatas"], strict=True)
         documents = {
             key: Document(text or "", metadata=metadata or {}, id=key)
             for key, text, metadata in rows
@@ -106,12 +130,9 @@ class KeywordRetriever(BaseRetriever):
         }
         return [documents[key] for key in ids if key in documents]
 
-    async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
-    ) -> list[Document]:
-        sync = run_manager.get_sync()
-        search = self._get_relevant_documents
-        return await run_in_executor(None, search, query, run_manager=sync, **kwargs)
+    def _allowed(self, where: dict[str, Any]) -> set[str] | None:
+        """Ask which ids a filter allows; None without a filter."""
+        return set(self.store.get(include=[], **where)["ids"]) if any(where.values()) else None
 
     def _current_index(self) -> _Index:
         with self._lock:
@@ -120,86 +141,12 @@ class KeywordRetriever(BaseRetriever):
             marker = _change_marker(self.store)
             if known is None or marker is None or marker != known.marker:
                 stored = self.store.get(include=["documents"])
-                content = hash((tuple(stored["ids"]), tuple(stored["documents"])))
-                if known is not None and content == known.content:
-                    bm25 = known.bm25
-                else:
-                    bm25 = _bm25(stored["documents"])
-                self._index = known = _Index(marker, content, stored["ids"], bm25)
+                ids, texts = stored["ids"], stored["documents"]
+                content = hash((tuple(ids), tuple(texts)))
+                same = known is not None and content == known.content
+                bm25 = known.bm25 if known is not None and same else _bm25(texts)
+                self._index = known = _Index(marker, content, ids, bm25)
             return known
-
-
-class HybridRetriever(BaseRetriever):
-    """Vector search and BM25 side by side, fused by reciprocal rank."""
-
-    dense: VectorStoreRetriever
-    """The vector search."""
-    keyword: KeywordRetriever
-    """The keyword search over the same store."""
-
-    def _get_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
-        found = [
-            search.invoke(query, {"callbacks": run_manager.get_child()}, **keywords)
-            for search, keywords in self._searches(k, kwargs)
-        ]
-        return _fused(found)[:k]
-
-    async def _aget_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
-        searches = (
-            search.ainvoke(query, {"callbacks": run_manager.get_child()}, **keywords)
-            for search, keywords in self._searches(k, kwargs)
-        )
-        return _fused(await asyncio.gather(*searches))[:k]
-
-    def _searches(
-        self, k: int | None, kwargs: dict[str, Any]
-    ) -> list[tuple[BaseRetriever, dict[str, Any]]]:
-        """Both searches with this call's keywords; a filter set for the first holds for both."""
-        if k is not None:
-            kwargs = {**kwargs, "k": k}
-        filters = {
-            name: value
-            for name, value in self.dense.search_kwargs.items()
-            if name in ("filter", "where_document")
-        }
-        return [(self.dense, kwargs), (self.keyword, {**filters, **kwargs})]
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """What BM25 made of a store: `bm25` is None where no document has a word."""
-
-    marker: tuple[tuple[int, ...], ...] | None
-    content: int
-    ids: list[str]
-    bm25: Any
-
-    def search(self, query: str, k: int, allowed: set[str] | None) -> list[str]:
-        """Ids of the best documents that hold a word of the query, best first."""
-        if self.bm25 is None:
-            return []
-        mask = None
-        if allowed is not None:
-            mask = np.array([key in allowed for key in self.ids], dtype=np.float32)
-        positions, scores = self.bm25.retrieve(
-            [_words(query)], k=min(k, len(self.ids)), show_progress=False, weight_mask=mask
-        )
-        ranked = zip(positions[0], scores[0], strict=True)
-        return [self.ids[position] for position, score in ranked if score > 0]
 
 
 def _bm25(texts: list[str | None]) -> Any:
@@ -211,6 +158,20 @@ def _bm25(texts: list[str | None]) -> Any:
     index = bm25s.BM25()
     index.index(words, show_progress=False)
     return index
+
+
+def _best(index: _Index, words: list[str], k: int, allowed: set[str] | None) -> list[str]:
+    """Ids of the best documents that hold a word, best first."""
+    if index.bm25 is None:
+        return []
+    mask = None
+    if allowed is not None:
+        mask = np.array([key in allowed for key in index.ids], dtype=np.float32)
+    positions, scores = index.bm25.retrieve(
+        [words], k=min(k, len(index.ids)), show_progress=False, weight_mask=mask
+    )
+    ranking = zip(positions[0], scores[0], strict=True)
+    return [index.ids[position] for position, score in ranking if score > 0]
 
 
 def _change_marker(store: Any) -> tuple[tuple[int, ...], ...] | None:
@@ -232,56 +193,23 @@ def _change_marker(store: Any) -> tuple[tuple[int, ...], ...] | None:
     return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
 
-def _fused(lists: list[list[Document]]) -> list[Document]:
-    """Fuse ranked lists. EnsembleRetriever would merge the same text of two pages into one.
-
-    Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and
-    individual Rank Learning Methods", SIGIR 2009.
-    """
-    documents: dict[str, Document] = {}
-    scores: dict[str, float] = defaultdict(float)
-    for ranked in lists:
-        for rank, document in enumerate(ranked, start=1):
-            # By content, as langchain_community's Chroma finds documents without their ids.
-            key = repr((document.page_content, sorted(document.metadata.items())))
-            documents.setdefault(key, document)
-            scores[key] += 1 / (_RRF_CONSTANT + rank)
-    return [documents[key] for key in sorted(documents, key=scores.__getitem__, reverse=True)]
-
-
-@cache
-def _patterns() -> tuple[Any, Any, Any]:
-    import regex
-
-    return (
-        regex.compile(r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200b]+"),
-        regex.compile(rf"(?<=[{_ACCENTED}])\p{{Mn}}+"),
-        regex.compile(rf"(?V1)([\w&&[{_UNSPACED}]]+)|([\w--[{_UNSPACED}]]{{2,}})"),
-    )
-
-
 def _words(text: str) -> list[str]:
     """Split a text into what BM25 counts.
 
     Where a language has no spaces, single characters and pairs of them find more than words of a
     dictionary do. Accents go where they only mark: a Thai or Hindi vowel stays.
     """
+    import regex
     from bm25s.stopwords import STOPWORDS_EN
 
     if text.isascii():
         found = re.findall(r"\w\w+", text.lower())
     else:
+        # As Unicode's NFKC_Casefold, which would glue a trade mark's letters to the name before it.
+        text = well_formed(text).replace("™", " ").replace("℠", " ")
+        text = unicodedata.normalize("NFKC", regex.sub(_IGNORED, "", text)).casefold()
+        text = regex.sub(_ACCENT, "", unicodedata.normalize("NFD", text))
         found = []
-        for run, word in _patterns()[2].findall(_folded(text)):
+        for run, word in regex.findall(_WORD, unicodedata.normalize("NFC", text)):
             found += [*run, *map("".join, pairwise(run))] if run else [word]
     return [word for word in found if word not in STOPWORDS_EN]
-
-
-def _folded(text: str) -> str:
-    """Lose case, width and accents, as Unicode's NFKC_Casefold and search engines do."""
-    ignored, accents, _ = _patterns()
-    # NFKC would glue a trade mark's letters to the name before it.
-    text = well_formed(text).replace("™", " ").replace("℠", " ")
-    text = unicodedata.normalize("NFKC", ignored.sub("", text)).casefold()
-    decomposed = accents.sub("", unicodedata.normalize("NFD", text))
-    return unicodedata.normalize("NFC", decomposed)

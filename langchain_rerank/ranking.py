@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
+import numpy as np
 from langchain_core.documents import Document
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
@@ -38,8 +39,8 @@ def check_query(query: str) -> None:
         raise ValueError(msg)
 
 
-def check_question(query: str) -> None:
-    """Check a query as `check_query` does; a blank one is a pydantic error, also a `ValueError`.
+def check_question(query: str) -> str:
+    """Return a checked query, well-formed; a blank one is a pydantic error, also a `ValueError`.
 
     A tool made of a retriever hands on what its model wrote. LangChain's agents answer a pydantic
     error of a tool with a message by which the model can try again; any other ends their run.
@@ -51,6 +52,7 @@ def check_question(query: str) -> None:
         details = InitErrorDetails(type=blank, loc=("query",), input=query)
         title = "query"
         raise ValidationError.from_exception_data(title, [details]) from error
+    return well_formed(query)
 
 
 def check_document(document: Document, position: int) -> None:
@@ -65,9 +67,15 @@ def check_document(document: Document, position: int) -> None:
 
 
 def candidates(
-    documents: Iterable[Document], query: str, *, rank_fields: Sequence[str], deduplicate: bool
+    documents: Iterable[Document],
+    query: str,
+    *,
+    rank_fields: Sequence[str] = (),
+    deduplicate: bool = True,
 ) -> list[Candidate]:
-    """Choose the documents to score, and the texts to score them by.
+    """Choose the documents to score: with `deduplicate`, the first of each id and of each text.
+
+    The text is `rank_fields` of the metadata, a line each, before the document's own.
 
     Raises:
         ValueError: The query is blank.
@@ -76,41 +84,24 @@ def candidates(
     check_query(query)
     query = well_formed(query)
     found = []
+    seen: set[tuple[str, str]] = set()
     for rank, document in enumerate(documents, start=1):
         check_document(document, rank - 1)
-        found.append(Candidate(document, rank, (query, scored_text(document, rank_fields))))
-    return _first_of_each(found) if deduplicate else found
-
-
-def scored_text(document: Document, rank_fields: Sequence[str]) -> str:
-    """Put a document's metadata fields, a line each, before its text."""
-    fields = (document.metadata.get(name) for name in rank_fields)
-    lines = [str(value) for value in fields if value not in (None, "")]
-    return well_formed("\n".join([*lines, document.page_content]))
-
-
-def _first_of_each(found: list[Candidate]) -> list[Candidate]:
-    """Drop every candidate whose id or scored text an earlier one has."""
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for candidate in found:
-        keys = {("text", candidate.pair[1])}
-        if candidate.document.id:
-            keys.add(("id", candidate.document.id))
-        if seen.isdisjoint(keys):
-            kept.append(candidate)
+        fields = (document.metadata.get(name) for name in rank_fields)
+        lines = [str(value) for value in fields if value not in (None, "")]
+        text = well_formed("\n".join([*lines, document.page_content]))
+        keys = {("text", text)} | ({("id", document.id)} if document.id else set())
+        if not deduplicate or seen.isdisjoint(keys):
+            found.append(Candidate(document, rank, (query, text)))
             seen |= keys
-    return kept
+    return found
 
 
-def best_first(scores: Sequence[float]) -> list[int]:
-    """Positions by falling score; ties keep their order and NaN goes last."""
-
-    def key(position: int) -> tuple[bool, float]:
-        nan = math.isnan(scores[position])
-        return nan, 0.0 if nan else -scores[position]
-
-    return sorted(range(len(scores)), key=key)
+def best_first(*scores: Sequence[float]) -> list[int]:
+    """Positions by falling score; ties by the next list, then in order. NaN goes last."""
+    keys = [-np.asarray(one, dtype=float) for one in reversed(scores)]
+    order: list[int] = np.lexsort(keys).tolist()
+    return order
 
 
 def ranked(
@@ -126,20 +117,14 @@ def ranked(
     Drop those whose score, as the cross encoder gave it, is below the threshold, then those past
     `top_n`. Equal fused scores are in order of score, equal scores in first-stage order.
     """
+    fused: Sequence[float | None] = [None] * len(found)
     order = best_first(scores)
-    fused: list[float] | None = None
     if first_stage_weight > 0:
-        fused = fused_scores(scores, [candidate.rank for candidate in found], first_stage_weight)
-        order = [order[place] for place in best_first([fused[position] for position in order])]
-    kept = [
-        position
-        for position in order
-        if score_threshold is None or scores[position] >= score_threshold
-    ]
-    return [
-        with_scores(found[position], scores[position], None if fused is None else fused[position])
-        for position in kept[:top_n]
-    ]
+        fused = mixed = fused_scores(scores, [one.rank for one in found], first_stage_weight)
+        order = best_first(mixed, scores)
+    if score_threshold is not None:
+        order = [position for position in order if scores[position] >= score_threshold]
+    return [with_scores(found[one], scores[one], fused[one]) for one in order[:top_n]]
 
 
 def with_scores(
@@ -162,14 +147,13 @@ def fused_scores(
 ) -> list[float]:
     """Mix two standardized lists: (1 - w) · z(logit) + w · z(-log(first-stage rank)).
 
-    The first stage counts by its ranks, as LangChain's retrievers drop scores, and as the logarithm
-    of a rank falls about like evidence of relevance does (Le Calvé and Savoy). The cross encoder
-    counts by its scores, which tell a clear winner from a narrow one.
+    The first stage counts by its ranks, as LangChain's retrievers drop scores; the logarithm of a
+    rank falls about as evidence of relevance does. The cross encoder counts by its scores, which
+    tell a clear winner from a narrow one.
 
-    Source: the weighted sum is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2,
-    1994) with weights; Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid
-    Retrieval", TOIS 2023, compare such sums with reciprocal rank fusion; ranks by their logarithm
-    are Le Calvé and Savoy's, "Database merging strategy based on logistic regression", 2000.
+    Source: weighted CombSUM (Fox and Shaw, TREC-2, 1994; Bruch, Gai and Ingber, "An Analysis of
+    Fusion Functions for Hybrid Retrieval", TOIS 2023); ranks by their logarithm: Le Calvé and
+    Savoy, "Database merging strategy based on logistic regression", 2000.
 
     Args:
         scores: The cross encoder's, of one query: logits, or 0–1. Both give the same values.
@@ -198,10 +182,9 @@ def fused_scores(
 
 
 def as_logits(scores: Sequence[float]) -> list[float]:
-    """Undo a sigmoid, so that fusion doesn't depend on a cross encoder's `normalize`.
+    """Undo a sigmoid, so that nothing depends on a cross encoder's `normalize`.
 
-    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal, and
-    a small weight of the first stage would decide among them.
+    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal.
 
     Args:
         scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.
@@ -210,11 +193,16 @@ def as_logits(scores: Sequence[float]) -> list[float]:
         Finite logits: what a sigmoid no longer tells apart becomes -36 or 36, and an infinite score
         the nearest finite one.
     """
-    if all(0 <= score <= 1 for score in scores):
-        return [_logit(score) for score in scores]
-    finite = [score for score in scores if math.isfinite(score)] or [0.0]
-    low, high = min(finite), max(finite)
-    return [min(max(score, low), high) for score in scores]
+    values = np.asarray(scores, dtype=float)
+    low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT
+    if np.all((values >= 0) & (values <= 1)):
+        with np.errstate(divide="ignore"):
+            values = np.log(values) - np.log1p(-values)
+    else:
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    logits: list[float] = np.clip(values, low, high).tolist()
+    return logits
 
 
 def z_scores(values: Sequence[float]) -> list[float]:
@@ -223,14 +211,5 @@ def z_scores(values: Sequence[float]) -> list[float]:
     largest = max(map(abs, values), default=0.0) or 1.0
     scaled = [value / largest for value in values]
     deviation = pstdev(scaled) if scaled else 0.0
-    if deviation == 0:
-        return [0.0] * len(values)
-    mean = fmean(scaled)
-    return [(value - mean) / deviation for value in scaled]
-
-
-def _logit(probability: float) -> float:
-    if probability in (0, 1):
-        return math.copysign(_LARGEST_LOGIT, probability - 0.5)
-    logit = math.log(probability) - math.log1p(-probability)
-    return min(max(logit, -_LARGEST_LOGIT), _LARGEST_LOGIT)
+    mean = fmean(scaled) if scaled else 0.0
+    return [(value - mean) / deviation if deviation else 0.0 for value in scaled]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.cores import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# What travels is small, so Ray's own store of objects may stay at about its least.
-_OBJECT_STORE_BYTES = 128 * 2**20
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -33,25 +31,21 @@ def connected(environment: Mapping[str, str] | None = None) -> Iterator[bool]:
         yield False
         return
     wanted = {**_QUIET, **(environment or {})}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     own = not os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if own:
+        options |= {
+            "address": "local",  # never one that runs on this machine for something else
+            "num_cpus": available_cores(),
+            "object_store_memory": 128 * 2**20,  # about its least, as what travels is small
+            "include_dashboard": False,
+        }
     try:
-        if not own:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                # Never one that happens to run on this machine for something else.
-                address="local",
-                num_cpus=available_cores(),
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        ray.init(**options)
         yield own
     finally:
         ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        for name in added:
+            os.environ.pop(name, None)

@@ -7,13 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import sentencex
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableLambda
 from typing_extensions import TypedDict
 
 from langchain_rerank.answers import strip_footnotes
-from langchain_rerank.pipeline import rerankers_in
+from langchain_rerank.first_stage import runnables_in
 from langchain_rerank.ranking import as_logits, best_first
-from langchain_rerank.runnables import runnables_in
+from langchain_rerank.retriever import rerankers_in
 from langchain_rerank.scoring import in_thread, score_pairs
 from langchain_rerank.text import well_formed
 
@@ -36,12 +36,15 @@ class Quote(TypedDict):
     score: float
 
 
-class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
+class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
     """Answers with one to three sentences of the passages.
 
     The second half of the field's retriever–reader pair, for where no chat model is at hand: the
     cross encoder scores every sentence of the passages against the question. It quotes and never
     invents, and it answers only what a sentence says as it stands.
+
+    A runnable of `{"question": str, "context": list[Document]}`, which gives the quotes, best
+    first; none if no sentence of the documents is an answer. A `ScoringError` says what failed.
 
     Source: Chen et al., "Reading Wikipedia to Answer Open-Domain Questions", ACL 2017.
 
@@ -58,7 +61,12 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
     """
 
     def __init__(
-        self, cross_encoder: BaseCrossEncoder, *, max_sentences: int = 3, language: str = "en"
+        self,
+        cross_encoder: BaseCrossEncoder,
+        *,
+        max_sentences: int = 3,
+        language: str = "en",
+        score_threshold: float | None = None,
     ) -> None:
         """Store the settings.
 
@@ -66,6 +74,8 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
             cross_encoder: Scores the sentences; as a rule the one that ranked the passages.
             max_sentences: Most sentences of an answer.
             language: ISO 639 code by whose rules sentences are split.
+            score_threshold: A sentence that scores less is no answer; None takes any for one. In
+                the cross encoder's own scale, so a fitting value depends on the model.
 
         Raises:
             ValueError: `max_sentences` is not positive.
@@ -76,55 +86,29 @@ class ExtractiveReader(Runnable[dict[str, Any], list[Quote]]):
         self._cross_encoder = cross_encoder
         self._max_sentences = max_sentences
         self._language = language
-
-    def invoke(
-        self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any
-    ) -> list[Quote]:
-        """Find the best sentences.
-
-        Args:
-            input: `{"question": str, "context": list[Document]}`.
-            config: As for any runnable.
-
-        Returns:
-            Quotes, best first; none if the documents hold no sentence.
-
-        Raises:
-            ScoringError: The cross encoder failed, or gave a wrong number of scores.
-        """
-        return self._call_with_config(self._read, input, config)
-
-    async def ainvoke(
-        self, input: dict[str, Any], config: RunnableConfig | None = None, **_: Any
-    ) -> list[Quote]:
-        """Find the best sentences without blocking the event loop; see `invoke`."""
-
-        async def read(given: dict[str, Any]) -> list[Quote]:
-            return await in_thread(self._read, given)
-
-        return await self._acall_with_config(read, input, config)
+        self._score_threshold = -math.inf if score_threshold is None else score_threshold
+        super().__init__(self._read, self._aread, name="ExtractiveReader")
 
     def _read(self, given: dict[str, Any]) -> list[Quote]:
-        sentences = list(numbered_sentences(given["context"], self._language).items())
         question = well_formed(str(given["question"]))
-        pairs = [(question, sentence) for sentence, _ in sentences]
+        numbered = list(numbered_sentences(given["context"], self._language).items())
+        pairs = [(question, sentence) for sentence, _ in numbered]
         scores = score_pairs(self._cross_encoder, pairs)
         return [
-            Quote(sentence=sentences[i][0], number=sentences[i][1], score=scores[i])
+            Quote(sentence=numbered[i][0], number=numbered[i][1], score=scores[i])
             for i in close_to_best(scores, self._max_sentences)
+            if scores[i] >= self._score_threshold
         ]
+
+    async def _aread(self, given: dict[str, Any]) -> list[Quote]:
+        return await in_thread(self._read, given)
 
 
 def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str, int]:
     """Split documents into sentences, each with the number of the first document that has it.
 
-    Args:
-        documents: Numbered from 1.
-        language: ISO 639 code.
-
-    Returns:
-        Document number by sentence. Line breaks within a sentence are spaces, and footnote marks
-        such as "[2]", which a reader would take for citations, are left out.
+    Line breaks within a sentence are spaces, and footnote marks such as "[2]", which a reader would
+    take for citations, are left out.
     """
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
@@ -137,15 +121,7 @@ def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str
 
 
 def close_to_best(scores: Sequence[float], limit: int) -> list[int]:
-    """Choose the best score and those close to it.
-
-    Args:
-        scores: Logits; if all lie within 0–1, they are taken for sigmoids and mapped back.
-        limit: Most positions to return.
-
-    Returns:
-        Positions in `scores`, best first.
-    """
+    """Positions of the best score and of those within a logit of it, best first, none NaN."""
     known = [position for position, score in enumerate(scores) if not math.isnan(score)]
     logits = as_logits([scores[position] for position in known])
     order = best_first(logits)[:limit]
@@ -153,11 +129,7 @@ def close_to_best(scores: Sequence[float], limit: int) -> list[int]:
 
 
 def reader_of(retriever: Runnable[str, list[Document]]) -> ExtractiveReader:
-    """Make a reader of the cross encoder that ranks a retriever's documents, whatever wraps it.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Make a reader of the cross encoder that ranks a retriever's documents, whatever wraps it."""
     for part in runnables_in(retriever):
         if rerankers := rerankers_in(getattr(part, "base_compressor", None)):
             return ExtractiveReader(rerankers[-1].cross_encoder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
@@ -19,13 +20,23 @@ from pydantic import ConfigDict, Field, model_validator
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
-from langchain_rerank.pipeline import default_k, keeping, rerankers_in
 from langchain_rerank.ranking import candidates, check_question
-from langchain_rerank.scoring import check_instruction
-from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
+
+_DEFAULT_K = 5
+
+
+def _default_k(fields: dict[str, Any]) -> int:
+    """Take the number that the compressor keeps; what is its default bows to `fetch_k`."""
+    # Fields that were wrong are not there; older releases of pydantic ask all the same.
+    fetch_k: int = fields.get("fetch_k", _DEFAULT_K)
+    for step in reversed(_steps(fields.get("base_compressor"))):
+        if name := _limit_of(step):
+            own: int = getattr(step, name) or fetch_k
+            return own if name in step.model_fields_set else min(own, fetch_k)
+    return min(_DEFAULT_K, fetch_k)
 
 
 class RerankRetriever(ContextualCompressionRetriever):
@@ -53,14 +64,14 @@ class RerankRetriever(ContextualCompressionRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    fetch_k: int = Field(default=100, gt=0)
-    """How many candidates to take from the first stage."""
-    k: int = Field(default_factory=default_k, gt=0)
+    fetch_k: int = 100
+    """How many candidates to take from the first stage, at least `k`."""
+    k: int = Field(default_factory=_default_k)
     """How many documents to return; takes the place of the compressor's `top_n`, which it is unless
     given."""
 
     @model_validator(mode="after")
-    def _check_range(self) -> Self:
+    def _check_depths(self) -> Self:
         check_depths(self.k, self.fetch_k)
         return self
 
@@ -75,34 +86,22 @@ class RerankRetriever(ContextualCompressionRetriever):
             **kwargs: `k`, `fetch_k`, `instruction`, and keywords for the first stage.
         """
         config = ensure_config(config)
-        return super().invoke(
-            input, config, **{"run_id": config.get("run_id"), **kwargs}, within=config
-        )
+        kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
+        return super().invoke(input, config, **kwargs)
 
     async def ainvoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
         """Retrieve and rerank documents without blocking the event loop; see `invoke`."""
         config = ensure_config(config)
-        return await super().ainvoke(
-            input, config, **{"run_id": config.get("run_id"), **kwargs}, within=config
-        )
+        kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
+        return await super().ainvoke(input, config, **kwargs)
 
-    def _get_relevant_documents(  # noqa: PLR0913  # what a call can say
-        self,
-        query: str,
-        *,
-        run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        fetch_k: int | None = None,
-        instruction: str | None = None,
-        within: RunnableConfig | None = None,
-        **kwargs: Any,
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **call: Any
     ) -> list[Document]:
-        query = _checked(query)
-        k, fetch_k, compressor = self._settled(k, fetch_k, instruction)
-        config = patch_config(within, callbacks=run_manager.get_child())
-        first_stage = with_fetch_k(self.base_retriever, fetch_k, kwargs, config)
+        query = check_question(query)
+        first_stage, compressor, k, fetch_k, config = self._settled(run_manager, **call)
         # What LangChain's wrappers add to their config comes from the context.
         with set_config_context(config) as context:
             found = context.run(first_stage.invoke, query, config)
@@ -112,21 +111,11 @@ class RerankRetriever(ContextualCompressionRetriever):
         callbacks = run_manager.get_child()
         return list(compressor.compress_documents(found, query, callbacks=callbacks))[:k]
 
-    async def _aget_relevant_documents(  # noqa: PLR0913  # as above
-        self,
-        query: str,
-        *,
-        run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        fetch_k: int | None = None,
-        instruction: str | None = None,
-        within: RunnableConfig | None = None,
-        **kwargs: Any,
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **call: Any
     ) -> list[Document]:
-        query = _checked(query)
-        k, fetch_k, compressor = self._settled(k, fetch_k, instruction)
-        config = patch_config(within, callbacks=run_manager.get_child())
-        first_stage = with_fetch_k(self.base_retriever, fetch_k, kwargs, config)
+        query = check_question(query)
+        first_stage, compressor, k, fetch_k, config = self._settled(run_manager, **call)
         with set_config_context(config) as context:
             search = context.run(first_stage.ainvoke, query, config)
             found = await coro_with_context(search, context)
@@ -137,20 +126,23 @@ class RerankRetriever(ContextualCompressionRetriever):
         return list(await compressor.acompress_documents(found, query, callbacks=callbacks))[:k]
 
     def _settled(
-        self, k: int | None, fetch_k: int | None, instruction: str | None
-    ) -> tuple[int, int, BaseDocumentCompressor]:
-        """Settle what one call asks: both depths, and the compressor set to them."""
+        self,
+        run_manager: Any,
+        *,
+        config_of_call: RunnableConfig | None = None,
+        k: int | None = None,
+        fetch_k: int | None = None,
+        instruction: str | None = None,
+        **keywords: Any,
+    ) -> tuple[Any, BaseDocumentCompressor, int, int, RunnableConfig]:
+        """Settle what one call asks: the stages set to it, both depths, and the stages' config."""
         k = self.k if k is None else k
         fetch_k = self.fetch_k if fetch_k is None else fetch_k
         check_depths(k, fetch_k)
-        rerankers = rerankers_in(self.base_compressor)
-        if instruction is not None and not rerankers:
-            kind = type(self.base_compressor).__name__
-            msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
-            raise ValueError(msg)
-        for one in rerankers:
-            check_instruction(one.model, instruction)
-        return k, fetch_k, keeping(self.base_compressor, k, instruction)
+        compressor = _keeping(self.base_compressor, k, instruction)
+        config = patch_config(config_of_call, callbacks=run_manager.get_child())
+        first_stage = with_fetch_k(self.base_retriever, fetch_k, keywords, config)
+        return first_stage, compressor, k, fetch_k, config
 
 
 def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
@@ -194,51 +186,24 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
         >>> retriever.invoke("How many people live in Berlin?")[0].page_content
         'Berlin has 3,520,031 people.'
     """
-    check_depths(1 if k is None else k, fetch_k)
-    parts: dict[str, Any] = {
-        "base_retriever": as_first_stage(source, search_kwargs, hybrid=hybrid),
-        "base_compressor": _as_compressor(reranker),
-        "fetch_k": fetch_k,
-    }
-    return RerankRetriever(**parts) if k is None else RerankRetriever(**parts, k=k)
-
-
-def _as_compressor(
-    reranker: str | Path | BaseCrossEncoder | BaseDocumentCompressor | None,
-) -> BaseDocumentCompressor:
     if reranker is None:
-        return Reranker()
-    if isinstance(reranker, str | Path | BaseCrossEncoder):
-        return Reranker(model=reranker)
-    if isinstance(reranker, BaseDocumentCompressor):
-        return reranker
-    msg = (
-        "reranker must be a model name or path, a BaseCrossEncoder or a BaseDocumentCompressor, "
-        f"got {type(reranker).__name__}"
-    )
-    raise TypeError(msg)
-
-
-def _distinct(
-    found: list[Document], query: str, compressor: BaseDocumentCompressor
-) -> list[Document]:
-    """Drop repeated documents before the cut to `fetch_k`, by the first `Reranker`'s rule."""
-    fields: tuple[str, ...] = ()
-    deduplicate = True
-    for reranker in rerankers_in(compressor)[:1]:
-        fields, deduplicate = reranker.rank_fields, reranker.deduplicate
-    chosen = candidates(found, query, rank_fields=fields, deduplicate=deduplicate)
-    return [one.document for one in chosen]
-
-
-def _checked(query: str) -> str:
-    check_question(query)
-    return well_formed(query)
+        reranker = Reranker()
+    elif isinstance(reranker, str | Path | BaseCrossEncoder):
+        reranker = Reranker(model=reranker)
+    elif not isinstance(reranker, BaseDocumentCompressor):
+        msg = (
+            "reranker must be a model name or path, a BaseCrossEncoder or a "
+            f"BaseDocumentCompressor, got {type(reranker).__name__}"
+        )
+        raise TypeError(msg)
+    first_stage = as_first_stage(source, search_kwargs, hybrid=hybrid)
+    depths = {"fetch_k": fetch_k} | ({} if k is None else {"k": k})
+    return RerankRetriever(base_retriever=first_stage, base_compressor=reranker, **depths)
 
 
 def check_depths(k: int, fetch_k: int) -> None:
     """Raise `ValueError` unless 0 < k <= fetch_k, `TypeError` for what is no int."""
-    for name, value in (("k", k), ("fetch_k", fetch_k)):
+    for name, value in (("fetch_k", fetch_k), ("k", k)):
         if isinstance(value, bool) or not isinstance(value, SupportsIndex):
             msg = f"{name} must be an int, got {value!r}"
             raise TypeError(msg)
@@ -248,3 +213,54 @@ def check_depths(k: int, fetch_k: int) -> None:
     if fetch_k < k:
         msg = f"fetch_k must be at least k, got fetch_k={fetch_k} with k={k}"
         raise ValueError(msg)
+
+
+def rerankers_in(compressor: object) -> list[Reranker]:
+    """Find the `Reranker`s of a compressor: itself, or those of a pipeline."""
+    return [step for step in _steps(compressor) if isinstance(step, Reranker)]
+
+
+def _steps(compressor: object) -> list[Any]:
+    """List the steps of a pipeline, and of pipelines in it; another compressor is its only one."""
+    if isinstance(compressor, DocumentCompressorPipeline):
+        return [step for one in compressor.transformers for step in _steps(one)]
+    return [compressor]
+
+
+def _limit_of(step: object) -> str | None:
+    """Find the field by which a document compressor says how many documents it keeps at most."""
+    fields = type(step).model_fields if isinstance(step, BaseDocumentCompressor) else {}
+    return next((name for name in ("top_n", "top_k", "k") if name in fields), None)
+
+
+def _keeping(compressor: Any, k: int, instruction: str | None) -> Any:
+    """Copy a compressor so that it keeps `k` documents, a pipeline so that its last step does.
+
+    Earlier steps keep what they kept, if that is enough for the last one.
+    """
+    if instruction is not None and not rerankers_in(compressor):
+        kind = type(compressor).__name__
+        msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
+        raise ValueError(msg)
+    steps: list[Any] = []
+    limited = False
+    for step in reversed(_steps(compressor)):
+        update: dict[str, Any] = {}
+        if name := _limit_of(step):
+            own = getattr(step, name)
+            update[name] = own and max(own, k) if limited else k
+            limited = True
+        if instruction is not None and isinstance(step, Reranker):
+            update["instruction"] = instruction
+        steps.insert(0, step.model_copy(update=update) if update else step)
+    is_pipeline = isinstance(compressor, DocumentCompressorPipeline)
+    return compressor.model_copy(update={"transformers": steps}) if is_pipeline else steps[0]
+
+
+def _distinct(
+    found: list[Document], query: str, compressor: BaseDocumentCompressor
+) -> list[Document]:
+    """Drop repeated documents before the cut to `fetch_k`, by the first `Reranker`'s rule."""
+    rerankers = rerankers_in(compressor)
+    choose = rerankers[0].candidates if rerankers else candidates
+    return [one.document for one in choose(found, query)]

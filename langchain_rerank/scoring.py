@@ -1,4 +1,4 @@
-"""One call of a cross encoder, with its contract checked."""
+"""One call of any cross encoder, with its contract checked."""
 
 from __future__ import annotations
 
@@ -28,12 +28,7 @@ _executor = PerProcess(partial(ThreadPoolExecutor, 32, thread_name_prefix="langc
 def score_pairs(
     cross_encoder: BaseCrossEncoder, pairs: list[tuple[str, str]], instruction: str | None = None
 ) -> list[float]:
-    """Score pairs by any cross encoder.
-
-    Args:
-        cross_encoder: LangChain's, ours or a user's own.
-        pairs: (query, passage) each; none means that the cross encoder isn't called.
-        instruction: What to look for, for a model that takes one; None leaves the model's own.
+    """Score (query, passage) pairs by any cross encoder, which isn't called for none.
 
     Returns:
         One float a pair, in the same order; it may be NaN.
@@ -85,12 +80,10 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
 
 def check_instruction(cross_encoder: BaseCrossEncoder, instruction: str | None) -> None:
     """Raise what is wrong with an instruction as far as it can be told without the model."""
-    if instruction is None:
-        return
-    if not isinstance(instruction, str):
+    if instruction is not None and not isinstance(instruction, str):
         msg = f"instruction must be a str, got {type(instruction).__name__}"
         raise TypeError(msg)
-    if not hasattr(cross_encoder, "with_instruction"):
+    if instruction is not None and not hasattr(cross_encoder, "with_instruction"):
         kind = type(cross_encoder).__name__
         msg = f"{kind} takes no instruction, got {instruction!r:.80}: leave it out"
         raise ValueError(msg)

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy.typing as npt
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
+    Vectors = dict[str, npt.NDArray[np.float32]]
+
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _LOCK = ".langchain-rerank.lock"
 _LAST_WRITER = ".langchain-rerank.writer"
 _PROCESS = uuid4().hex
 _BATCH = 256
+
+
+def batches(items: list[T]) -> Iterator[list[T]]:
+    """Cut into parts of what Chroma is given at once."""
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
 
 
 def local_folder(client: ClientAPI) -> Path | None:
@@ -84,24 +92,19 @@ def take_over(client: ClientAPI, collection: Collection) -> None:
     if folder is None or collection.count() == 0:
         return
     # Chroma shares one graph between all clients of a folder that spell it alike.
-    elsewhere = chromadb.PersistentClient(
-        f"{folder}{os.sep}.", tenant=client.tenant, database=client.database
-    )
-    try:
+    path = f"{folder}{os.sep}."
+    elsewhere: Any = chromadb.PersistentClient(path, tenant=client.tenant, database=client.database)
+    with closing(elsewhere):
         theirs = elsewhere.get_collection(collection.name, embedding_function=None)
-        ids = collection.get(include=[])["ids"]
-        for start in range(0, len(ids), _BATCH):
-            batch = ids[start : start + _BATCH]
-            known = vectors(collection, batch)
+        for ids in batches(collection.get(include=[])["ids"]):
+            known = vectors(collection, ids)
             changed = {
                 key: vector
-                for key, vector in vectors(theirs, batch).items()
+                for key, vector in vectors(theirs, ids).items()
                 if key not in known or not np.allclose(vector, known[key], atol=1e-6)
             }
             if changed:
                 collection.upsert(list(changed), np.stack(list(changed.values())))
-    finally:
-        elsewhere.close()  # type: ignore[attr-defined]  # Client's, not ClientAPI's
 
 
 def lost_vectors(collection: Collection) -> list[str]:
@@ -111,34 +114,29 @@ def lost_vectors(collection: Collection) -> list[str]:
     need not reach each, so what it leaves out is asked for by id.
     """
     ids = collection.get(include=[])["ids"]
-    known = any_vector(collection)
-    if known is None:
-        return ids
-    found = collection.query(query_embeddings=known[1][np.newaxis], n_results=len(ids), include=[])[
-        "ids"
-    ][0]
-    missing = sorted(set(ids).difference(found))
-    return sorted(set(missing).difference(vectors(collection, missing)))
+    missing = set(ids)
+    for vector in any_vector(collection).values():
+        found = collection.query(vector[np.newaxis], n_results=len(ids), include=[])
+        missing.difference_update(found["ids"][0])
+    return sorted(missing.difference(vectors(collection, sorted(missing))))
 
 
-def any_vector(collection: Collection) -> tuple[str, npt.NDArray[np.float32]] | None:
-    """Return the first id that has a vector, and it; None if there is none."""
-    start = 0
-    while ids := collection.get(limit=_BATCH, offset=start, include=[])["ids"]:
-        if known := vectors(collection, ids):
-            return next(iter(known.items()))
-        start += len(ids)
-    return None
+def any_vector(collection: Collection) -> Vectors:
+    """Return the first vector that there is, by its id."""
+    for batch in batches(collection.get(include=[])["ids"]):
+        for key, vector in vectors(collection, batch).items():
+            return {key: vector}
+    return {}
 
 
-def vectors(collection: Collection, ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+def vectors(collection: Collection, ids: list[str]) -> Vectors:
     """Return the vectors of those of the documents whose vectors are not lost."""
     from chromadb.errors import InternalError
 
     if not ids:
         return {}
     try:
-        found = collection.get(ids=list(ids), include=["embeddings"])
+        found = collection.get(ids=ids, include=["embeddings"])
     except InternalError as error:
         if "Error finding id" not in str(error):
             raise
@@ -146,6 +144,5 @@ def vectors(collection: Collection, ids: Sequence[str]) -> dict[str, npt.NDArray
             return {}
         half = len(ids) // 2
         return vectors(collection, ids[:half]) | vectors(collection, ids[half:])
-    embeddings = () if found["embeddings"] is None else found["embeddings"]
-    rows = zip(found["ids"], embeddings, strict=True)
-    return {key: np.asarray(vector, np.float32) for key, vector in rows}
+    rows = zip(found["ids"], np.asarray(found["embeddings"], np.float32), strict=True)
+    return dict(rows)

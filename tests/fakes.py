@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
-from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langchain_core.messages import AIMessage
 
 
 class WordOverlapCrossEncoder(BaseCrossEncoder):
@@ -42,6 +49,19 @@ class RecordingChatModel(FakeListChatModel):
     def _call(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> str:
         self.prompts.append(messages)
         return super()._call(messages, *args, **kwargs)
+
+
+class ScriptedChatModel(GenericFakeChatModel):
+    """An agent's model: says its messages one after the other, word by word where it streams."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedChatModel:
+        return self
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        message = cast("AIMessage", next(self.messages))
+        for word in re.findall(r"\S+\s*|^$", message.text):
+            calls = message.tool_calls
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word, tool_calls=calls))
 
 
 class RecordingRetriever(BaseRetriever):

@@ -15,8 +15,6 @@ from tests.bench.report import processor
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-_CELL_TIMEOUT_S = 600
-
 
 def client_for(notebook: NotebookNode, folder: Path) -> NotebookClient:
     """Return a client that runs a notebook's cells in this Python, from `folder`."""
@@ -24,13 +22,8 @@ def client_for(notebook: NotebookNode, folder: Path) -> NotebookClient:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     # No model hub is asked.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    return NotebookClient(
-        notebook,
-        timeout=_CELL_TIMEOUT_S,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-    )
+    place = {"metadata": {"path": str(folder)}}
+    return NotebookClient(notebook, timeout=600, record_timing=False, resources=place)
 
 
 def made_on() -> dict[str, str]:
@@ -56,9 +49,7 @@ def keep_outputs(path: Path) -> None:
         "language_info": {"name": "python"},
         "made_on": made_on(),
     }
-    new = path.with_suffix(".new")
-    nbformat.write(notebook, new)
-    new.replace(path)
+    nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":

@@ -1,87 +1,115 @@
-"""The demo as a user types it: the main jobs in processes of their own, the rest in this one."""
+"""The commands as a user types them, in this process."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
-import subprocess
 import sys
+from pydoc_data.topics import topics
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
+from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
+from langchain_rerank.cache import cache_dir
 from langchain_rerank.cli import app
-from langchain_rerank.cli.console import console
-from langchain_rerank.cli.models import build_cross_encoder
-from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
+from langchain_rerank.cli.common import build_cross_encoder, console
+from langchain_rerank.cli.serve import API_KEYS_VARIABLE, read_api_keys
+from langchain_rerank.evaluation import Report, read_run
 from langchain_rerank.offline import offline_reranker
 
 pytestmark = pytest.mark.integration
 
-
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "langchain_rerank.cli", "demo", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-        timeout=300,
-    )
+QUESTION = "What happens if no except clause matches?"
+CORPUS = {
+    "museums": ("Berlin", "Berlin is well known for its museums."),
+    "people": ("Berlin", "Berlin had a population of 3,520,031 registered inhabitants."),
+    "soup": ("", "Soup is eaten warm or cold."),
+    "tower": ("Eiffel Tower", "It is 330 metres high and stands in Paris."),
+    "wine": ("", "Wine is made of grapes."),
+}
+QUERIES = {
+    "1": "How many people live in Berlin?",
+    "2": "How tall is the Eiffel Tower?",
+    "3": "What is wine made of?",
+}
+QRELS = {"1": {"people": 2, "museums": 1}, "2": {"tower": 1}, "3": {"wine": 1, "soup": 0}}
+# The first stage has each relevant passage low, but for the third query.
+RUN = {
+    "1": ["museums", "soup", "people"],
+    "2": ["wine", "soup", "tower"],
+    "3": ["wine", "soup", "museums"],
+}
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """Runs a command in this process, whose environment stays as it was."""
+def run(monkeypatch, tmp_path):
+    """Runs a command with the user's models and no index; this process stays as it was."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for path in cache_dir().iterdir() if cache_dir().is_dir() else ():
+        if path.is_dir() and path.name != "chroma":
+            (cache / path.name).symlink_to(path)
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(cache))
     for variable in ("HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(variable, os.environ.get(variable, "1"))
-    monkeypatch.setattr(console, "_width", 200)
+    monkeypatch.setattr(console, "_width", 250)
 
-    def invoke(*arguments: str, **environment: str) -> Result:
-        return CliRunner().invoke(app, arguments, env=environment)
+    def invoke(*arguments, **environment):
+        given = list(map(str, arguments))
+        monkeypatch.setattr(sys, "argv", ["langchain-rerank", *given])
+        return CliRunner().invoke(app, given, env=environment)
 
-    return invoke
+    yield invoke
+    logging.getLogger("langchain_rerank.evaluation").setLevel(logging.NOTSET)
 
 
-def test_main_job():
-    done = demo("What happens if no except clause matches?")
-    assert done.returncode == 0, done.stderr
-    rows = re.findall(r"│\s+(\d+) │\s+(\d+) │ ([01]\.\d+) │ (\S+)\s+│ (.*?)\s*│\n", done.stdout)
+def assert_one_line_error(done, said):
+    assert done.exit_code == 2
+    assert "Traceback" not in done.output
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert done.stderr.strip().endswith(errors[0])
+
+
+# demo
+
+
+def test_demo_shows_what_moved_the_answer_and_the_time_of_each_stage(run, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("try", "exceptions", "raise", "assert", "break"):
+        (docs / f"{name}.txt").write_text(topics[name], encoding="utf-8")
+    done = run("demo", QUESTION, "--docs", docs, "--llm", "offline", "--k", 3)
+    assert done.exit_code == 0, done.output
+    answer = done.stdout.split("Answer, by offline:")[1].split("\n\n")[0]
+    assert len(answer.split()) > 5
+
+    done = run("demo", QUESTION, "--docs", docs)
+    assert done.exit_code == 0, done.output
+    rows = re.findall(r"│ (\d+) +│ (\d+) +│ ([01]\.\d+) │ (\S+) +│ (.*?) *│\n", done.stdout)
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
-    assert rows[0][3] == "try"
-    assert rows[0][4].startswith('If no "except" clause matches the exception')
-    assert rows[0][1] != "1", "reranking was to move it up"
+    assert (rows[0][3], rows[0][4][:30]) == ("try.txt", 'If no "except" clause matches ')
+    assert any(row[0] != row[1] for row in rows), "reranking was to move some"
     assert len({row[4] for row in rows}) == 5
     squeezed = " ".join(done.stdout.split())
-    assert (
-        'If no "except" clause matches the exception, the search for an exception handler '
-        "continues in the surrounding code and on the invocation stack. [1]" in squeezed
-    )
-    assert "extractive reader (no --llm given)" in squeezed
-    assert '[1] try: If no "except" clause' in squeezed
+    assert "in the surrounding code and on the invocation stack. [1]" in squeezed
+    assert "quoted by the extractive reader (no --llm given)" in squeezed
+    assert '[1] try.txt: If no "except" clause' in squeezed
     assert re.search(r"retrieval [\d,]+ ms · reranking [\d,]+ ms · answer [\d,]+ ms", squeezed)
 
 
-def test_folder_of_documents_and_prompt(tmp_path, run):
-    (tmp_path / "cities.md").write_text("Berlin has 3,520,031 people.\n", encoding="utf-8")
-    (tmp_path / "food.txt").write_text("Soup is warm.\n", encoding="utf-8")
-    question = "How many people live in Berlin?"
-    done = run("demo", question, "--docs", str(tmp_path), "--k", "1", "--show-prompt")
-    assert done.exit_code == 0, done.output
-    assert "Berlin has 3,520,031 people. [1]" in done.stdout
-    assert '<document index="1" source="cities.md">' in done.stdout
-
-    (tmp_path / "cities.md").write_text("Berlin has 4 million people.\n", encoding="utf-8")
-    done = run("demo", question, "--docs", str(tmp_path), "--k", "2")
-    assert "4 million" in done.stdout
-    assert "3,520,031" not in done.stdout
-
-
-def test_offline_chat_model_answers():
-    done = demo("What happens if no except clause matches?", "--llm", "offline", "--k", "2")
-    assert done.returncode == 0, done.stderr
-    answer = done.stdout.split("Answer by offline:")[1].split("\n\n")[0]
-    assert len(answer.split()) > 5
+def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
+    file = tmp_path / "docs" / "cities.md"
+    file.parent.mkdir()
+    for people in ("3,520,031", "4 million"):
+        file.write_text(f"Berlin has {people} people.\n", encoding="utf-8")
+        done = run("demo", QUERIES["1"], "--docs", file.parent, "--backend", "onnx", "--k", 2)
+        assert f"Berlin has {people} people. [1]" in done.stdout
+        assert done.stdout.count("Berlin has") == done.stdout.count(people)
 
 
 @pytest.mark.parametrize(
@@ -95,42 +123,187 @@ def test_offline_chat_model_answers():
         (["demo", "--llm", "nobody:nothing"], "nobody"),
         (["demo", "--llm", "openai:gpt-4.1"], "api_key"),
         (["bulk", "/nowhere.jsonl", "out"], "expected an input file or a folder of them, got /now"),
+        (["serve", "--model", "any", "--replicas", "2"], "need --ray"),
+        (["serve", "--model", "any", "--ray", "--port", "0"], "--ray needs a port"),
+        (["serve", "--api-key-file", "{folder}/none"], "{folder}/none"),
+        (["eval", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
+        (["eval", "/nowhere/at/all", "--qrels", "full"], "expected judgments in /nowhere/at/all"),
+        (["eval", "{folder}", "--qrels", "dev"], "there are: test"),
+        (["eval", "{folder}", "--run", "{folder}/none.trec"], "none.trec"),
+        (["eval", "{folder}", "--run", "{folder}/queries.jsonl"], "queries.jsonl, line 1"),
+        (["eval", "{folder}", "--measures", "nDGC@10"], "unknown measure 'nDGC@10'"),
+        (["eval", "{folder}", "--measures", " "], "at least one measure"),
+        (["eval", "{folder}", "--model", "/nowhere/at/all"], "could not load '/nowhere/at/all'"),
+        (["eval", "{folder}", "--output", "{folder}/corpus.jsonl"], "{folder}/corpus.jsonl"),
     ],
 )
-def test_user_errors_end_in_one_line_and_status_2(run, tmp_path, monkeypatch, arguments, said):
-    monkeypatch.chdir(tmp_path)
-    done = run(*arguments, OPENAI_API_KEY="")
-    assert done.exit_code == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert said in errors[0]
-    assert done.stderr.strip().endswith(errors[0])
+def test_user_errors_end_in_one_line_and_status_2(folder, run, monkeypatch, arguments, said):
+    monkeypatch.chdir(folder)
+    done = run(*(one.format(folder=folder) for one in arguments), OPENAI_API_KEY="")
+    assert_one_line_error(done, said.format(folder=folder))
 
 
-def test_unwritable_cache_ends_in_one_line(tmp_path, run):
-    blocked = tmp_path / "file"
-    blocked.write_text("", encoding="utf-8")
-    done = run("demo", LANGCHAIN_RERANK_CACHE=str(blocked))
-    assert done.exit_code == 2
-    assert "LANGCHAIN_RERANK_CACHE" in done.stderr
+def test_unwritable_cache_ends_in_one_line(folder, run):
+    done = run("demo", LANGCHAIN_RERANK_CACHE=str(folder / "corpus.jsonl"))
+    assert_one_line_error(done, "LANGCHAIN_RERANK_CACHE")
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
-def test_a_models_name_means_one_thing(monkeypatch, backend):
+@pytest.mark.parametrize(
+    ("backend", "kind"), [("torch", TorchCrossEncoder), ("onnx", OnnxCrossEncoder)]
+)
+def test_a_models_name_means_one_thing(monkeypatch, backend, kind):
     # Set first, so that whatever it is in the end is undone.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    kind = f"{'Torch' if backend == 'torch' else 'Onnx'}CrossEncoder"
-    for model, default, expected in (
-        (None, None, DEFAULT_MODEL),
-        ("some/name", "offline", "some/name"),
-    ):
-        built = build_cross_encoder(model, backend, default=default)
-        assert (type(built).__name__, built.model) == (kind, expected)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert build_cross_encoder("some/name", backend) == kind(model="some/name")
     assert "HF_HUB_OFFLINE" not in os.environ, "a named model may come from the hub"
-    for model, default in (("offline", None), (None, "offline")):
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        built = build_cross_encoder(model, backend, default=default)
-        assert built.model == offline_reranker()
-        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert build_cross_encoder("offline", backend) == kind(model=offline_reranker())
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_every_command_takes_the_same_models():
+    for command in ("demo", "eval", "serve", "bulk"):
+        said = " ".join(
+            CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", "").split()
+        )
+        assert "Reranker: a hub name, a folder, or 'offline'" in said
+        assert "encoder-only models in int8" in said
+
+
+def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv(API_KEYS_VARIABLE, " one, two,,")
+    assert read_api_keys(None) == ["one", "two"]
+    file = tmp_path / "keys"
+    file.write_text("three\n\n four \n", encoding="utf-8")
+    assert read_api_keys(file) == ["three", "four"]
+    file.write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected an API key a line"):
+        read_api_keys(file)
+
+
+# eval
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data set in BEIR's layout, with a run of a first stage."""
+    made = tmp_path / "tiny"
+    (made / "qrels").mkdir(parents=True)
+    corpus = [{"_id": k, "title": title, "text": text} for k, (title, text) in CORPUS.items()]
+    write_lines(made / "corpus.jsonl", map(json.dumps, corpus))
+    write_queries(made)
+    write_qrels(made / "qrels" / "test.tsv", QRELS)
+    ranked = [(query, *one) for query, ids in RUN.items() for one in enumerate(ids, start=1)]
+    write_lines(made / "bm25.trec", (f"{q} Q0 {one} {n} {10 - n} bm25" for q, n, one in ranked))
+    return made
+
+
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_queries(folder, added=""):
+    queries = [{"_id": key, "text": text + added} for key, text in QUERIES.items()]
+    write_lines(folder / "queries.jsonl", map(json.dumps, queries))
+
+
+def write_qrels(path, qrels):
+    grades = [(query, *one) for query, grades in qrels.items() for one in grades.items()]
+    write_lines(path, ["query-id\tcorpus-id\tscore", *("\t".join(map(str, g)) for g in grades)])
+
+
+def measured(path, qrels, measure="nDCG@10"):
+    """Measure a TREC file by ir_measures alone."""
+    import ir_measures
+
+    parsed = ir_measures.parse_measure(measure)
+    run = ir_measures.read_trec_run(str(path))
+    return f"{ir_measures.calc_aggregate([parsed], qrels, run)[parsed]:.4f}"
+
+
+def printed(output, system):
+    """Return the first mean in the row of a system of the table of quality."""
+    quality = output.split("Quality")[1]
+    return re.search(rf"^ *{system} +(\d\.\d+)", quality, re.MULTILINE)[1]
+
+
+def test_eval_reranks_a_run_and_the_files_hold_what_was_printed(folder, tmp_path, run):
+    output = tmp_path / "new" / "report"
+    bm25 = folder / "bm25.trec"
+    done = run("eval", folder, "--run", bm25, "--output", output, "--sweep", "--model", "offline")
+    assert done.exit_code == 0, done.output
+    before, after = output / "before.trec", output / "after.trec"
+    assert printed(done.stdout, "bm25") == measured(bm25, QRELS) == measured(before, QRELS)
+    assert printed(done.stdout, "reranked") == measured(after, QRELS) == "1.0000"
+    reranked = read_run(after)
+    assert [next(iter(reranked[query])) for query in QUERIES] == ["people", "tower", "wine"]
+    assert sorted(reranked["1"]) == sorted(RUN["1"])
+    report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
+    assert list(report.systems) == ["bm25", "reranked"]
+    markdown = (output / "report.md").read_text(encoding="utf-8")
+    assert report.to_markdown() in markdown
+    assert markdown.startswith("`langchain-rerank eval ")
+    for said in ("Difference to bm25", "p = 0.", "reranking p50 ms", "No query lost in nDCG@10."):
+        assert said in done.stdout
+    sentence = r"Take 10 candidates reranked by the offline reranker \(torch\)"
+    assert re.search(sentence, done.stdout)
+    assert re.search(sentence, markdown)
+    for name in ("measures", "differences", "scores", "tradeoff"):
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_eval_takes_a_dense_first_stage_by_default_and_reads_titles(folder, run):
+    measures = ("--measures", "RR@10 Success@1")
+    done = run("eval", folder, "--fetch-k", 2, "--backend", "onnx", *measures)
+    assert done.exit_code == 0, done.output
+    # Only its title says which tower it is.
+    assert printed(done.stdout, "reranked") == "1.0000"
+    for said in (r"^ *dense ", "Success@1", "retrieval p50 ms"):
+        assert re.search(said, done.stdout, re.MULTILINE)
+
+
+def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folder, tmp_path, run):
+    write_queries(folder, " \ud800")
+    write_qrels(folder / "qrels" / "odd.tsv", {**QRELS, "2": {"wine": 1}})
+    output = tmp_path / "report"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
+    given = (folder / "bm25.trec").rename(folder / "bm25[k1=0.9].trec")
+    options = ("--qrels", "odd", "--backend", "onnx", "--output", output)
+    done = run("eval", folder, "--run", given, *options)
+    assert done.exit_code == 0, done.output
+    assert "Difference to bm25[k1=0.9]" in done.stdout
+    worst = done.stdout.split("Queries that lost most in nDCG@10")[1]
+    assert re.search(r"How tall is the Eiffel Tower\? \ufffd: \d\.\d+ → \d\.\d+", worst)
+    assert re.search(r" 3 → 1, not judged: Eiffel Tower", worst)
+    assert re.search(r" 1 → [23], grade 1: Wine is made of grapes", worst)
+    assert "What is wine made of?" not in worst
+    report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
+    assert report.queries["2"] == "How tall is the Eiffel Tower? \ufffd"
+    [written] = [line for line in done.stdout.splitlines() if line.startswith("In ")]
+    named = {name.strip() for name in written.split(":")[1].split(",")}
+    assert named == {path.name for path in output.iterdir()} - {"notes.txt"}
+    assert "worst_query.png" in named
+
+
+def test_eval_of_a_run_named_like_its_reranking_without_any_of_the_queries(folder, tmp_path, run):
+    given = folder / "reranked.trec"
+    given.write_text("elsewhere Q0 soup 1 1.0 tag\n", encoding="utf-8")
+    done = run("eval", folder, "--run", given, "--backend", "onnx", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert printed(done.stdout, "run") == printed(done.stdout, "reranked") == "0.0000"
+    assert not (tmp_path / "out" / "scores.png").exists()
+    assert (tmp_path / "out" / "tradeoff.png").exists()
+
+
+def test_eval_with_a_grade_that_counts_and_judgments_outside_the_corpus(folder, run):
+    qrels = {**QRELS, "3": {"wine": 2, "elsewhere": 2}}
+    write_qrels(folder / "qrels" / "full.tsv", qrels)
+    arguments = ("eval", folder, "--qrels", "full", "--backend", "onnx", "--measures", "RR@10")
+    done = run(*arguments, "--run", folder / "bm25.trec", "--min-relevance", 2)
+    assert done.exit_code == 0, done.output
+    assert printed(done.stdout, "bm25") == measured(folder / "bm25.trec", qrels, "RR(rel=2)@10")
+    assert "1 of 5 relevant documents are not in the corpus" in done.stdout
+    assert_one_line_error(run(*arguments), "full.tsv, line 6: query '3'")

@@ -15,37 +15,36 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_reference_keeps_every_paragraph_of_every_topic():
-    held = squeezed(" ".join(chunk.page_content for chunk in python_reference()))
+def test_reference_holds_every_paragraph_once_in_chunks_that_name_their_topic():
+    chunks = python_reference()
+    held = squeezed(" ".join(chunk.page_content for chunk in chunks))
     for text in topics.values():
         for line in text.splitlines():
             assert squeezed(line) in held
-
-
-def test_reference_repeats_no_paragraph():
     paragraphs = Counter(
         squeezed(paragraph)
-        for chunk in python_reference()
+        for chunk in chunks
         for paragraph in re.split(r"\n\s*\n", chunk.page_content)
     )
     assert [text for text, times in paragraphs.items() if times > 1 and len(text) >= 80] == []
-
-
-def test_reference_chunks_name_their_topic_and_fit():
-    for chunk in python_reference():
+    for chunk in chunks:
         assert chunk.metadata["topic"] in topics
         assert 0 < len(chunk.page_content) <= CHUNK_CHARACTERS
 
 
 def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
-    (tmp_path / "guide").mkdir()
-    (tmp_path / "guide" / "intro.md").write_text("# Intro\n\nHello.", encoding="utf-8")
-    (tmp_path / "a.txt").write_bytes("café\r\nau lait".encode())
-    (tmp_path / "b.rst").write_text("Title\n=====\n", encoding="utf-8")
-    (tmp_path / "c.py").write_text("def f():\n    return 1\n", encoding="utf-8")
-    (tmp_path / "d.bin").write_text("no", encoding="utf-8")
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / ".hidden" / "e.txt").write_text("no", encoding="utf-8")
+    for name, content in {
+        "guide/intro.md": "# Intro\n\nHello.",
+        "a.txt": "café\r\nau lait",
+        "b.rst": "Title\n=====\n",
+        "c.py": "def f():\n    return 1\n",
+        "blank.txt": " \n",
+        "d.bin": "no",
+        ".hidden/e.txt": "no",
+    }.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content.encode())
     found = {chunk.metadata["source"]: chunk.page_content for chunk in read_folder(tmp_path)}
     assert found == {
         "a.txt": "café\nau lait",
@@ -55,14 +54,13 @@ def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    "encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
-)
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("name", ["a.txt", "a.py"])
-def test_byte_order_mark_says_the_encoding(tmp_path, name, encoding):
-    mark = "" if encoding == "utf-8-sig" else "\ufeff"
-    (tmp_path / name).write_bytes(f"{mark}# Zürich, 東京".encode(encoding))
-    assert [chunk.page_content for chunk in read_folder(tmp_path)] == ["# Zürich, 東京"]
+def test_byte_order_mark_says_the_encoding(tmp_path, name, mark):
+    text = "# Zürich, 東京"
+    content = text.encode(mark) if mark == "utf-8-sig" else f"\ufeff{text}".encode(mark)
+    (tmp_path / name).write_bytes(content)
+    assert [chunk.page_content for chunk in read_folder(tmp_path)] == [text]
 
 
 def test_python_says_its_encoding(tmp_path):
@@ -94,9 +92,8 @@ def test_what_is_no_text_is_left_out_and_named(tmp_path, caplog, name, content):
 
 
 def test_folder_without_texts_and_no_folder_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"found no text in \.txt, \.md, \.rst, \.py files in '[^;]*$"
-    ):
+    expected = r"found no text in \.txt, \.md, \.rst, \.py files in '[^;]*$"
+    with pytest.raises(ValueError, match=expected):
         read_folder(tmp_path)
     with pytest.raises(ValueError, match="expected a folder"):
         read_folder(tmp_path / "nowhere")

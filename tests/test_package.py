@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import pkgutil
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,47 +25,55 @@ README_BLOCKS = re.findall(
 )
 
 
-def test_root_import_is_light():
-    heavy = ["torch", "chromadb", "onnxruntime", "FlagEmbedding", "langchain_classic", "numpy"]
-    code = f"import langchain_rerank, sys; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_importing_any_module_loads_no_model_library():
-    # These are PyTorch code; what uses them imports them when a model loads.
-    heavy = {
-        f"langchain_rerank.cross_encoders.{name}"
-        for name in ("heads", "layers", "torch_model", "torch_packing")
+def test_imports_are_light():
+    # What is PyTorch code is imported when a model loads.
+    torch_code = {
+        name for name in MODULES if re.search(r"^import torch$", module_text(name), re.MULTILINE)
     }
-    light = [name for name in MODULES if name not in heavy]
+    steps = [
+        (
+            ["langchain_rerank"],
+            ["torch", "chromadb", "onnxruntime", "FlagEmbedding", "langchain_classic", "numpy"],
+        ),
+        (
+            ["langchain_rerank.offline"],
+            ["transformers", "onnx", "tokenizers", "safetensors", "langchain_openai", "xllamacpp"],
+        ),
+        (
+            [name for name in MODULES if name not in torch_code],
+            ["torch", "onnxruntime", "FlagEmbedding"],
+        ),
+    ]
     code = (
-        f"import importlib, sys\nfor m in {light}: importlib.import_module(m)\n"
-        "print([m for m in ('torch', 'onnxruntime', 'FlagEmbedding') if m in sys.modules])"
+        "import importlib, sys\n"
+        f"for names, heavy in {steps!r}:\n"
+        "    for name in names: importlib.import_module(name)\n"
+        "    print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["[]"] * len(steps)
+    assert len(torch_code) < 8
 
 
-def test_public_names_are_the_documented_ones():
-    assert sorted(langchain_rerank.__all__) == [
-        "CachedCrossEncoder",
-        "ExtractiveReader",
-        "FlagEmbeddingCrossEncoder",
-        "MissingDependencyError",
-        "ModelLoadError",
-        "OnnxCrossEncoder",
-        "RemoteCrossEncoder",
-        "RemoteError",
-        "RerankError",
-        "RerankRetriever",
-        "Reranker",
-        "ScoringError",
-        "TorchCrossEncoder",
-        "create_rag_chain",
-        "create_rerank_retriever",
-        "index_documents",
-    ]
+def module_text(name):
+    path = ROOT.joinpath(*name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file.read_text(encoding="utf-8")
+
+
+def test_a_name_stands_for_one_thing():
+    modules = Counter(name.rpartition(".")[2] for name in MODULES)
+    classes = Counter(
+        node.name
+        for name in MODULES
+        for node in ast.walk(ast.parse(module_text(name)))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in (modules + classes).items() if count > 1] == []
+
+
+def test_public_names_are_documented():
+    assert set(langchain_rerank._HOMES) < set(langchain_rerank.__all__)
     for name in langchain_rerank.__all__:
         value = getattr(langchain_rerank, name)
         assert value.__module__.startswith("langchain_rerank.")

@@ -1,84 +1,131 @@
-"""A job's output folder: what is to be done, and what is done."""
+"""A job's output folder: what decides its content, and whose it is."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.bulk.blocks import Block, format_of
+from langchain_core.cross_encoders import BaseCrossEncoder
+from pydantic import BaseModel
+
+from langchain_rerank.bulk.blocks import PARQUET
 from langchain_rerank.files import UNFINISHED, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from langchain_core.cross_encoders import BaseCrossEncoder
+    from langchain_rerank.bulk.blocks import Columns
 
-    from langchain_rerank.bulk.rows import Columns
-    from langchain_rerank.bulk.run import BulkResult
-
+_ENDINGS = (*PARQUET, ".jsonl", ".ndjson", ".json")
 # Readers of a folder of Parquet files or JSON lines leave out names that start with "_".
-MANIFEST = "_job.json"
-SUMMARY = "_summary.json"
-_LOCK = ".lock"
+MANIFEST, SUMMARY, _LOCK = "_job.json", "_summary.json", ".lock"
 # Settings that decide how scores are got, not what they are: another run may have others. Not
 # `batch_tokens`: what is scored beside a pair changes its score a little, in int8 by up to 0.18.
 _FREE_TO_CHANGE = {
-    *("num_threads", "show_progress"),
-    *("api_key", "headers", "max_concurrency", "max_documents", "max_reply_bytes", "max_retries"),
-    *("timeout", "connect_timeout", "read_timeout"),
+    *("num_threads", "show_progress", "api_key", "headers", "max_concurrency", "max_documents"),
+    *("max_reply_bytes", "max_retries", "timeout", "connect_timeout", "read_timeout"),
 }
 # Raise it with every change of what the manifest holds or of how blocks are cut.
-_VERSION = 2
+_VERSION = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What decides the content of the output folder."""
+def input_files(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Give the absolute paths of the input files, those of a folder sorted by name.
 
-    files: list[Path]
-    block_rows: int
-    columns: Columns
-    top_n: int | None
-    cross_encoder: BaseCrossEncoder
+    Hidden files, and those whose names start with "_", are left out of folders.
 
-    def manifest(self) -> dict[str, Any]:
-        """Describe the job, so that another run can tell whether it is the same."""
-        return {
-            "version": _VERSION,
-            "inputs": [
-                {"path": str(file), "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-                for file in self.files
-                for stat in [file.stat()]
-            ],
-            "block_rows": self.block_rows,
-            "columns": asdict(self.columns),
-            "top_n": self.top_n,
-            "model": describe(self.cross_encoder),
-        }
+    Raises:
+        FileNotFoundError: A path is not there, or a folder holds no input file.
+        ValueError: No path was given, one was given twice, or the files are of two formats.
+    """
+    files: list[Path] = []
+    for path in map(Path, [inputs] if isinstance(inputs, str | Path) else inputs):
+        if not path.exists():
+            msg = f"expected an input file or a folder of them, got {path}, which is not there"
+            raise FileNotFoundError(msg)
+        found = [path]
+        if path.is_dir():
+            visible = (file for file in sorted(path.iterdir()) if file.name[0] not in "._")
+            found = [file for file in visible if file.suffix.lower() in _ENDINGS]
+        if not found:
+            msg = f"expected files that end in {', '.join(_ENDINGS)} in {path}, found none"
+            raise FileNotFoundError(msg)
+        files += [file.resolve() for file in found]
+    if not files:
+        msg = "expected at least one input file, got none"
+        raise ValueError(msg)
+    for file in files:
+        if file.suffix.lower() not in _ENDINGS:
+            msg = f"expected a file that ends in {', '.join(_ENDINGS)}, got {file}"
+            raise ValueError(msg)
+        if files.count(file) > 1:
+            msg = f"expected each input file once, got {file} twice"
+            raise ValueError(msg)
+    if len({file.suffix.lower() in PARQUET for file in files}) > 1:
+        msg = "expected input files of one format, got jsonl and parquet: give each its own job"
+        raise ValueError(msg)
+    return files
 
 
-def describe(cross_encoder: BaseCrossEncoder) -> dict[str, Any]:
-    """Name a cross encoder and, where it is a pydantic model, the settings that decide scores."""
-    described: dict[str, Any] = {"class": type(cross_encoder).__name__}
-    if hasattr(cross_encoder, "model_dump"):
-        described.update(cross_encoder.model_dump(mode="json", exclude=_FREE_TO_CHANGE))
+def manifest(
+    files: list[Path],
+    block_rows: int,
+    columns: Columns,
+    top_n: int | None,
+    cross_encoder: BaseCrossEncoder,
+) -> dict[str, Any]:
+    """Describe a job by all that changes its output, so that another run can tell it."""
+    return {
+        "version": _VERSION,
+        "inputs": {str(file): _stamp(file) for file in files},
+        "block_rows": block_rows,
+        "columns": asdict(columns),
+        "top_n": top_n,
+        "model": describe(cross_encoder),
+    }
+
+
+def _stamp(file: Path) -> list[int]:
+    return [file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def describe(thing: Any) -> Any:
+    """Describe what decides the scores of a cross encoder, of one around another the inner's too.
+
+    A text that may be a secret is told by its digest.
+    """
+    if isinstance(thing, BaseModel):
+        settings = thing.model_dump(mode="json", exclude=_FREE_TO_CHANGE, fallback=describe)
+    else:
+        if not isinstance(thing, BaseCrossEncoder):
+            return type(thing).__name__
+        settings = {name: _setting(name, value) for name, value in vars(thing).items()}
+        settings = {name: value for name, value in settings.items() if value is not None}
+    described = {"class": type(thing).__name__, **settings}
     for name in ("model", "model_name"):
-        if isinstance(value := getattr(cross_encoder, name, None), str):
+        if isinstance(value := getattr(thing, name, None), str):
             described[name] = value
             # Other weights under the same path are another model.
             if files := sorted(file for file in Path(value).glob("**/*") if file.is_file()):
-                stats = {str(file.relative_to(value)): file.stat() for file in files}
-                described["files"] = {
-                    file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()
-                }
+                described["files"] = {str(file.relative_to(value)): _stamp(file) for file in files}
     return described
 
 
+def _setting(name: str, value: Any) -> Any:
+    if isinstance(value, BaseCrossEncoder):
+        return describe(value)
+    if isinstance(value, str | os.PathLike) and name not in _FREE_TO_CHANGE:
+        return hashlib.sha256(os.fsencode(value)).hexdigest()[:16]
+    return value if isinstance(value, bool | int | float) and name not in _FREE_TO_CHANGE else None
+
+
 @contextmanager
-def claimed(output: Path, job: Job) -> Iterator[None]:
+def claimed(output: Path, wanted: dict[str, Any]) -> Iterator[None]:
     """Make the output folder a job's, or check that it is already; held by one run at a time.
 
     Raises:
@@ -98,7 +145,7 @@ def claimed(output: Path, job: Job) -> Iterator[None]:
         # What a killed writer has left.
         for path in output.glob(f"{UNFINISHED}*"):
             path.unlink(missing_ok=True)
-        _check(output, json.loads(json.dumps(job.manifest())))
+        _check(output, json.loads(json.dumps(wanted)))
         yield
     finally:
         lock.release()
@@ -114,60 +161,29 @@ def _check(output: Path, wanted: dict[str, Any]) -> None:
         write_json(path, wanted)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        was, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(wanted)
     except (ValueError, RecursionError) as error:
         msg = f"{path} is no manifest of a bulk job ({error}): choose another output folder"
         raise ValueError(msg) from error
-    if differences := _differences(found, wanted):
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if names:
+        said = [f"{name} was {was.get(name)!r}, is now {now.get(name)!r}" for name in names]
         msg = (
-            f"{output} holds another job: {'; '.join(differences)}. Run that job again to finish "
-            "it, choose another output folder, or delete this one"
+            f"{output} holds another job: {'; '.join(said[:5])}. Run that job again to finish it, "
+            "choose another output folder, or delete this one"
         )
         raise ValueError(msg)
 
 
-def part_path(output: Path, block: Block, files: list[Path]) -> Path:
-    """Return where the rows of a block go; the file is there once the block is finished."""
-    return output / f"part-{block.number:08d}.{format_of(files[0])}"
-
-
-def write_summary(output: Path, result: BulkResult) -> None:
-    """Mark a job as finished, with what its last run did."""
-    last = {"rows": result.rows, "pairs": result.pairs, "seconds": result.seconds}
-    write_json(output / SUMMARY, {"blocks": result.blocks, "last_run": last})
+def _flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Name each value of nested settings by all names on the way there."""
+    if not isinstance(content, dict):
+        return {name: content}
+    nested = (_flat(value, f"{name} {key}".strip()) for key, value in content.items())
+    return {key: value for one in nested for key, value in one.items()}
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path, binary=True) as file:
-        file.write(json.dumps(content, indent=2).encode("utf-8") + b"\n")
-
-
-def _differences(found: Any, wanted: dict[str, Any]) -> list[str]:
-    """Say where two manifests differ, nested settings by their own names."""
-    if not isinstance(found, dict):
-        return [f"expected a manifest, found {type(found).__name__}"]
-    said = []
-    for name in dict.fromkeys([*found, *wanted]):
-        before, now = found.get(name), wanted.get(name)
-        if before == now:
-            continue
-        if name == "files":
-            said.append("files have changed since")
-        elif isinstance(before, dict) and isinstance(now, dict):
-            said += [f"{name} {one}" for one in _differences(before, now)]
-        elif name == "inputs":
-            said.append(_input_difference(before, wanted["inputs"]))
-        else:
-            said.append(f"{name} was {before!r}, is now {now!r}")
-    return said
-
-
-def _input_difference(before: Any, now: list[dict[str, Any]]) -> str:
-    was = {one["path"]: one for one in before} if isinstance(before, list) else {}
-    for one in now:
-        if one["path"] not in was:
-            return f"its inputs are without {one['path']}"
-        if was[one["path"]] != one:
-            return f"its input {one['path']} has changed since"
-    return f"it has {len(was)} inputs, not {len(now)}"
+        file.write(json.dumps(content, indent=2).encode() + b"\n")

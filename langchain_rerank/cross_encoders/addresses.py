@@ -18,12 +18,12 @@ from langchain_rerank.cross_encoders.dialects import DIALECTS
 if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
 
-# Seconds that an idle connection is kept; one that the server closed meanwhile is noticed.
-_LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # Whom to trust where TLS is none. Made at once, and httpcore imported, which httpx puts off: a
 # child forked while another thread did either would wait for it for ever.
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+# Idle connections are kept for some seconds; one that the server closed meanwhile is noticed.
+_LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 # A shorter value in a url's query, such as a version, is no secret, and would blot out messages.
 _SHORTEST_SECRET = 6
 
@@ -67,22 +67,17 @@ def all_urls(url: str | tuple[str, ...]) -> tuple[str, ...]:
 def headers(settings: RemoteCrossEncoder) -> dict[str, str]:
     """Make the headers of each request; those that the user gives go before our own."""
     dialect = DIALECTS[settings.dialect]
-    made = {
-        "accept": "application/json",
-        "content-type": "application/json",
-        "user-agent": "langchain-rerank",
-        **dialect.headers,
-    }
+    made = {"accept": "application/json", "content-type": "application/json"}
+    made |= {"user-agent": "langchain-rerank", **dialect.headers}
     if settings.api_key:
         key = settings.api_key.get_secret_value()
         made[dialect.key_header] = f"Bearer {key}" if dialect.key_header == "authorization" else key
     made |= {name.lower(): value.get_secret_value() for name, value in settings.headers.items()}
-    # Scores are short; a few compressed bytes unpack to gigabytes before they can be counted.
     return {**made, "accept-encoding": "identity"}
 
 
-def secrets(settings: RemoteCrossEncoder) -> list[str]:
-    """Give all that must be blotted out of what servers say, longest first."""
+def redacted(text: str, settings: RemoteCrossEncoder) -> str:
+    """Blot out whatever secret a server may have quoted."""
     values = [*settings.headers.values(), *([settings.api_key] if settings.api_key else [])]
     found = {value.get_secret_value() for value in values}
     # A server that quotes "Bearer KEY" may quote the key alone.
@@ -95,10 +90,18 @@ def secrets(settings: RemoteCrossEncoder) -> list[str]:
         found |= {value for value in query if len(value) >= _SHORTEST_SECRET}
     for proxy in urllib.request.getproxies().values():
         found.add(proxy.rpartition("@")[0].rpartition("://")[2].partition(":")[2])
-    return sorted(filter(None, found), key=len, reverse=True)
+    # Longest first: one may hold another.
+    for secret in sorted(filter(None, found), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
-def open_transport(url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, str]:
+def trusted() -> str:
+    """Name whose certificates are trusted."""
+    return " and ".join(name for name in CERTIFICATES if os.environ.get(name)) or "certifi's list"
+
+
+def open_way(url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, str]:
     """Open the way to a server that the environment describes, and name its proxy's variable.
 
     httpx would read the environment for all servers at once: one entry of NO_PROXY that it can't
@@ -107,19 +110,18 @@ def open_transport(url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, str]:
     Raises:
         ValueError: A variable keeps from it; the message names that.
     """
-    proxy, variable = _environment_proxy(url)
+    proxy, variable = environment_proxy(url)
     context = NOBODY
     if "https" in (url.scheme, proxy.partition(":")[0]):
         try:
             context = httpx.create_ssl_context()
         except OSError as error:
-            given = " and ".join(name for name in CERTIFICATES if os.environ.get(name))
-            msg = f"can't be asked: no certificates can be read from {given or 'certifi'}: {error}"
+            msg = f"can't be asked: no certificates can be read from {trusted()}: {error}"
             raise ValueError(msg) from error
     try:
         of_proxy = context if proxy.startswith("https:") else None
         through = httpx.Proxy(proxy, ssl_context=of_proxy) if proxy else None
-        transport = httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS, proxy=through)
+        return httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS, proxy=through), variable
     except ImportError as error:
         msg = f'can\'t be asked: the SOCKS proxy of {variable} needs pip install "httpx[socks]"'
         raise ValueError(msg) from error
@@ -130,10 +132,9 @@ def open_transport(url: httpx.URL) -> tuple[httpx.AsyncHTTPTransport, str]:
         )
         # Not from the error, whose message may show the proxy's password.
         raise ValueError(msg) from None
-    return transport, variable
 
 
-def _environment_proxy(url: httpx.URL) -> tuple[str, str]:
+def environment_proxy(url: httpx.URL) -> tuple[str, str]:
     """Give the proxy for a url and the variable that names it; both empty where there is none."""
     proxies = urllib.request.getproxies()
     key = url.scheme if proxies.get(url.scheme) else "all"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
+import sys
 import threading
 from abc import abstractmethod
 from pathlib import Path
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.processes import PerProcess
-from langchain_rerank.errors import RerankError, ScoringError
+from langchain_rerank.errors import ModelLoadError, RerankError, ScoringError
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from langchain_rerank.cross_encoders.frames import Frame
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
-# "[CLS] query [SEP] passage [SEP]" and its kin leave at least this much to the passage.
+# Templates such as "[CLS] query [SEP] passage [SEP]" leave at least this much to the passage.
 _MIN_PASSAGE_TOKENS = 8
 
 
@@ -57,7 +59,7 @@ class FrozenSettings(BaseModel):
         return type(self)(**self.model_dump())
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return type(self)(**self.model_dump())
+        return self.__copy__()
 
 
 class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
@@ -97,25 +99,25 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     _lock: PerProcess[threading.RLock] = PrivateAttr(
         default_factory=lambda: PerProcess(threading.RLock)
     )
+    _loaded: Any = PrivateAttr(default=None)
     _warned: set[str] = PrivateAttr(default_factory=set)
     _tokens_scored: int = PrivateAttr(default=0)
 
     @field_validator("model", mode="before")
     @classmethod
     def _path_as_text(cls, model: object) -> object:
-        """Take a `Path` for its text; "~" is the home folder, though no hub name."""
-        text = os.fspath(model) if isinstance(model, os.PathLike) else model
-        if isinstance(text, str) and text.startswith("~"):
-            return str(Path(text).expanduser())
-        return text
+        text: Any = os.fspath(model) if isinstance(model, os.PathLike) else model
+        # No hub name starts so.
+        home = isinstance(text, str) and text.startswith("~")
+        return str(Path(text).expanduser()) if home else text
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        if self.max_length is not None and self.query_max_length is not None:
-            self._check_query_length(self.max_length)
+        self._query_limit(self.max_length or sys.maxsize)
         return self
 
-    def _check_query_length(self, max_length: int) -> None:
+    def _query_limit(self, max_length: int) -> int:
+        """Most tokens of a query."""
         limit = max_length - _MIN_PASSAGE_TOKENS
         if self.query_max_length is not None and self.query_max_length > limit:
             msg = (
@@ -123,18 +125,51 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
                 f"max_length={max_length}, got {self.query_max_length}"
             )
             raise ValueError(msg)
+        return self.query_max_length or min(max_length * 3 // 4, limit)
 
-    @abstractmethod
+    def _max_length(self, checkpoint: Checkpoint) -> int:
+        """Most tokens of a pair; checked, query's included."""
+        max_length, limit = self.max_length or checkpoint.default_max_length, checkpoint.token_limit
+        if limit is not None and max_length > limit:
+            msg = (
+                f"could not load '{self.model}': max_length={max_length} is over the {limit} "
+                'tokens that it reads; give at most that, or none and long_documents="max".'
+            )
+            raise ModelLoadError(msg)
+        self._query_limit(max_length)
+        return max_length
+
     def load(self) -> None:
         """Load the weights now instead of at the first `score`; does nothing once loaded.
 
         Raises:
-            ModelLoadError: The model is missing, damaged or not a reranker.
+            ModelLoadError: The model is missing, damaged, not a reranker, or asks for something
+                that is not done; the message says what was looked for and what to do.
+            ValueError: `instruction` is given, and the model takes none.
         """
+        with self._lock.get():
+            if self._loaded is None:
+                self._loaded = self._open()
 
-    @abstractmethod
     def close(self) -> None:
-        """Free the weights; the next `score` loads them again."""
+        """Let go of the weights, which are freed with the last that shares them.
+
+        The next `score` loads them again.
+        """
+        with self._lock.get():
+            if self._loaded is None:
+                return
+            self._loaded = None
+        # A model is full of reference cycles: without this its memory would stay taken.
+        gc.collect()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
+
+    def _open(self) -> Any:
+        """Load the weights."""
+        raise NotImplementedError
 
     @abstractmethod
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
@@ -175,10 +210,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     @property
     def tokens_scored(self) -> int:
-        """Tokens, padding left out, that an encoder-only model has read since this was made.
-
-        The decoder families, whose prompts FlagEmbedding makes, are not counted.
-        """
+        """Tokens read since this was made, padding left out; FlagEmbedding's are not counted."""
         return self._tokens_scored
 
     @property
@@ -199,54 +231,35 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             copy.load()
         return copy
 
-    def _query_limit(self, max_length: int) -> int:
-        three_quarters = min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
-        return self.query_max_length or three_quarters
-
-    def _instructed(
-        self, pairs: Sequence[tuple[str, str]], prompt: str = ""
-    ) -> list[tuple[str, str]]:
-        """Put the instructions before the texts; `prompt` is the checkpoint's own."""
-        before_query = prompt if self.query_instruction is None else self.query_instruction
-        before_passage = self.passage_instruction or ""
-        return [(before_query + query, before_passage + passage) for query, passage in pairs]
-
     def _short_queries(
         self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
     ) -> list[tuple[str, str]]:
         """Truncate long queries, with one warning in the life of this object."""
-        before = [query for query, _ in pairs]
+        given, passages = zip(*pairs, strict=True)
         limit = self._query_limit(max_length)
-        queries = tokenization.truncate_queries(tokenizer, before, limit)
-        if queries != before:
+        queries = tokenization.truncate_queries(tokenizer, given, limit)
+        if queries != list(given):
             self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
-        return list(zip(queries, (passage for _, passage in pairs), strict=True))
+        return list(zip(queries, passages, strict=True))
 
-    def _windows(
-        self,
-        tokenizer: Any,
-        pairs: Sequence[tuple[str, str]],
-        max_length: int,
-        frame: Frame | None = None,
-        prompt: str = "",
-    ) -> tokenization.Windows:
-        """Encode pairs as `long_documents` says, in a language model's prompt if there is one."""
-        pairs = self._short_queries(tokenizer, self._instructed(pairs, prompt), max_length)
+    def _windows(self, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
+        """Encode pairs for the loaded model as `long_documents` says."""
+        model = self._loaded
+        frame, tokenizer = model.frame(self.instruction), model.tokenizer.get()
+        before, max_length = self.query_instruction, self._max_length(model.checkpoint)
+        if before is None:
+            before = model.checkpoint.prompt if frame is None else ""
+        text = self.passage_instruction or ""
+        pairs = [(before + query, text + passage) for query, passage in pairs]
+        pairs = self._short_queries(tokenizer, pairs, max_length)
         whole = self.long_documents != "first"
-        if frame is not None:
-            windows = tokenization.encode_framed(tokenizer, frame, pairs, max_length, whole=whole)
-        elif whole:
-            windows = tokenization.encode_windows(tokenizer, pairs, max_length)
-        else:
-            windows = tokenization.encode_first(tokenizer, pairs, max_length)
+        windows = tokenization.encode(tokenizer, pairs, max_length, frame, whole=whole)
         self._tokens_scored += sum(map(len, windows.features["input_ids"]))
         if windows.truncated:
             self._warn_once(
                 "%d of %d passages are longer than max_length=%d tokens and were cut; "
                 'long_documents="max" scores them whole',
-                windows.truncated,
-                len(pairs),
-                max_length,
+                *(windows.truncated, len(pairs), max_length),
             )
         return windows
 

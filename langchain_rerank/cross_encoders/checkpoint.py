@@ -6,23 +6,12 @@ anything is loaded: a score that ignores half of what its author saved would be 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_rerank.cross_encoders.checkpoint_files import (
-    Activation,
-    RefusedError,
-    activation,
-    chat_template,
-    check_settings,
-    default_prompt,
-    read_config,
-    read_json,
-    refused,
-    token_limit,
-)
-from langchain_rerank.cross_encoders.frames import Frame, known_frame
-from langchain_rerank.errors import ModelLoadError
+from langchain_rerank.cross_encoders.hub import load_error
+from langchain_rerank.cross_encoders.tokenization import Frame, known_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,12 +22,40 @@ Task = Literal["sequence-classification", "feature-extraction", "text-generation
 # `max_length=None` goes no further, though a checkpoint may: cost grows faster than length.
 LONGEST_DEFAULT = 1024
 
-_LAYERS = {"Pooling", "Dense", "LayerNorm", "LogitScore"}
+_SAVED = "config_sentence_transformers.json"
+_ELSEWHERE = "Load it in sentence-transformers itself."
+# transformers' class for a task, what it gives, and as what the first layer behind it reads that.
+TASKS = {
+    "sequence-classification": ("AutoModelForSequenceClassification", "logits", "scores"),
+    "feature-extraction": ("AutoModel", "last_hidden_state", "token_embeddings"),
+    "text-generation": ("AutoModelForCausalLM", "logits", "causal_logits"),
+}
+_LAYERS = ("Dense", "LayerNorm", "LogitScore", "Pooling")
+# Position embeddings of these start behind the padding token's index.
+_OFFSET_POSITIONS = {
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod"),
+    *("mpnet", "longformer", "data2vec-text", "luke", "mluke", "ibert", "layoutlmv3"),
+}
+# Settings of sentence-transformers' Transformer module that are read here, or change no score.
+_KNOWN_SETTINGS = {
+    *("transformer_task", "modality_config", "module_output_name", "max_seq_length"),
+    *("unpad_inputs", "query_length", "document_length", "backend"),
+}
+# Among the keywords that it passes on, these say how to load, not what to compute.
+_KNOWN_KEYWORDS = {
+    *("torch_dtype", "dtype", "attn_implementation", "device_map", "use_cache", "padding_side"),
+    *("model_max_length", "token", "revision", "cache_dir", "local_files_only", "file_name"),
+    *("trust_remote_code", "use_fast", "fix_mistral_regex"),
+}
+
+
+class RefusedError(ValueError):
+    """A checkpoint asks for something that is not done; the message names file and request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One of sentence-transformers' modules behind the transformer."""
+    """One of sentence-transformers' modules."""
 
     kind: str
     settings: Mapping[str, Any]
@@ -47,41 +64,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is needed to compute the logits that the checkpoint's author meant.
+    """What is needed to compute the logits that the checkpoint's author meant."""
 
-    Attributes:
-        folder: Where the tokenizer and, if it has one, the chat template lie.
-        transformer: Where config.json and the weights lie; mostly the same folder.
-        task: The transformer's head: one logit, hidden states for `layers`, or next tokens.
-        output: The name under which the first of `layers` finds what the transformer gives.
-        layers: What computes the logit from that; none behind a classifier.
-        prompt: Goes before each query, or into the chat template's system message.
-        template: Keywords for the chat template; None where pairs are encoded without one.
-        frame: The prompt of a model card, for checkpoints known by their name.
-        true_token: With `frame`, the text whose first token's logit counts.
-        false_token: The one whose logit is taken off.
-        divisor: Logits are divided by it before the sigmoid.
-        activation: What its author makes of a logit. "identity" says that the sigmoid of it,
-            though 0–1, was never fitted to be a probability.
-        token_limit: Most tokens of a pair; None where nothing states one.
-        float32_layers: It names layers that it wants computed in float32.
-    """
-
-    folder: Path
-    transformer: Path
-    task: Task
-    output: str = "scores"
-    layers: tuple[Layer, ...] = ()
-    prompt: str = ""
-    template: Mapping[str, Any] | None = None
-    frame: Frame | None = None
-    true_token: str | None = None
-    false_token: str | None = None
-    divisor: float = 1
-    activation: Activation = "sigmoid"
-    token_limit: int | None = None
+    folder: Path  # of config.json, weights, tokenizer and chat template
+    task: Task  # the transformer's head: one logit, hidden states for `layers`, or next tokens
+    output: str = "scores"  # under which the first of `layers` finds what the transformer gives
+    layers: tuple[Layer, ...] = ()  # make the logit of that; none behind a classifier
+    prompt: str = ""  # goes before each query, or is the chat template's system message
+    template: Mapping[str, Any] | None = None  # its keywords; None: pairs are encoded without
+    frame: Frame | None = None  # the prompt of a model card, for checkpoints known by their name
+    true_token: str | None = None  # without `layers`: the text whose first token's logit counts
+    false_token: str | None = None  # the one whose logit is taken off
+    divisor: float = 1  # of the logits, before the sigmoid
+    activation: str = "sigmoid"  # or "identity": nobody fitted a sigmoid to be a probability
+    token_limit: int | None = None  # most tokens of a pair; None where nothing states one
     config: Mapping[str, Any] = field(default_factory=dict)
-    float32_layers: tuple[str, ...] = ()
+    float32_layers: tuple[str, ...] = ()  # are wanted in float32, whatever the rest is in
 
     @property
     def default_max_length(self) -> int:
@@ -90,212 +88,176 @@ class Checkpoint:
 
 
 def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
-    """Read a checkpoint's own files.
-
-    Args:
-        name: As the user gave it, a hub name or a path; a few checkpoints without module files
-            are known by it.
-        folder: Where its files lie.
-        trust_remote_code: Whether code of the checkpoint's own may run.
-
-    Returns:
-        Plain data; no weights are read.
+    """Read a checkpoint's own files, no weights; a few are known by the name that the user gave.
 
     Raises:
-        ModelLoadError: It is not there, is damaged, or asks for something that is not done. The
-            message names the file and what it asks for.
+        ModelLoadError: It is not there, is damaged, or asks for something that is not done (code of
+            its own included, unless it is trusted). The message names the file and the request.
     """
     try:
-        modules = read_json(folder / "modules.json", [])
-        if modules:
-            return _modular(folder, modules, trust_remote_code=trust_remote_code)
-        return _plain(name, folder, trust_remote_code=trust_remote_code)
-    except (RefusedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = error if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
-        msg = (
-            f"could not load '{name}': {detail}\n"
-            "Expected the name of a reranker on the Hugging Face hub, or a folder that holds its "
-            "config.json, weights and tokenizer."
+        modules = _json(folder / "modules.json", [])
+        transformer, *layers = _layers(folder, modules) or [Layer("Transformer", {}, folder)]
+        path = transformer.folder / "config.json"
+        adapter = "If there is only an adapter, merge it into its base model and save that."
+        require(path.is_file(), path, "is missing", adapter)
+        config = _json(path, {})
+        own = [value for key, value in (config.get("auto_map") or {}).items() if "Model" in key]
+        trust = "Set trust_remote_code=True to run it, if you trust its author."
+        require(trust_remote_code or not own, path, f"asks for code of its own, {own}", trust)
+        # Without modules.json, sentence-transformers' other files say nothing, to itself as well.
+        saved = _json(folder / _SAVED, {}) if modules else {}
+        head = (
+            _modular(folder, saved, transformer, layers) if modules else _plain(name, path, config)
         )
-        raise ModelLoadError(msg) from error
-
-
-def _plain(name: str, folder: Path, *, trust_remote_code: bool) -> Checkpoint:
-    """Read a checkpoint of transformers: the head follows from the architecture it names.
-
-    Without modules.json, sentence-transformers' other files say nothing, to itself as well.
-    """
-    config = read_config(folder)
-    _check_remote_code(folder, config, trust_remote_code=trust_remote_code)
-    architecture = (config.get("architectures") or ["ForSequenceClassification"])[0]
-    known = known_frame(name) if architecture.endswith("ForCausalLM") else None
-    common: dict[str, Any] = {
-        "folder": folder,
-        "transformer": folder,
-        "config": config,
-        "activation": activation(folder, config, {}),
-        "token_limit": token_limit(folder, config, {}),
-    }
-    if known is not None:
-        return Checkpoint(task="text-generation", **common, **known)
-    template: dict[str, Any] | None = {} if chat_template(folder) is not None else None
-    if architecture.endswith("ForCausalLM"):
-        if template is None:
-            raise refused(
-                folder / "config.json",
-                f"names the causal language model {architecture}, and nothing here says how it "
-                "scores: no modules.json, no chat template, and no name whose prompt is known",
-                "Use a checkpoint saved by sentence-transformers (with a LogitScore module), or "
-                "keep the published name (such as Qwen3-Reranker-0.6B) as the folder's name.",
-            )
-        # What sentence-transformers takes where a template carries the pair but no module is saved.
+        if head["task"] == "sequence-classification" and not layers:
+            count = len(config.get("id2label") or range(config.get("num_labels", 2)))
+            require(count == 1, path, f"names {count} logits a pair", "A reranker gives one.")
         return Checkpoint(
-            task="text-generation",
-            template=template,
-            true_token="yes",  # noqa: S106  # no secret
-            false_token="no",  # noqa: S106  # no secret
-            **common,
+            folder=transformer.folder,
+            layers=tuple(layers),
+            activation=_activation(path, config, saved),
+            token_limit=token_limit(transformer.folder, config, transformer.settings),
+            config=config,
+            float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
+            **head,
         )
-    if not architecture.endswith("ForSequenceClassification"):
-        raise refused(
-            folder / "config.json",
-            f"names the architecture {architecture}, which is not a sequence classifier; listwise "
-            "and multi-vector rerankers and bare encoders give no score for a pair",
-            "Use a cross encoder with one logit.",
-        )
-    _check_labels(folder, config)
-    return Checkpoint(task="sequence-classification", template=template, **common)
+    except RefusedError as error:
+        raise load_error(name, error) from error
+    # Files that hold other JSON than expected.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise load_error(name, f"{type(error).__name__}: {error}") from error
+
+
+def _plain(name: str, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint of transformers: the head follows from the architecture it names."""
+    architecture = (config.get("architectures") or ["ForSequenceClassification"])[0]
+    template: dict[str, Any] | None = {} if _has_template(path.parent) else None
+    if not architecture.endswith("ForCausalLM"):
+        classifier = architecture.endswith("ForSequenceClassification")
+        request = f"names the architecture {architecture}, which is not a sequence classifier"
+        require(classifier, path, request, "Bare encoders and listwise models score no pair.")
+        return {"task": "sequence-classification", "template": template}
+    known = known_frame(name)
+    request = (
+        f"names {architecture}, and no modules.json, template or known name says how it scores"
+    )
+    keep = (
+        "Keep the published name (Qwen3-Reranker-0.6B, say) as the folder's, or save a LogitScore."
+    )
+    require(known or template is not None, path, request, keep)
+    # What sentence-transformers takes where a template carries the pair but no module is saved.
+    answers = {"template": template, "true_token": "yes", "false_token": "no"}
+    return {"task": "text-generation", **(known or answers)}
 
 
 def _modular(
-    folder: Path,
-    modules: Sequence[dict[str, Any]],
-    *,
-    trust_remote_code: bool,
-) -> Checkpoint:
+    folder: Path, saved: Mapping[str, Any], transformer: Layer, layers: Sequence[Layer]
+) -> dict[str, Any]:
     """Read a checkpoint of sentence-transformers: a transformer and what comes after it."""
-    path = folder / "modules.json"
-    saved = read_json(folder / "config_sentence_transformers.json", {})
     kind = saved.get("model_type", "CrossEncoder")
-    if kind != "CrossEncoder":
-        raise refused(
-            folder / "config_sentence_transformers.json",
-            f'says model_type "{kind}", which embeds texts one by one',
-            "Use it as the first stage; a reranker is a CrossEncoder.",
-        )
-    layers = []
-    for number, module in enumerate(sorted(modules, key=lambda module: module["idx"])):
-        type_, where = module["type"], folder / module.get("path", "")
-        name = type_.rpartition(".")[2]
-        ours = type_.startswith("sentence_transformers.")
-        if not ours or name not in ({"Transformer"} if number == 0 else _LAYERS):
-            raise refused(
-                path,
-                f"asks for the module {type_}",
-                f"Done are Transformer, then {', '.join(sorted(_LAYERS))}; load it in "
-                "sentence-transformers itself.",
-            )
-        settings = (
-            _transformer_settings(where) if number == 0 else read_json(where / "config.json", {})
-        )
-        layers.append(Layer(name, settings, where))
-    transformer, *rest = layers
-    settings = transformer.settings
-    task = settings.get("transformer_task", "feature-extraction")
-    check_settings(transformer.folder, settings)
-    config = read_config(transformer.folder)
-    _check_remote_code(transformer.folder, config, trust_remote_code=trust_remote_code)
-    if task == "sequence-classification" and not rest:
-        _check_labels(transformer.folder, config)
-    _check_chain(path, task, rest)
-    prompt = default_prompt(folder, saved)
-    excludes_prompt = any(layer.settings.get("include_prompt") is False for layer in rest)
-    template = _template_arguments(transformer)
-    if prompt and excludes_prompt and template is None:
-        raise refused(
-            rest[0].folder / "config.json",
-            "leaves the prompt out of the pooling (include_prompt)",
-            "Load it in sentence-transformers itself.",
-        )
-    return Checkpoint(
-        folder=transformer.folder,
-        transformer=transformer.folder,
-        task=task,
-        output=settings.get("module_output_name") or _DEFAULT_OUTPUT_NAMES[task],
-        layers=tuple(rest),
-        prompt=prompt,
-        template=template,
-        activation=activation(folder, config, saved),
-        token_limit=token_limit(transformer.folder, config, settings),
-        config=config,
-        float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
-    )
-
-
-_DEFAULT_OUTPUT_NAMES = {
-    "sequence-classification": "scores",
-    "feature-extraction": "token_embeddings",
-    "text-generation": "causal_logits",
-}
-
-
-def _transformer_settings(folder: Path) -> dict[str, Any]:
-    files = sorted(folder.glob("sentence_*_config.json"))
-    settings: dict[str, Any] = read_json(files[0], {}) if files else {}
-    return settings
-
-
-def _check_chain(path: Path, task: Task, layers: Sequence[Layer]) -> None:
-    """Refuse chains that end in no score."""
+    first = "It embeds texts one by one: use it as the first stage."
+    require(kind == "CrossEncoder", folder / _SAVED, f'says model_type "{kind}"', first)
+    name, prompts = saved.get("default_prompt_name"), saved.get("prompts") or {}
+    named = f'names the default prompt "{name}", which is not among its {sorted(prompts)}'
+    require(name is None or name in prompts, folder / _SAVED, named, "Mend the file.")
+    prompt, settings, task = prompts.get(name) or "", transformer.settings, _task(transformer)
     kinds = [layer.kind for layer in layers]
-    ends = layers[-1].settings.get("module_output_name") if layers else None
-    right = {
+    scores = bool(layers) and layers[-1].settings.get("module_output_name") == "scores"
+    ends = {
         "text-generation": kinds == ["LogitScore"],
-        "sequence-classification": not kinds or ends == "scores",
-        "feature-extraction": "LogitScore" not in kinds and ends == "scores",
-    }[task]
+        "sequence-classification": not kinds or scores,
+        "feature-extraction": "LogitScore" not in kinds and scores,
+    }
+    chain = f"chains a {task} transformer with {kinds}, which ends in no score"
+    require(ends[task], folder / "modules.json", chain, "Use it as the first stage, if at all.")
+    templated = "message" in (settings.get("modality_config") or {})
+    path = transformer.folder / "chat_template.jinja"
+    needed = not templated or _has_template(transformer.folder)
+    require(needed, path, "is missing, though its module asks for it (modality_config)")
+    for layer in layers:
+        excluded = layer.settings.get("include_prompt") is False and prompt and not templated
+        pooling = "leaves the prompt out of the pooling (include_prompt)"
+        require(not excluded, layer.folder / "config.json", pooling)
+    keywords = (settings.get("processing_kwargs") or {}).get("chat_template", {})
+    return {
+        "task": task,
+        "output": settings.get("module_output_name") or TASKS[task][2],
+        "prompt": prompt,
+        "template": keywords if templated else None,
+    }
+
+
+def _layers(folder: Path, modules: Sequence[Mapping[str, Any]]) -> list[Layer]:
+    layers: list[Layer] = []
+    for module in sorted(modules, key=lambda module: module["idx"]):
+        type_, where = module["type"], folder / module.get("path", "")
+        kind = type_.rpartition(".")[2]
+        done = type_.startswith("sentence_transformers.")
+        done = done and kind in (_LAYERS if layers else ["Transformer"])
+        require(done, folder / "modules.json", f"asks for the module {type_}")
+        files = sorted(where.glob("config.json" if layers else "sentence_*_config.json"))
+        layers.append(Layer(kind, _json(files[0], {}) if files else {}, where))
+    return layers
+
+
+def _task(transformer: Layer) -> Task:
+    """Refuse settings of the Transformer module that would change scores and are not done."""
+    path, settings = transformer.folder / "sentence_bert_config.json", transformer.settings
+    task: Task = settings.get("transformer_task", "feature-extraction")
+    require(task in TASKS, path, f'asks for the transformer_task "{task}"')
+    asked: set[str] = set()
+    for key, value in settings.items():
+        if key.endswith(("_args", "_kwargs")):
+            known = {"chat_template"} if key == "processing_kwargs" else _KNOWN_KEYWORDS
+            asked |= set(value or ()) - known
+        elif value and key not in _KNOWN_SETTINGS:
+            asked.add(key)
+    require(not asked, path, f"asks for {', '.join(sorted(asked))}")
+    wanted = {"method": "forward", "method_output_name": TASKS[task][1]}
+    for modality in ("text", "message"):
+        means = (settings.get("modality_config") or {}).get(modality) or wanted
+        require(wanted.items() <= means.items(), path, f"reads {modality} by {means}")
+    return task
+
+
+def _activation(path: Path, config: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """Read what the author makes of a logit."""
+    own = (config.get("sentence_transformers") or {}).get("activation_fn")
+    older = config.get("sbert_ce_default_activation_function")
+    name = saved.get("activation_fn") or own or older or "torch.nn.Sigmoid"
+    done = name.startswith("torch.") and name.endswith((".Sigmoid", ".Identity"))
+    require(done, path, f"asks for the activation {name}", "Done are torch's Sigmoid, Identity.")
+    return "identity" if name.endswith(".Identity") else "sigmoid"
+
+
+def token_limit(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
+    """Return the smallest number of tokens that the files state as the most."""
+    positions = config.get("max_position_embeddings")
+    if positions and config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= (config.get("pad_token_id", 1) or 0) + 1
+    tokenizer = _json(folder / "tokenizer_config.json", {}).get("model_max_length")
+    stated = (positions, tokenizer, settings.get("max_seq_length"))
+    # Tokenizers say 10**30 for "no limit".
+    return min((int(limit) for limit in stated if limit and 0 < limit < 10**9), default=None)
+
+
+def _has_template(folder: Path) -> bool:
+    """Tell whether there is a chat template, in its own file or the tokenizer's settings."""
+    settings = _json(folder / "tokenizer_config.json", {})
+    return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
+
+
+def _json(path: Path, default: Any) -> Any:
+    """Read a JSON file, or give a default where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    except (ValueError, RecursionError) as error:
+        msg = f"{path} is not JSON: {error}"
+        raise RefusedError(msg) from error
+
+
+def require(right: object, path: Path, request: str, instead: str = _ELSEWHERE) -> None:
+    """Refuse what a file or folder asks for, unless it is right, and name the way out."""
     if not right:
-        raise refused(
-            path,
-            f"chains a {task} transformer with {kinds or 'nothing'}, which ends in no score",
-            "A reranker ends in one logit, in LogitScore, or in a Dense module whose "
-            'module_output_name is "scores".',
-        )
-
-
-def _check_remote_code(folder: Path, config: dict[str, Any], *, trust_remote_code: bool) -> None:
-    own = [value for key, value in (config.get("auto_map") or {}).items() if "Model" in key]
-    if own and not trust_remote_code:
-        raise refused(
-            folder / "config.json",
-            f"asks for code of its own, {own[0]}, which may compute other scores than "
-            "transformers' classes",
-            "Set trust_remote_code=True to run it, if you trust its author.",
-        )
-
-
-def _check_labels(folder: Path, config: dict[str, Any]) -> None:
-    labels = config.get("id2label")
-    count = len(labels) if labels is not None else config.get("num_labels", 2)
-    if count != 1:
-        raise refused(
-            folder / "config.json",
-            f"names {count} logits a pair (id2label)",
-            "A reranker gives one.",
-        )
-
-
-def _template_arguments(transformer: Layer) -> Mapping[str, Any] | None:
-    """Keywords for the chat template, None where the module doesn't use it."""
-    if "message" not in (transformer.settings.get("modality_config") or {}):
-        return None
-    if chat_template(transformer.folder) is None:
-        raise refused(
-            transformer.folder / "sentence_bert_config.json",
-            "asks for a chat template (modality_config), and there is none",
-            "chat_template.jinja is missing.",
-        )
-    arguments: Mapping[str, Any] = (transformer.settings.get("processing_kwargs") or {}).get(
-        "chat_template", {}
-    )
-    return arguments
+        msg = f"{path} {request}. {instead}"
+        raise RefusedError(msg)

@@ -167,7 +167,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                 "and tokenizer. If it is of another family, set model_class."
             )
             raise ModelLoadError(msg) from error
-        self._check_query_length(reranker.max_length)
+        self._query_limit(reranker.max_length)
         flag_patches.guard_forward(reranker.model)
         return reranker
 

@@ -5,27 +5,20 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import DynamicCache
 
-from langchain_rerank.cross_encoders.checkpoint_files import RefusedError
-from langchain_rerank.cross_encoders.layers import LAYER_TYPES, Features
+from langchain_rerank.cross_encoders.checkpoint import TASKS, RefusedError, require
 
 if TYPE_CHECKING:
-    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
+    from langchain_rerank.cross_encoders.checkpoint import Checkpoint, Layer
 
 logger = logging.getLogger(__name__)
 
-
-_AUTO_CLASSES = {
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "feature-extraction": "AutoModel",
-    "text-generation": "AutoModelForCausalLM",
-}
+Features = dict[str, torch.Tensor]
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
@@ -34,19 +27,13 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     Raises:
         RefusedError: It has no fast tokenizer, or one that doesn't fit the model.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, trust_remote_code=trust_remote_code
-    )
-    if not tokenizer.is_fast:
-        msg = f"it has no fast tokenizer, only {type(tokenizer).__name__}."
-        raise RefusedError(msg)
+    folder, auto = checkpoint.folder, transformers.AutoTokenizer
+    tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    require(tokenizer.is_fast, folder, f"has only {type(tokenizer).__name__}, no fast tokenizer")
     # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
     vocabulary, words = checkpoint.config.get("vocab_size") or 0, len(tokenizer)
-    if words < vocabulary // 2:
-        msg = f"its tokenizer knows {words} tokens, the model {vocabulary}: files are missing."
-        raise RefusedError(msg)
+    knows = f"has a tokenizer that knows {words} tokens, and a model that knows {vocabulary}"
+    require(words >= vocabulary // 2, folder, knows, "Files are missing.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # The limit is the checkpoint's; here it would only be warned about.
@@ -61,122 +48,92 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
         RefusedError: Weights are missing that would have been initialised at random, or a token
             of the head is not in the vocabulary.
     """
-    import transformers
-
-    auto = getattr(transformers, _AUTO_CLASSES[checkpoint.task])
+    auto = getattr(transformers, TASKS[checkpoint.task][0])
     model, report = auto.from_pretrained(
-        checkpoint.transformer, trust_remote_code=trust_remote_code, output_loading_info=True
+        checkpoint.folder, trust_remote_code=trust_remote_code, output_loading_info=True
     )
-    missing = set(report["missing_keys"])
-    invented = [name for name, _ in model.named_parameters() if name in missing]
-    if checkpoint.task == "feature-extraction":
-        # BERT's pooler: saved by few, used by none of the layers behind.
-        invented = [name for name in invented if not name.startswith("pooler.")]
-    if invented:
-        msg = f"the checkpoint lacks weights of a reranker, among them {', '.join(invented[:3])}."
-        raise RefusedError(msg)
-    layers = [
-        LAYER_TYPES[layer.kind](layer) for layer in checkpoint.layers if layer.kind in LAYER_TYPES
-    ]
+    # BERT's pooler is saved by few, and used by none of the layers behind.
+    unused = ("pooler.",) if checkpoint.task == "feature-extraction" else ()
+    missing = {name for name in report["missing_keys"] if not name.startswith(unused)}
+    invented = sorted(missing & {name for name, _ in model.named_parameters()})
+    lacks = f"lacks weights of a reranker, among them {', '.join(invented[:3])}"
+    require(not invented, checkpoint.folder, lacks, "They would be random.")
     if checkpoint.task == "text-generation":
-        _keep_rows(model, _token_ids(checkpoint, tokenizer))
+        _keep_answers(model, checkpoint, tokenizer)
     if getattr(model.config, "pad_token_id", None) is None:
         # Decoder classifiers find the last token of a row by it.
         model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model.config, "use_cache", None):
         model.config.use_cache = False
-    return Scorer(model, checkpoint, layers).eval()
+    return Scorer(model, checkpoint).eval()
 
 
-def _token_ids(checkpoint: Checkpoint, tokenizer: Any) -> list[int]:
-    """Ids of the tokens whose logits make the score: the true one, then the false one, if any."""
+def _keep_answers(model: Any, checkpoint: Checkpoint, tokenizer: Any) -> None:
+    """Leave of the output layer the rows of the true and the false token: no more is computed."""
+    ids = [
+        tokenizer(text, add_special_tokens=False)["input_ids"][0]
+        for text in (checkpoint.true_token, checkpoint.false_token)
+        if text
+    ]
     if checkpoint.layers:
         settings = checkpoint.layers[-1].settings
-        ids = [settings.get("true_token_id"), settings.get("false_token_id")]
-    else:
-        texts = (checkpoint.true_token, checkpoint.false_token)
-        ids = [
-            None if text is None else tokenizer(text, add_special_tokens=False)["input_ids"][0]
-            for text in texts
-        ]
-    if ids[0] is None:
-        msg = "its LogitScore module names no true_token_id."
-        raise RefusedError(msg)
-    return [id_ for id_ in ids if id_ is not None]
-
-
-def _keep_rows(model: Any, ids: list[int]) -> None:
-    """Leave of the output layer the rows of some tokens: logits of no other are computed."""
+        ids = [settings.get("true_token_id", -1), settings.get("false_token_id")]
+        ids = ids[: 1 if ids[1] is None else 2]
     whole = model.get_output_embeddings()
-    if any(not 0 <= id_ < whole.weight.shape[0] for id_ in ids):
-        msg = (
-            f"its LogitScore module names the tokens {ids}, of a vocabulary of {len(whole.weight)}."
-        )
-        raise RefusedError(msg)
-    bias = getattr(whole, "bias", None)
-    rows = nn.Linear(
-        whole.weight.shape[1], len(ids), bias=bias is not None, dtype=whole.weight.dtype
-    )
-    with torch.no_grad():
-        rows.weight.copy_(whole.weight[ids])
-        if bias is not None:
-            rows.bias.copy_(bias[ids])
+    known = all(id_ in range(len(whole.weight)) for id_ in ids)
+    names = f"has a LogitScore module of true_token_id and false_token_id {ids}"
+    require(known, checkpoint.folder, names, f"Its vocabulary is of {len(whole.weight)}.")
+    rows = nn.Linear(whole.in_features, len(ids), bias=whole.bias is not None)
+    for name, weight in whole.named_parameters():
+        setattr(rows, name, nn.Parameter(weight.detach()[ids]))
     model.set_output_embeddings(rows)
 
 
 class Scorer(nn.Module):
     """A transformer and what stands behind it: token ids in, one logit a row out."""
 
-    def __init__(self, model: Any, checkpoint: Checkpoint, layers: list[nn.Module]) -> None:
-        """Take the loaded parts."""
+    def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
+        """Take the loaded transformer, and load the layers behind it."""
         super().__init__()
         self.model = model
-        self.layers = nn.ModuleList(layers)
         self._task = checkpoint.task
         self._output = checkpoint.output
+        behind = [layer for layer in checkpoint.layers if layer.kind in _LAYERS]
+        self.layers = nn.ModuleList(_LAYERS[layer.kind](layer) for layer in behind)
         # Renamed in transformers 5.24.
         accepted = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
-        self.shares_prefixes = self._may_share_prefixes() and self._prefixes_work()
+        self.shares_prefixes = self._task == "text-generation" and self._prefixes_work()
 
-    @property
-    def padding_side(self) -> str | None:
-        """Where rows must be padded; None where the tokenizer says it."""
-        return None if self._task == "sequence-classification" else "right"
-
-    def _may_share_prefixes(self) -> bool:
-        """Tell whether rows see all of what comes before them."""
-        config = self.model.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        windows = getattr(config, "use_sliding_window", True) and getattr(
-            config, "sliding_window", None
-        )
-        return self._task == "text-generation" and kinds == {"full_attention"} and not windows
-
+    @torch.inference_mode()
     def _prefixes_work(self) -> bool:
         """Try it: it is no more than faster, and no release of transformers may break us by it."""
-        ids = torch.arange(4, 16).reshape(2, 6) % self.model.config.vocab_size
+        config = self.model.config
+        windows = getattr(config, "use_sliding_window", True)
+        windows = windows and getattr(config, "sliding_window", None)
+        if windows or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+            # Tokens don't see all of what comes before them.
+            return False
+        ids = torch.arange(4, 16).reshape(2, 6) % config.vocab_size
         ids[1, :3] = ids[0, :3]
+        mask = torch.ones_like(ids)
         self.eval()
         try:
-            with torch.inference_mode(), warnings.catch_warnings():
-                warnings.simplefilter("error")
-                whole = self(input_ids=ids, attention_mask=torch.ones_like(ids))
-                rest = ids[:, 3:]
-                prefix = self.read_prefix(ids[:1, :3])
-                parts = self(prefix, input_ids=rest, attention_mask=torch.ones_like(rest))
+            prefix = self.read_prefix(ids[:1, :3])
+            parts = self(prefix, input_ids=ids[:, 3:], attention_mask=mask[:, 3:])
+            whole = self(input_ids=ids, attention_mask=mask)
+            return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2)
         # Whatever a release changes.
         except Exception as error:  # noqa: BLE001  # logged, and done without
             logger.info("prompts are read anew for each passage: %s", error)
             return False
-        return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2)
 
+    @torch.inference_mode()
     def read_prefix(self, input_ids: torch.Tensor) -> Any:
         """Compute the keys and values of a start that rows share, shape (1, tokens)."""
-        cache = DynamicCache()
-        mask = torch.ones_like(input_ids)
-        given = {"input_ids": input_ids, "attention_mask": mask, self._cache_name: cache}
-        self.model(**given, use_cache=True, return_dict=True)
+        cache = transformers.DynamicCache()
+        given = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        self.model(**given, **{self._cache_name: cache}, use_cache=True, return_dict=True)
         return cache
 
     def forward(self, prefix: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
@@ -185,7 +142,7 @@ class Scorer(nn.Module):
         Args:
             prefix: What `read_prefix` gave for the tokens that come before all rows.
             **inputs: `input_ids`, `attention_mask` and what else the tokenizer gives, each of
-                shape (rows, longest row).
+                shape (rows, longest row), filled up on the right.
         """
         mask = inputs["attention_mask"]
         cached: dict[str, Any] = {}
@@ -193,21 +150,105 @@ class Scorer(nn.Module):
             # Each batch writes into a copy of its own.
             past = copy.deepcopy(prefix)
             past.batch_repeat_interleave(mask.shape[0])
-            read = torch.ones(mask.shape[0], past.get_seq_length(), dtype=mask.dtype)
-            whole = torch.cat([read.to(mask.device), mask], dim=1)
+            whole = torch.cat([mask.new_ones(mask.shape[0], past.get_seq_length()), mask], dim=1)
             cached = {"attention_mask": whole, self._cache_name: past, "use_cache": True}
-        output = self.model(**{**inputs, **cached}, return_dict=True)
+        hidden: torch.Tensor = self.model(**{**inputs, **cached}, return_dict=True)[0]
         if self._task == "text-generation":
-            # Padded on the right, a row's last token never sees the padding.
-            last: torch.Tensor = output.logits[
-                torch.arange(mask.shape[0], device=mask.device), mask.sum(1) - 1
-            ]
-            return last[:, 0] - last[:, 1] if last.shape[1] == 2 else last[:, 0]  # noqa: PLR2004  # true and false
-        if self._task == "sequence-classification" and not self.layers:
-            logits: torch.Tensor = output.logits
-            return logits.reshape(-1)
-        hidden = output.logits if self._task == "sequence-classification" else output[0]
+            last = _last_tokens(hidden, mask)
+            return last[:, 0] - last[:, 1] if last.shape[1] > 1 else last[:, 0]
         features: Features = {self._output: hidden, "attention_mask": mask}
         for layer in self.layers:
             layer(features)
-        return features["scores"].reshape(-1)
+        return features["scores" if self.layers else self._output].reshape(-1)
+
+
+def _last_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden[torch.arange(mask.shape[0], device=mask.device), mask.sum(1) - 1]
+
+
+class _Pooling(nn.Module):
+    """Hidden states of a row to one vector: the first, the last, their mean or their maximum."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        # Saved as one name or several, in the older form as one flag each.
+        modes = layer.settings.get("pooling_mode") or [
+            name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+            for name, wanted in layer.settings.items()
+            if name.startswith("pooling_mode_") and wanted
+        ]
+        self._modes = [modes] if isinstance(modes, str) else modes
+        done = self._modes and set(self._modes) <= {"cls", "mean", "max", "lasttoken"}
+        require(done, layer.folder, f"pools by {self._modes}", "Done: cls, mean, max, lasttoken.")
+
+    def forward(self, features: Features) -> None:
+        tokens, mask = features["token_embeddings"], features["attention_mask"]
+        wide = mask.unsqueeze(-1).to(tokens.dtype)
+        pooled = {"cls": tokens[:, 0], "lasttoken": _last_tokens(tokens, mask)}
+        if "max" in self._modes:
+            pooled["max"] = tokens.masked_fill(wide == 0, -torch.inf).amax(1)
+        if "mean" in self._modes:
+            total, count = (x.sum(1, dtype=torch.float32) for x in (tokens * wide, wide))
+            pooled["mean"] = (total / count).to(tokens.dtype)
+        features["sentence_embedding"] = torch.cat([pooled[mode] for mode in self._modes], dim=-1)
+
+
+class _Dense(nn.Module):
+    """A linear layer with an activation and, if it asks for it, a residual connection."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        settings = layer.settings
+        sizes = settings["in_features"], settings["out_features"]
+        self.linear = nn.Linear(*sizes, bias=settings.get("bias", True))
+        if settings.get("use_residual"):
+            same = sizes[0] == sizes[1]
+            self.residual = nn.Identity() if same else nn.Linear(*sizes, bias=False)
+        self._input = settings.get("module_input_name", "sentence_embedding")
+        self._output = settings.get("module_output_name") or self._input
+        _load(self, layer)
+        name = settings.get("activation_function", "torch.nn.Tanh") or "torch.nn.Identity"
+        found: Any = (
+            getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.") else None
+        )
+        require(found, layer.folder, f"asks for {name}", "Done are the activations of torch.nn.")
+        self.activation = found()
+        one = self._output != "scores" or sizes[1] == 1
+        require(one, layer.folder, f"gives {sizes[1]} scores a pair", "A reranker gives one.")
+
+    def forward(self, features: Features) -> None:
+        given = features[self._input]
+        output = self.activation(self.linear(given))
+        features[self._output] = (
+            output + self.residual(given) if hasattr(self, "residual") else output
+        )
+
+
+class _LayerNorm(nn.Module):
+    """Layer normalisation of the pooled vector."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(layer.settings["dimension"])
+        _load(self, layer)
+
+    def forward(self, features: Features) -> None:
+        features["sentence_embedding"] = self.norm(features["sentence_embedding"])
+
+
+_LAYERS: dict[str, Any] = {"Pooling": _Pooling, "Dense": _Dense, "LayerNorm": _LayerNorm}
+
+
+def _load(module: nn.Module, layer: Layer) -> None:
+    from safetensors.torch import load_file
+
+    safe, pickled = layer.folder / "model.safetensors", layer.folder / "pytorch_model.bin"
+    try:
+        if safe.is_file():
+            weights = load_file(safe)
+        else:
+            weights = torch.load(pickled, map_location="cpu", weights_only=True)
+        module.load_state_dict(weights)
+    except (OSError, RuntimeError) as error:
+        msg = f"{layer.folder} lacks weights that fit its {layer.kind} module: {error}"
+        raise RefusedError(msg) from error

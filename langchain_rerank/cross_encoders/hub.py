@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
-    """Return the folder of a model; one on the hub is downloaded, as far as it is needed.
+def load_error(model: str, reason: object) -> ModelLoadError:
+    """Make the error of a model that can't be loaded: why, and what was expected."""
+    return ModelLoadError(
+        f"could not load '{model}': {reason}\nExpected the name of a reranker on the Hugging Face "
+        "hub, or a folder that holds its config.json, weights and tokenizer."
+    )
 
-    Args:
-        model: A path, or a name on the hub.
-        wanted: Chooses, from all file names of a repository, patterns of those to download.
+
+def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
+    """Return the folder of a model; of one on the hub, those files are downloaded that are wanted.
 
     Raises:
         ModelLoadError: There is no such folder or repository.
@@ -33,25 +37,14 @@ def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
         try:
             return Path(snapshot_download(model, local_files_only=True))
         except Exception:  # noqa: BLE001  # says only that there was no download
-            msg = (
-                f"could not load '{model}': there is no folder of that name here, and the "
-                f"Hugging Face hub gave no repository: {error}\nExpected the name of a reranker "
-                "on the hub, or a folder that holds its config.json, weights and tokenizer."
-            )
-            raise ModelLoadError(msg) from error
+            missing = "there is no folder of that name here, and the hub gave no repository"
+            raise load_error(model, f"{missing}: {error}") from error
 
 
 def weights_wanted(names: Sequence[str]) -> list[str]:
     """Choose what PyTorch needs of a repository: settings, tokenizer, code, one set of weights."""
-    weights = ".safetensors" if any(_in_use(name, ".safetensors") for name in names) else ".bin"
+    aside = ("onnx/", "openvino/", "original/", "gguf/", "consolidated", "training_")
+    used = [name for name in names if not name.startswith(aside)]
+    suffix = ".safetensors" if any(name.endswith(".safetensors") for name in used) else ".bin"
     rest = (".json", ".txt", ".model", ".jinja", ".py")
-    return [name for name in names if _in_use(name, weights) or name.endswith(rest)]
-
-
-def _in_use(name: str, suffix: str) -> bool:
-    """Tell the weights of the model from other formats' and trainers' files beside them."""
-    folder, _, file = name.rpartition("/")
-    aside = folder.split("/")[0] in {"onnx", "openvino", "original", "gguf"}
-    return (
-        file.endswith(suffix) and not aside and not file.startswith(("consolidated", "training_"))
-    )
+    return [name for name in used if name.endswith((suffix, *rest))]

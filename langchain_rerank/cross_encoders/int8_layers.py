@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OPSET = 17
+# Rows or columns of a matrix that is worth it.
+_SMALLEST = 8
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
@@ -99,7 +101,8 @@ def quantize(model: nn.Module, largest: int) -> None:
         # By name, as children alone would leave out the second place.
         for name, child in list(parent._modules.items()):  # noqa: SLF001  # see above
             replace = _REPLACED.get(type(child))
-            if replace is not None and min(child.weight.shape) > 8:
+            # A head of a few logits costs nothing in float.
+            if replace is not None and min(child.weight.shape) >= _SMALLEST:
                 if id(child) not in made:
                     made[id(child)] = replace(child, largest)
                 setattr(parent, name, made[id(child)])

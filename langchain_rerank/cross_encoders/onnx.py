@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.cross_encoders import batching, onnx_export
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
 from langchain_rerank.cross_encoders.processes import PerProcess, available_cores
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError, RerankError, require
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-    from langchain_rerank.cross_encoders.frames import Frame
+    from langchain_rerank.cross_encoders.tokenization import Frame
 
 _EXTRA = "langchain-rerank[onnx]"
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -70,8 +70,6 @@ class OnnxCrossEncoder(LocalCrossEncoder):
     """How many windows are scored at once, on a thread each; None takes the cores that this
     process may use."""
 
-    _loaded: OnnxModel | None = PrivateAttr(default=None)
-
     def load(self) -> None:
         """Load the graph now instead of at the first `score`; does nothing once loaded.
 
@@ -81,30 +79,14 @@ class OnnxCrossEncoder(LocalCrossEncoder):
                 reads less than `max_length`; its message says what was looked for and what to do.
             ValueError: `instruction` is given, and the model takes none.
         """
-        with self._lock.get():
-            if self._loaded is not None:
-                return
-            require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
-            model = _shared_model(self.model, show_progress=self.show_progress)
-            limit = model.checkpoint.token_limit
-            max_length = self.max_length or model.checkpoint.default_max_length
-            if limit is not None and max_length > limit:
-                msg = (
-                    f"could not load '{self.model}': max_length={max_length} is over the {limit} "
-                    'tokens that it reads; give at most that, or none and long_documents="max".'
-                )
-                raise ModelLoadError(msg)
-            self._check_query_length(max_length)
-            model.frame(self.instruction)
-            self._loaded = model
+        super().load()
 
-    def close(self) -> None:
-        """Let go of the graph, which is freed with the last that shares it.
-
-        The next `score` loads it again.
-        """
-        with self._lock.get():
-            self._loaded = None
+    def _open(self) -> OnnxModel:
+        require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
+        model = _shared_model(self.model, show_progress=self.show_progress)
+        self._max_length(model.checkpoint)
+        model.frame(self.instruction)
+        return model
 
     @property
     def activation(self) -> str:
@@ -113,28 +95,15 @@ class OnnxCrossEncoder(LocalCrossEncoder):
         Raises:
             ModelLoadError: The model could not be loaded.
         """
-        self.load()
-        return self._model.checkpoint.activation
-
-    @property
-    def _model(self) -> OnnxModel:
-        if self._loaded is None:
-            msg = "the model is used before it is loaded"
-            raise AssertionError(msg)
-        return self._loaded
+        with self._lock.get():
+            self.load()
+            activation: str = self._loaded.checkpoint.activation
+            return activation
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        model = self._model
-        checkpoint = model.checkpoint
+        model: OnnxModel = self._loaded
         with model.lock.get():
-            frame = model.frame(self.instruction)
-            windows = self._windows(
-                model.tokenizer.get(),
-                pairs,
-                self.max_length or checkpoint.default_max_length,
-                frame,
-                checkpoint.prompt if frame is None else "",
-            )
+            windows = self._windows(pairs)
         # In int8 a batch shares one scale, so that neighbours would change a window's score.
         lengths = [len(row) for row in windows.features["input_ids"]]
         batches = batching.batches_by_length(lengths, self.batch_tokens or 1)
@@ -152,7 +121,7 @@ class OnnxCrossEncoder(LocalCrossEncoder):
                 for future in futures:
                     future.cancel()
         merged = batching.merge_windows(scores, windows.owners, self.long_documents)
-        return merged / checkpoint.divisor
+        return merged / model.checkpoint.divisor
 
 
 class OnnxModel:
@@ -199,10 +168,7 @@ class OnnxModel:
     ) -> npt.NDArray[np.float32]:
         """Logits of one batch, shape (rows,)."""
         tokenizer = self.tokenizer.get()
-        # As `Scorer.padding_side` has it.
-        classifies = self.checkpoint.task == "sequence-classification"
-        side = tokenizer.padding_side if classifies else "right"
-        padded = batching.pad_batch(features, batch, tokenizer.pad_token_id, side)
+        padded = batching.pad_batch(features, batch, tokenizer.pad_token_id)
         if "token_type_ids" in self._names:
             # A language model's prompt has none.
             padded.setdefault("token_type_ids", np.zeros_like(padded["input_ids"]))

@@ -13,10 +13,14 @@ from tqdm.auto import tqdm
 
 from langchain_rerank.cache import cache_dir, make_folder, remove_folders
 from langchain_rerank.cross_encoders import batching, tokenization
-from langchain_rerank.cross_encoders.checkpoint import Checkpoint, read_checkpoint
-from langchain_rerank.cross_encoders.checkpoint_files import RefusedError, token_limit
-from langchain_rerank.cross_encoders.frames import frame_of_checkpoint
+from langchain_rerank.cross_encoders.checkpoint import (
+    Checkpoint,
+    RefusedError,
+    read_checkpoint,
+    token_limit,
+)
 from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
+from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -101,7 +105,7 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
         checkpoint = read_checkpoint(model, folder)
     else:
         limit = token_limit(folder, {}, {})
-        checkpoint = Checkpoint(folder, folder, "sequence-classification", token_limit=limit)
+        checkpoint = Checkpoint(folder, "sequence-classification", token_limit=limit)
     # A published graph ends where the transformer does.
     whole = checkpoint.task == "sequence-classification" and not checkpoint.layers
     find_folder(model, graph_wanted if whole else weights_wanted)
@@ -109,7 +113,7 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     graph = best_graph([file.relative_to(folder).as_posix() for file in files], processor())
     if graph is not None and (folder / "tokenizer.json").is_file():
         return checkpoint, folder / graph
-    if described and any(file.suffix in _WEIGHTS for file in checkpoint.transformer.iterdir()):
+    if described and any(file.suffix in _WEIGHTS for file in checkpoint.folder.iterdir()):
         return checkpoint, None
     msg = (
         f"could not load '{model}': in {folder} is neither an ONNX graph (model*.onnx or "
@@ -182,12 +186,8 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
     # Of two lengths, as a trace might take a mask without gaps for none.
     pairs = [("a query", "a passage"), ("another query", "a somewhat longer passage of words")]
     frame = frame_of_checkpoint(checkpoint, tokenizer, None)
-    if frame is None:
-        windows = tokenization.encode_first(tokenizer, pairs, 64)
-    else:
-        windows = tokenization.encode_framed(tokenizer, frame, pairs, 10**6, whole=False)
-    side = scorer.padding_side or tokenizer.padding_side
-    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id, side)
+    windows = tokenization.encode(tokenizer, pairs, 10**6 if frame else 64, frame)
+    rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id)
     features = {name: torch.from_numpy(row) for name, row in rows.items()}
     int8_layers.export(scorer, features, folder / _GRAPH)
 

@@ -23,15 +23,10 @@ class PerProcess(Generic[T]):
         self._make = make
         self._made: dict[int, T] = {}
 
-    def put(self, value: T) -> None:
-        """Give this process its value."""
-        self._made[os.getpid()] = value
-
     def get(self) -> T:
-        """Return this process's own value."""
+        """Return this process's own value; of two threads that make one, both get the first's."""
         process = os.getpid()
         if process not in self._made:
-            # Of two threads that make one, both get the first's.
             self._made.setdefault(process, self._make())
         return self._made[process]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import string
-from typing import TYPE_CHECKING, Annotated, Any, Self
+import re
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -22,7 +22,7 @@ from pydantic import (
 
 from langchain_rerank.cross_encoders.addresses import all_urls, parse_url
 from langchain_rerank.cross_encoders.base import FrozenSettings
-from langchain_rerank.cross_encoders.dialects import DIALECTS, DialectName, check_extra
+from langchain_rerank.cross_encoders.dialects import DIALECTS, RESERVED, DialectName
 from langchain_rerank.cross_encoders.http_client import RerankClient, background_loop
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.text import well_formed
@@ -32,18 +32,22 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 API_KEY = "LANGCHAIN_RERANK_API_KEY"
-# RFC 9110, section 5.6.2: what the name of a header is made of.
-_TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
-_VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
 # They speak a dialect whose other servers take an instruction, and would drop one.
 _WITHOUT_INSTRUCTION = ("api.cohere.com", "api.jina.ai")
+# Of each hosted service its address, its dialect and the variables that may hold its key.
+_HOSTED: dict[str, tuple[str, DialectName, str]] = {
+    "cohere": ("https://api.cohere.com/v2/rerank", "cohere", "COHERE_API_KEY or CO_API_KEY"),
+    "jina": ("https://api.jina.ai/v1/rerank", "cohere", "JINA_API_KEY"),
+    "voyage": ("https://api.voyageai.com/v1/rerank", "voyage", "VOYAGE_API_KEY"),
+    "nvidia": ("https://ai.api.nvidia.com/v1/retrieval/{}/reranking", "nvidia", "NVIDIA_API_KEY"),
+    "pinecone": ("https://api.pinecone.io/rerank", "pinecone", "PINECONE_API_KEY"),
+}
 
 
-class _Shared:
-    """The connections of a cross encoder and its copies by `with_instruction`, opened when used."""
+class _Connections:
+    """The client of a cross encoder and its copies by `with_instruction`, opened when used."""
 
-    def __init__(self) -> None:
-        self.client: RerankClient | None = None
+    client: RerankClient | None = None
 
     def close(self) -> None:
         client, self.client = self.client, None
@@ -59,8 +63,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     | server | settings |
     |---|---|
     | `langchain-rerank serve` | `url="http://host:8000/v2/rerank"` |
-    | vLLM (`vllm serve MODEL`) | `url="http://host:8000/rerank"` |
-    | infinity (`infinity_emb v2 --model-id MODEL`) | `url="http://host:7997/rerank"` |
+    | vLLM (`vllm serve MODEL`), infinity | `url="http://host:8000/rerank"`, port 7997 |
     | text-embeddings-inference | `url="http://host:8080/rerank", dialect="tei"` |
     | llama.cpp (`llama-server --rerank`) | `url="http://host:8080/rerank", dialect="llamacpp"` |
     | NVIDIA NIM | `url="http://host:8000/v1/ranking", dialect="nvidia"` |
@@ -82,8 +85,6 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         >>> cross_encoder = RemoteCrossEncoder(url="http://localhost:8000", api_key="secret")
         >>> cross_encoder.api_key
         SecretStr('**********')
-
-        With the server running, `cross_encoder.score([(query, passage), …])` gives its scores.
     """
 
     # Errors of validation would show keys.
@@ -102,12 +103,10 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     api_key: SecretStr | None = Field(default=None, validate_default=True)
     """Sent as `Authorization: Bearer …`, to Pinecone as `Api-Key`. None takes that of
     LANGCHAIN_RERANK_API_KEY, unless `url` or `headers` hold credentials; "" sends none."""
-    extra_body: Annotated[dict[str, Any], AfterValidator(check_extra)] = Field(default_factory=dict)
-    """More fields of each body, such as vLLM's `truncate_prompt_tokens`, Cohere's
-    `max_tokens_per_doc` or TEI's `raw_scores`."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More fields of each body, as vLLM's `truncate_prompt_tokens` or TEI's `raw_scores`."""
     instruction: str | None = None
-    """What to look for, for servers that take an instruction: vLLM and Contextual AI, whose
-    dialect is "cohere". (Voyage's models read one that stands in the query.)"""
+    """What to look for, for servers that take one: vLLM and Contextual AI, both "cohere"."""
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for one whole `score`, retries and waiting included; to reach another server after
     one that hangs, well above `read_timeout`."""
@@ -125,7 +124,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     max_reply_bytes: int = Field(default=16 * 2**20, ge=1)
     """Most bytes of a reply."""
 
-    _shared: _Shared = PrivateAttr(default_factory=_Shared)
+    _connections: _Connections = PrivateAttr(default_factory=_Connections)
 
     @classmethod
     def cohere(cls, model: str = "rerank-v4.0-fast", **settings: Any) -> Self:
@@ -138,43 +137,39 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         Raises:
             ValueError: There is no key.
         """
-        variables = ("COHERE_API_KEY", "CO_API_KEY")
-        return cls._hosted("https://api.cohere.com/v2/rerank", model, settings, *variables)
+        return cls._hosted("cohere", model, settings)
 
     @classmethod
     def jina(cls, model: str = "jina-reranker-v3", **settings: Any) -> Self:
         """Jina's hosted Reranker; see `cohere`. A key left out is that of JINA_API_KEY."""
         # Jina sends the documents back by default.
         settings["extra_body"] = {"return_documents": False, **settings.get("extra_body", {})}
-        return cls._hosted("https://api.jina.ai/v1/rerank", model, settings, "JINA_API_KEY")
+        return cls._hosted("jina", model, settings)
 
     @classmethod
     def voyage(cls, model: str = "rerank-2.5", **settings: Any) -> Self:
         """Voyage's hosted Reranker; see `cohere`. A key left out is that of VOYAGE_API_KEY."""
-        url, settings = "https://api.voyageai.com/v1/rerank", {"dialect": "voyage", **settings}
-        return cls._hosted(url, model, settings, "VOYAGE_API_KEY")
+        return cls._hosted("voyage", model, settings)
 
     @classmethod
     def nvidia(cls, model: str = "nvidia/llama-nemotron-rerank-1b-v2", **settings: Any) -> Self:
         """NVIDIA's hosted rerankers; see `cohere`. A key left out is that of NVIDIA_API_KEY."""
-        settings = {"dialect": "nvidia", **settings}
-        url = f"https://ai.api.nvidia.com/v1/retrieval/{model.replace('.', '_')}/reranking"
-        return cls._hosted(url, model, settings, "NVIDIA_API_KEY")
+        return cls._hosted("nvidia", model, settings)
 
     @classmethod
     def pinecone(cls, model: str = "bge-reranker-v2-m3", **settings: Any) -> Self:
         """Pinecone's hosted rerankers; see `cohere`. A key left out is that of PINECONE_API_KEY."""
-        url, settings = "https://api.pinecone.io/rerank", {"dialect": "pinecone", **settings}
-        return cls._hosted(url, model, settings, "PINECONE_API_KEY")
+        return cls._hosted("pinecone", model, settings)
 
     @classmethod
-    def _hosted(cls, url: str, model: str, settings: dict[str, Any], *variables: str) -> Self:
-        key = settings.pop("api_key", None) or _from_environment(*variables)
+    def _hosted(cls, name: str, model: str, settings: dict[str, Any]) -> Self:
+        url, dialect, variables = _HOSTED[name]
+        key = settings.pop("api_key", None) or _from_environment(*variables.split(" or "))
         if not key:
-            names = " or ".join(variables)
-            msg = f"api_key is needed: give it, or set the environment variable {names}"
+            msg = f"api_key is needed: give it, or set the variable {variables}"
             raise ValueError(msg)
-        return cls(**{"url": url, **settings, "model": model, "api_key": key})
+        url = url.format(model.replace(".", "_"))
+        return cls(**{"url": url, "dialect": dialect, **settings, "model": model, "api_key": key})
 
     @field_validator("url")
     @classmethod
@@ -190,52 +185,57 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @classmethod
     def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, value in headers.items():
-            if not name or not _TOKEN.issuperset(name):
+            # RFC 9110, section 5.6.2: what the name of a header is made of.
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
                 msg = "headers must have names of letters, digits and hyphens"
                 raise ValueError(msg)
-            if not (_VISIBLE | {" ", "\t"}).issuperset(value.get_secret_value()):
-                msg = (
-                    f"the header {name} must be printable ASCII, got another character in its value"
-                )
+            if not re.fullmatch(r"[\t -~]*", value.get_secret_value()):
+                msg = f"the header {name} must be printable ASCII, got another character"
                 raise ValueError(msg)
         return headers
 
     @field_validator("api_key")
     @classmethod
     def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        urls, headers = all_urls(info.data.get("url", ())), info.data.get("headers", {})
-        named = {"authorization", "api-key"} & set(map(str.lower, headers))
+        urls = all_urls(info.data.get("url", ()))
+        named = {"authorization", "api-key"} & set(map(str.lower, info.data.get("headers", {})))
         if key is None and not named and not any(httpx.URL(url).userinfo for url in urls):
             key = _from_environment(API_KEY)
-        if key is not None and not _VISIBLE.issuperset(key.get_secret_value()):
-            msg = (
-                "api_key must be printable ASCII without spaces, as it goes into a header; got one "
-                "with a space, a line break or another such character"
-            )
+        if key is not None and not re.fullmatch("[!-~]*", key.get_secret_value()):
+            msg = "api_key must be printable ASCII without spaces, as it goes into a header"
             raise ValueError(msg)
         return key
+
+    @field_validator("extra_body")
+    @classmethod
+    def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if taken := RESERVED & extra.keys():
+            msg = f"extra_body can't set {sorted(taken)}, which the documents and fields decide"
+            raise ValueError(msg)
+        try:
+            json.dumps(extra, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            msg = f"extra_body must be JSON: {error}"
+            raise ValueError(msg) from error
+        return extra
 
     @field_validator("instruction")
     @classmethod
     def _check_instruction(cls, instruction: str | None, info: ValidationInfo) -> str | None:
         dialect = info.data.get("dialect", "cohere")
         hosts = {httpx.URL(url).host for url in all_urls(info.data.get("url", ()))}
-        if instruction is not None and (
-            not DIALECTS[dialect].instruction or hosts.intersection(_WITHOUT_INSTRUCTION)
-        ):
-            msg = (
-                f"the servers of dialect={dialect!r} at {', '.join(sorted(hosts))} take no "
-                "instruction: leave it out"
-            )
+        takes_one = DIALECTS[dialect].instruction and not hosts.intersection(_WITHOUT_INSTRUCTION)
+        if instruction is not None and not takes_one:
+            at = f"dialect={dialect!r} at {', '.join(sorted(hosts))}"
+            msg = f"the servers of {at} take no instruction: leave it out"
             raise ValueError(msg)
         return instruction
 
     @field_serializer("url", when_used="json")
     def _shown_url(self, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Leave credentials out, as JSON does with the key."""
-        if isinstance(url, str):
-            return str(parse_url(url))
-        return tuple(str(parse_url(one)) for one in url)
+        shown = tuple(str(parse_url(one)) for one in all_urls(url))
+        return shown[0] if isinstance(url, str) else shown
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -274,12 +274,12 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
             ValueError: The server takes no instruction.
         """
         copy = type(self)(**{**self.model_dump(), "instruction": instruction})
-        copy._shared = self._shared  # noqa: SLF001  # of the same class
+        copy._connections = self._connections  # noqa: SLF001  # of the same class
         return copy
 
     def close(self) -> None:
         """Free the connections, once running calls are done; the next call opens new ones."""
-        self._shared.close()
+        self._connections.close()
 
     def _submit(self, text_pairs: list[tuple[str, str]]) -> Future[list[float]]:
         """Start scoring on the background loop, in the caller's context (contextvars)."""
@@ -288,11 +288,11 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         return asyncio.run_coroutine_threadsafe(self._score(pairs), background_loop())
 
     async def _score(self, pairs: list[tuple[str, str]]) -> list[float]:
-        client = self._shared.client
+        client = self._connections.client
         # A forked child starts with its parent's.
         if client is None or client.loop is not asyncio.get_running_loop():
             # Of a copy: it must not keep this object, which closes it.
-            client = self._shared.client = RerankClient(self.model_copy())
+            client = self._connections.client = RerankClient(self.model_copy())
         return await client.score(pairs, self.instruction)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from langchain_rerank.cross_encoders import batching
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
 from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
-from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,55 +62,17 @@ class TorchCrossEncoder(LocalCrossEncoder):
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint, as the Jina and GTE rerankers need."""
 
-    _loaded: TorchModel | None = PrivateAttr(default=None)
+    def _open(self) -> TorchModel:
+        folder = find_folder(self.model, weights_wanted)
+        trust = self.trust_remote_code
+        checkpoint = read_checkpoint(self.model, folder, trust_remote_code=trust)
+        self._max_length(checkpoint)
+        # Imported late: it imports torch.
+        from langchain_rerank.cross_encoders.torch_model import shared_model
 
-    def load(self) -> None:
-        """Load the weights now instead of at the first `score`; does nothing once loaded.
-
-        Raises:
-            ModelLoadError: The model is missing, damaged, not a reranker, or asks for something
-                that is not done; the message says what was looked for and what to do.
-            ValueError: `instruction` is given, and the model takes none.
-        """
-        with self._lock.get():
-            if self._loaded is not None:
-                return
-            folder = find_folder(self.model, weights_wanted)
-            checkpoint = read_checkpoint(
-                self.model, folder, trust_remote_code=self.trust_remote_code
-            )
-            max_length = self.max_length or checkpoint.default_max_length
-            if checkpoint.token_limit is not None and max_length > checkpoint.token_limit:
-                msg = (
-                    f"could not load '{self.model}': max_length={max_length} is over the "
-                    f"{checkpoint.token_limit} tokens that it reads; give at most that, or none "
-                    'and long_documents="max".'
-                )
-                raise ModelLoadError(msg)
-            self._check_query_length(max_length)
-            # Imported late: it imports torch.
-            from langchain_rerank.cross_encoders.torch_model import shared_model
-
-            loaded = shared_model(self, checkpoint)
-            loaded.frame(self.instruction)
-            self._loaded = loaded
-
-    def close(self) -> None:
-        """Let go of the weights, which are freed with the last that shares them.
-
-        The next `score` loads them again.
-        """
-        with self._lock.get():
-            if self._loaded is None:
-                return
-            self._loaded = None
-        import torch
-
-        # A model is full of reference cycles: without this its memory would stay taken.
-        gc.collect()
-        torch.cuda.empty_cache()
-        if torch.backends.mps.is_available():
-            torch.mps.empty_cache()
+        model = shared_model(self, checkpoint)
+        model.frame(self.instruction)
+        return model
 
     @property
     def activation(self) -> str:
@@ -125,8 +85,10 @@ class TorchCrossEncoder(LocalCrossEncoder):
         Raises:
             ModelLoadError: The model could not be loaded.
         """
-        self.load()
-        return self._model.checkpoint.activation
+        with self._lock.get():
+            self.load()
+            activation: str = self._loaded.checkpoint.activation
+            return activation
 
     @property
     def score_scale(self) -> str:
@@ -135,20 +97,10 @@ class TorchCrossEncoder(LocalCrossEncoder):
         identity = loaded is not None and loaded.checkpoint.activation == "identity"
         return super().score_scale + (" (uncalibrated)" if self.normalize and identity else "")
 
-    @property
-    def _model(self) -> TorchModel:
-        if self._loaded is None:
-            msg = "the model is used before it is loaded"
-            raise AssertionError(msg)
-        return self._loaded
-
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        model = self._model
-        max_length = self.max_length or model.checkpoint.default_max_length
+        model: TorchModel = self._loaded
         with model.lock.get():
-            frame = model.frame(self.instruction)
-            prompt = model.checkpoint.prompt if frame is None else ""
-            windows = self._windows(model.tokenizer.get(), pairs, max_length, frame, prompt)
+            windows = self._windows(pairs)
             logits = model.logits(
                 windows, batch_tokens=self.batch_tokens, show_progress=self.show_progress
             )
@@ -160,19 +112,17 @@ def best_device() -> str:
     """Pick "cuda", "mps" or "cpu", the first that there is."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    mps = "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else mps
 
 
 def torch_dtype(name: str, device: str) -> Any:
     """Translate a `DType` for a device."""
     import torch
 
-    if name != "auto":
-        return getattr(torch, name)
-    if device.partition(":")[0] == "cpu":
-        return torch.float32
-    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float16
+    if name == "auto" and device.partition(":")[0] == "cpu":
+        name = "float32"
+    elif name == "auto":
+        bfloat16 = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        name = "bfloat16" if bfloat16 else "float16"
+    return getattr(torch, name)

@@ -10,18 +10,14 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-# The rounding of another order of summing, for weights and inputs around 1.
-_TOLERANCE = 1e-3
-
 
 class PackedLinear(nn.Module):
     """A linear layer for inference on a CPU, computed by oneDNN on weights in its own layout.
 
     PyTorch multiplies float32 matrices by MKL, which leaves the wide vector units of AMD's
-    processors unused; oneDNN uses those of any x86 processor, and weights that are laid out
-    beforehand save it the work at every call. The operator is the one that PyTorch's own
-    compiler, Inductor, emits for a frozen linear layer. The weight is no parameter: `state_dict`
-    and `to` don't see it, and reading `weight` lays it out anew.
+    processors unused; oneDNN uses those of any x86 processor. The operator is the one that
+    PyTorch's own compiler, Inductor, emits for a frozen linear layer. The weight is no parameter:
+    `state_dict` and `to` don't see it.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -32,7 +28,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weights in the plain layout, for models that look at them."""
+        """The weights, laid out anew for models that look at them."""
         weight: torch.Tensor = self._weight.to_dense()
         return weight
 
@@ -44,13 +40,10 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(model: nn.Module) -> bool:
-    """Put a `PackedLinear` in the place of each float32 linear layer, where this torch can.
-
-    Args:
-        model: On the CPU, and from then on for inference only.
+    """Put a `PackedLinear` in the place of each float32 linear layer of a model on the CPU.
 
     Returns:
-        Whether it was done. If not, the model is as it was.
+        Whether it was done. If not, as this torch can't, the model is as it was.
     """
     layers = [
         (parent, name, child)
@@ -61,8 +54,7 @@ def pack_linear_layers(model: nn.Module) -> bool:
     if not layers or not _works():
         return False
     packed: dict[nn.Linear, PackedLinear] = {}  # a layer that stands in two places stays one
-    while layers:
-        parent, name, child = layers.pop()
+    for parent, name, child in layers:
         if child not in packed:
             packed[child] = PackedLinear(child)
             # Else every weight would be held twice until the last is packed.
@@ -75,19 +67,18 @@ def _works() -> bool:
     """Try it on a small layer: the operators are not part of PyTorch's public interface."""
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return False
-    inputs = torch.linspace(-1, 1, 96).reshape(3, 32)
     # Not initialised at random, which would move on the caller's sequence of random numbers.
-    linear = nn.Linear(32, 48, device="meta").to_empty(device="cpu")
+    linear = nn.Linear(32, 48, device="meta")
+    linear.weight = nn.Parameter(torch.linspace(-1, 1, 32 * 48).reshape(48, 32))
+    linear.bias = nn.Parameter(torch.full((48,), 0.5))
+    inputs = torch.linspace(-1, 1, 96).reshape(3, 32)
     try:
-        with torch.no_grad():
-            linear.weight.copy_(torch.linspace(-1, 1, 32 * 48).reshape(48, 32))
-            linear.bias.fill_(0.5)
         with torch.inference_mode():
-            packed, plain = PackedLinear(linear)(inputs), linear(inputs)
+            # Another order of summing rounds differently.
+            works = torch.allclose(PackedLinear(linear)(inputs), linear(inputs), atol=1e-3)
     except (AttributeError, RuntimeError) as error:
         logger.info("linear layers stay as they are, oneDNN's can't be used: %s", error)
         return False
-    if not torch.allclose(packed, plain, atol=_TOLERANCE):
+    if not works:
         logger.warning("linear layers stay as they are, oneDNN's give other numbers here")
-        return False
-    return True
+    return works

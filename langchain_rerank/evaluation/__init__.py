@@ -14,13 +14,9 @@ if TYPE_CHECKING:
     from langchain_rerank.evaluation.datasets import Dataset
     from langchain_rerank.evaluation.evaluator import evaluate
     from langchain_rerank.evaluation.generate import generate_dataset
+    from langchain_rerank.evaluation.line_plots import plot_rank_movement, plot_tradeoff
     from langchain_rerank.evaluation.loading import load_beir, load_ir_dataset
-    from langchain_rerank.evaluation.plots import (
-        plot_measures,
-        plot_rank_movement,
-        plot_scores,
-        plot_tradeoff,
-    )
+    from langchain_rerank.evaluation.plots import plot_measures, plot_scores
     from langchain_rerank.evaluation.report import Report
     from langchain_rerank.evaluation.runs import read_run, write_run
     from langchain_rerank.evaluation.sweep_report import Sweep
@@ -53,7 +49,8 @@ _HOMES = {
     "evaluator": ["evaluate"],
     "generate": ["generate_dataset"],
     "loading": ["load_beir", "load_ir_dataset"],
-    "plots": ["plot_measures", "plot_rank_movement", "plot_scores", "plot_tradeoff"],
+    "line_plots": ["plot_rank_movement", "plot_tradeoff"],
+    "plots": ["plot_measures", "plot_scores"],
     "report": ["Report"],
     "runs": ["read_run", "write_run"],
     "sweep_report": ["Sweep"],

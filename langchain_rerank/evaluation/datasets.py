@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from langchain_core.documents import Document
 
 from langchain_rerank.chroma import document_id
 from langchain_rerank.ranking import check_document
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LARGEST_GRADE = 1_000_000
 """In either direction: trec_eval, which measures, counts in C and takes memory by grade."""
@@ -38,7 +35,7 @@ class Dataset:
         ...     qrels={"1": {"berlin": 2}},
         ...     corpus={"berlin": Document("Berlin has 3,520,031 inhabitants.", id="berlin")},
         ... )
-        Dataset(1 query, 1 judgment, 1 document)
+        Dataset('', queries=1, judgments=1, documents=1)
     """
 
     queries: Mapping[str, str]
@@ -55,15 +52,12 @@ class Dataset:
     systems: judgments may name documents that it lacks. They count in ideal rankings and recall."""
 
     def __post_init__(self) -> None:
-        """Check that all parts fit together."""
-        for part in ("queries", "qrels", "corpus"):
-            value = getattr(self, part)
-            if part == "corpus" and value is None:
-                continue
-            if not isinstance(value, Mapping):
+        parts = {"queries": self.queries, "qrels": self.qrels, "corpus": self.corpus}
+        for part, value in parts.items():
+            if not isinstance(value, Mapping) and (part, value) != ("corpus", None):
                 msg = f"{part} must be a mapping by id, got {type(value).__name__}"
                 raise TypeError(msg)
-            if not value:
+            if value is not None and not value:
                 msg = f"{part} must not be empty"
                 raise ValueError(msg)
         for query_id, text in self.queries.items():
@@ -73,28 +67,20 @@ class Dataset:
             if document.id != key:
                 msg = f"expected the id {key!r} on the document of that key, got {document.id!r}"
                 raise ValueError(msg)
+        known = None if self.partial_corpus else self.corpus
         for query_id, grades in self.qrels.items():
-            self._check_grades(query_id, grades)
-
-    def _check_grades(self, query_id: str, grades: Mapping[str, int]) -> None:
-        if query_id not in self.queries:
-            msg = f"qrels name the query {query_id!r}, which is not in queries"
-            raise ValueError(msg)
-        for doc_id, grade in grades.items():
-            check_grade(query_id, doc_id, grade)
-            if self.corpus is not None and not self.partial_corpus and doc_id not in self.corpus:
-                msg = f"qrels of query {query_id!r} name {unknown_document(doc_id)}"
+            if query_id not in self.queries:
+                msg = f"qrels name the query {query_id!r}, which is not in queries"
                 raise ValueError(msg)
+            for doc_id, grade in grades.items():
+                check_judgment(query_id, doc_id, grade, known)
 
     def __repr__(self) -> str:
-        parts = [
-            _counted(len(self.queries), "query", "queries"),
-            _counted(sum(map(len, self.qrels.values())), "judgment", "judgments"),
-        ]
-        if self.corpus is not None:
-            parts.append(_counted(len(self.corpus), "document", "documents"))
-        name = f"{self.name!r}: " if self.name else ""
-        return f"Dataset({name}{', '.join(parts)})"
+        judgments, documents = sum(map(len, self.qrels.values())), len(self.corpus or ())
+        return (
+            f"Dataset({self.name!r}, queries={len(self.queries)}, judgments={judgments}, "
+            f"documents={documents})"
+        )
 
     @classmethod
     def from_questions(
@@ -117,7 +103,8 @@ class Dataset:
             ValueError: As `Dataset`, or one id names two different documents.
             TypeError: As `Dataset`.
         """
-        queries, qrels = {}, {}
+        queries: dict[str, str] = {}
+        qrels: dict[str, Mapping[str, int]] = {}
         for number, (text, relevant) in enumerate(questions, start=1):
             if isinstance(relevant, str):
                 msg = f"relevant ids of question {number} must be a list or dict, got a str"
@@ -129,11 +116,7 @@ class Dataset:
 
     @property
     def documents(self) -> list[Document]:
-        """The corpus as a list, to hand to `index_documents`.
-
-        Raises:
-            ValueError: The data set has no corpus.
-        """
+        """The corpus as a list, to hand to `index_documents`; a ValueError where there is none."""
         if self.corpus is None:
             msg = f"{self!r} was made without a corpus, so it has no documents"
             raise ValueError(msg)
@@ -145,11 +128,10 @@ class Dataset:
         Raises:
             ValueError: No query has one.
         """
-        chosen = [query_id for query_id, grades in self.qrels.items() if grades]
-        if not chosen:
+        if not any(self.qrels.values()):
             msg = f"no query of {self!r} has a judgment: give one document id or more for some"
             raise ValueError(msg)
-        return self.subset(chosen)
+        return self.subset(query_id for query_id, grades in self.qrels.items() if grades)
 
     def subset(self, query_ids: Iterable[str]) -> Self:
         """Return the data set with these of its judged queries alone, and the whole corpus.
@@ -158,14 +140,13 @@ class Dataset:
             ValueError: A query id has no judgments here, or there is none.
         """
         chosen = list(query_ids)
-        for query_id in chosen:
-            if query_id not in self.qrels:
-                msg = f"expected ids of judged queries, got {query_id!r}, which is none"
-                raise ValueError(msg)
+        if unknown := [query_id for query_id in chosen if query_id not in self.qrels]:
+            msg = f"expected ids of judged queries, got {unknown[0]!r}, which is none"
+            raise ValueError(msg)
         return replace(
             self,
-            queries={query_id: self.queries[query_id] for query_id in chosen},
-            qrels={query_id: self.qrels[query_id] for query_id in chosen},
+            queries={one: self.queries[one] for one in chosen},
+            qrels={one: self.qrels[one] for one in chosen},
         )
 
     def split(self, fraction: float = 0.5, *, seed: int = 0) -> tuple[Self, Self]:
@@ -186,11 +167,11 @@ class Dataset:
         if not 0 < size < len(query_ids):
             msg = f"expected a fraction that leaves both parts of {self!r} a query, got {fraction}"
             raise ValueError(msg)
-        order = np.random.default_rng(seed).permutation(len(query_ids))
-        first, second = (sorted(part) for part in (order[:size], order[size:]))
+        order = np.random.default_rng(seed).permutation(len(query_ids)).tolist()
+        first, second = sorted(order[:size]), sorted(order[size:])
         return (
-            self.subset(query_ids[position] for position in first),
-            self.subset(query_ids[position] for position in second),
+            self.subset(query_ids[place] for place in first),
+            self.subset(query_ids[place] for place in second),
         )
 
 
@@ -204,8 +185,10 @@ def check_query_text(query_id: str, text: str) -> None:
         raise ValueError(msg)
 
 
-def check_grade(query_id: str, doc_id: str, grade: int) -> None:
-    """Raise `TypeError` for a grade that is no int, `ValueError` for one beyond all measure."""
+def check_judgment(
+    query_id: str, doc_id: str, grade: int, corpus: Container[str] | None = None
+) -> None:
+    """Raise `TypeError` or `ValueError` for a wrong grade, or a document that a corpus lacks."""
     what = f"grade of document {doc_id!r} for query {query_id!r} must be an int"
     if type(grade) is not int:
         msg = f"{what}, got {type(grade).__name__}"
@@ -214,14 +197,12 @@ def check_grade(query_id: str, doc_id: str, grade: int) -> None:
         # A number of thousands of digits can't be written out.
         msg = f"{what} of at most {LARGEST_GRADE:,} in size, got one of {grade.bit_length()} bits"
         raise ValueError(msg)
-
-
-def unknown_document(doc_id: str) -> str:
-    """Say that a judged document is not in the corpus, and what to do."""
-    return (
-        f"the document {doc_id!r}, which is not in the corpus. If the corpus is only a part of "
-        "the collection that was judged, pass partial_corpus=True"
-    )
+    if corpus is not None and doc_id not in corpus:
+        msg = (
+            f"query {query_id!r} names the document {doc_id!r}, which is not in the corpus. If "
+            "the corpus is only a part of what was judged, pass partial_corpus=True"
+        )
+        raise ValueError(msg)
 
 
 def corpus_of(documents: Iterable[Document]) -> dict[str, Document]:
@@ -235,7 +216,3 @@ def corpus_of(documents: Iterable[Document]) -> dict[str, Document]:
             msg = f"document {position} has the id {key!r} of an earlier, different document"
             raise ValueError(msg)
     return corpus
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

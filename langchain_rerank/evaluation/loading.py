@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from langchain_rerank.evaluation.datasets import (
-    Dataset,
-    check_grade,
-    check_query_text,
-    unknown_document,
-)
+from langchain_rerank.evaluation.datasets import Dataset, check_judgment, check_query_text
 from langchain_rerank.evaluation.runs import line_error, numbered_lines, require_eval
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container
 
 _HEADER = ["query-id", "corpus-id", "score"]
 
@@ -57,23 +52,21 @@ def load_beir(
     """
     folder = Path(folder).resolve()
     judgments = _qrels_file(folder, qrels)
-    corpus = _read_corpus(_existing(folder / "corpus.jsonl")) if load_corpus else None
-    texts = _read_queries(_existing(folder / "queries.jsonl"))
-    grades = _read_qrels(judgments, texts, None if partial_corpus else corpus)
+    records = _read_jsonl(folder / "corpus.jsonl") if load_corpus else {}
+    corpus = {key: _document(key, one["text"], one.get("title")) for key, one in records.items()}
+    queries = _read_jsonl(folder / "queries.jsonl", queries=True)
+    grades = _read_qrels(judgments, queries, corpus if load_corpus and not partial_corpus else None)
     return Dataset(
-        queries={query_id: texts[query_id] for query_id in grades},
+        queries={query_id: queries[query_id]["text"] for query_id in grades},
         qrels=grades,
-        corpus=corpus,
+        corpus=corpus if load_corpus else None,
         name=f"{folder.name}/{judgments.stem}",
         partial_corpus=partial_corpus,
     )
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        msg = f"expected a folder in BEIR's layout, but there is no file {path}"
-        raise ValueError(msg)
-    return path
+def _document(key: str, text: str, title: str | None) -> Document:
+    return Document(text, metadata={"title": title} if title else {}, id=key)
 
 
 def _qrels_file(folder: Path, qrels: str | Path) -> Path:
@@ -87,66 +80,50 @@ def _qrels_file(folder: Path, qrels: str | Path) -> Path:
     raise ValueError(msg)
 
 
-def _read_corpus(path: Path) -> dict[str, Document]:
-    corpus: dict[str, Document] = {}
-    for number, record in _records(path):
-        key = _new_id(record, corpus, path, number)
-        title = _text(record, "title", path, number) if record.get("title") else ""
-        metadata = {"title": title} if title else {}
-        corpus[key] = Document(_text(record, "text", path, number), metadata=metadata, id=key)
-    return corpus
-
-
-def _read_queries(path: Path) -> dict[str, str]:
-    queries: dict[str, str] = {}
-    for number, record in _records(path):
-        key = _new_id(record, queries, path, number)
-        queries[key] = _text(record, "text", path, number)
-        try:
-            check_query_text(key, queries[key])
-        except ValueError as error:
-            raise line_error(path, number, str(error)) from error
-    return queries
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield a JSONL file's objects with their line numbers."""
-    number = 0
+def _read_jsonl(path: Path, *, queries: bool = False) -> dict[str, dict[str, Any]]:
+    """Read a file's objects by their ids."""
+    if not path.is_file():
+        msg = f"expected a folder in BEIR's layout, but there is no file {path}"
+        raise ValueError(msg)
+    records: dict[str, dict[str, Any]] = {}
     for number, line in numbered_lines(path):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise line_error(path, number, f"expected a JSON object: {error}") from error
-        if not isinstance(record, dict):
-            problem = f"expected a JSON object, got a {type(record).__name__}"
-            raise line_error(path, number, problem)
-        yield number, record
-    if not number:
+            record = _record(line)
+            if queries:
+                check_query_text(record["_id"], record["text"])
+            if record["_id"] in records:
+                msg = f"the id {record['_id']!r} stands in an earlier line already"
+                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
+        except (ValueError, TypeError) as error:
+            raise line_error(path, number, error) from error
+        records[record["_id"]] = record
+    if not records:
         msg = f"expected JSON objects, one a line, got an empty file: {path}"
         raise ValueError(msg)
+    return records
 
 
-def _new_id(record: dict[str, Any], known: Container[str], path: Path, number: int) -> str:
-    key = _text(record, "_id", path, number)
-    if not key:
-        raise line_error(path, number, "expected an id, got an empty '_id'")
-    if "\0" in key or well_formed(key) != key:
-        problem = f"expected an id without NUL and lone surrogates, got {key!r}"
-        raise line_error(path, number, problem)
-    if key in known:
-        raise line_error(path, number, f"the id {key!r} stands in an earlier line already")
-    return key
-
-
-def _text(record: dict[str, Any], name: str, path: Path, number: int) -> str:
-    if name not in record:
-        problem = f"expected the field {name!r}, got the fields {sorted(record)}"
-        raise line_error(path, number, problem)
-    value = record[name]
-    if not isinstance(value, str):
-        problem = f"expected a string in the field {name!r}, got {type(value).__name__}"
-        raise line_error(path, number, problem)
-    return value
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record: object = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        msg = f"expected a JSON object: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(record, dict):
+        msg = f"expected a JSON object, got a {type(record).__name__}"
+        raise TypeError(msg)
+    for name in ("_id", "text", "title") if record.get("title") else ("_id", "text"):
+        if name not in record:
+            msg = f"expected the field {name!r}, got the fields {sorted(record)}"
+            raise ValueError(msg)
+        if not isinstance(record[name], str):
+            msg = f"expected a string in the field {name!r}, got {type(record[name]).__name__}"
+            raise TypeError(msg)
+    key = record["_id"]
+    if not key or "\0" in key or well_formed(key) != key:
+        msg = f"expected an id without NUL and lone surrogates, and not empty, got {key!r}"
+        raise ValueError(msg)
+    return record
 
 
 def _read_qrels(
@@ -156,27 +133,22 @@ def _read_qrels(
     for number, line in numbered_lines(path):
         if number == 1 and line.split() == _HEADER:
             continue
-        query_id, doc_id, grade = _judgment(line, path, number)
-        if query_id not in queries:
-            problem = f"the query {query_id!r} is not in queries.jsonl"
-            raise line_error(path, number, problem)
-        if corpus is not None and doc_id not in corpus:
-            raise line_error(path, number, f"names {unknown_document(doc_id)}")
-        grades = qrels.setdefault(query_id, {})
-        # Published files repeat judgments; only those that don't agree are wrong.
-        if grades.setdefault(doc_id, grade) != grade:
-            problem = (
-                f"document {doc_id!r} is judged twice for query {query_id!r}, "
-                f"{grades[doc_id]} in an earlier line and {grade} here"
-            )
-            raise line_error(path, number, problem)
+        try:
+            query_id, doc_id, grade = _judgment(line)
+            if query_id not in queries:
+                msg = f"the query {query_id!r} is not in queries.jsonl"
+                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
+            check_judgment(query_id, doc_id, grade, corpus)
+            _add(qrels, query_id, doc_id, grade)
+        except ValueError as error:
+            raise line_error(path, number, error) from error
     if not qrels:
         msg = f"expected judgments, got a file without any: {path}"
         raise ValueError(msg)
     return qrels
 
 
-def _judgment(line: str, path: Path, number: int) -> tuple[str, str, int]:
+def _judgment(line: str) -> tuple[str, str, int]:
     """Split a line of three columns (BEIR) or four (TREC, with an iteration in the second)."""
     # Some published files end lines in tabs.
     columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
@@ -184,21 +156,27 @@ def _judgment(line: str, path: Path, number: int) -> tuple[str, str, int]:
         case [query_id, doc_id, grade] | [query_id, _, doc_id, grade]:
             pass
         case _:
-            problem = (
+            msg = (
                 f"expected query id, document id and grade, got {len(columns)} columns: "
                 f"{line[:100]!r}"
             )
-            raise line_error(path, number, problem)
+            raise ValueError(msg)
     try:
-        number_of_grade = int(grade)
+        return query_id, doc_id, int(grade)
     except ValueError as error:
-        problem = f"expected a whole number as grade, got {grade[:100]!r}"
-        raise line_error(path, number, problem) from error
-    try:
-        check_grade(query_id, doc_id, number_of_grade)
-    except ValueError as error:
-        raise line_error(path, number, str(error)) from error
-    return query_id, doc_id, number_of_grade
+        msg = f"expected a whole number as grade, got {grade[:100]!r}"
+        raise ValueError(msg) from error
+
+
+def _add(qrels: dict[str, dict[str, int]], query_id: str, doc_id: str, grade: int) -> None:
+    """Add a judgment. Published files repeat some; only those that don't agree are wrong."""
+    known = qrels.setdefault(query_id, {}).setdefault(doc_id, grade)
+    if known != grade:
+        msg = (
+            f"document {doc_id!r} is judged twice for query {query_id!r}, {known} before and "
+            f"{grade} here"
+        )
+        raise ValueError(msg)
 
 
 def load_ir_dataset(
@@ -231,10 +209,7 @@ def load_ir_dataset(
             raise ValueError(msg)
     qrels: dict[str, dict[str, int]] = {}
     for qrel in source.qrels_iter():
-        grades = qrels.setdefault(qrel.query_id, {})
-        if grades.setdefault(qrel.doc_id, qrel.relevance) != qrel.relevance:
-            msg = f"{name} judges {qrel.doc_id!r} twice for query {qrel.query_id!r}, differently"
-            raise ValueError(msg)
+        _add(qrels, qrel.query_id, qrel.doc_id, qrel.relevance)
     texts = {query.query_id: query.default_text() for query in source.queries_iter()}
     return Dataset(
         queries={query_id: text for query_id, text in texts.items() if query_id in qrels},
@@ -249,6 +224,6 @@ def load_ir_dataset(
 
 def _ir_document(doc: Any) -> Document:
     """Text and title apart where the set has both fields, else all of its text as one."""
-    title = getattr(doc, "title", "") if hasattr(doc, "text") else ""
-    text = doc.text if hasattr(doc, "text") else doc.default_text()
-    return Document(text, metadata={"title": title} if title else {}, id=doc.doc_id)
+    if hasattr(doc, "text"):
+        return _document(doc.doc_id, doc.text, getattr(doc, "title", None))
+    return _document(doc.doc_id, doc.default_text(), None)

@@ -11,21 +11,88 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from langchain_rerank.evaluation import tables
-from langchain_rerank.evaluation.results import EvaluationSettings, Move, SystemResult
+from langchain_rerank.evaluation.measures import Interval  # noqa: TC001  # pydantic reads it
+from langchain_rerank.evaluation.runs import falling_scores
+from langchain_rerank.evaluation.systems import RankedDocument  # noqa: TC001  # pydantic reads it
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_WORST_COLUMNS = (
-    *("query_id", "query", "before", "after"),
-    *("old_rank", "new_rank", "grade", "document_id", "text"),
-)
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One measure of one system over all queries, and how it compares to the first system's."""
+
+    mean: float
+    interval: Interval | None = None
+    """Bootstrap interval of the mean; None for a single query."""
+    difference: float | None = None
+    """Mean minus the first system's; None, as what follows, for the first system itself."""
+    difference_interval: Interval | None = None
+    """Bootstrap interval of the difference, over queries in pairs."""
+    p_value: float | None = None
+    """Of the paired randomization test of the difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """What one system gave for each query, and what that is worth."""
+
+    rankings: Mapping[str, tuple[RankedDocument, ...]]
+    """By query id, best first; no document twice."""
+    candidates: Mapping[str, tuple[str, ...]]
+    """By query id, the documents that the reranker saw; without one, those of the ranking."""
+    seconds: Mapping[str, tuple[float, ...]]
+    """By stage ("retrieval", "reranking", "total"), one time a query; empty for a run."""
+    per_query: Mapping[str, Mapping[str, float]]
+    """By measure and query id; 0 for a query without results."""
+    summaries: Mapping[str, Summary]
+    """By measure."""
+    candidate_recall: float
+    """Mean recall of the candidates: the ceiling, no reranking of them can find more."""
+
+    def run(self) -> dict[str, dict[str, float]]:
+        """Return the rankings as a run, to be written by `write_run`.
+
+        Scores are the documents' own where they fall from rank to rank; see `falling_scores`.
+        """
+        run = {}
+        for query, ranking in self.rankings.items():
+            scores = [math.nan if one.score is None else one.score for one in ranking]
+            run[query] = falling_scores([one.id for one in ranking], scores)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """How an evaluation was made."""
+
+    measures: tuple[str, ...]
+    min_relevance: int
+    confidence: float
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A document that stands elsewhere than in the first system's ranking."""
+
+    id: str
+    old_rank: int | None
+    """From 1; None if the first system doesn't return it."""
+    new_rank: int | None
+    """From 1; None if the other system doesn't return it."""
+    grade: int | None
+    """None if nobody judged it for this query."""
+    text: str
+    """Empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome of `evaluate`; shows itself as tables in Jupyter.
+    """The outcome of `evaluate`; shows itself as tables in Jupyter, what it means in words on top.
 
     The first system is the baseline that the others are compared to.
 
@@ -85,25 +152,15 @@ class Report:
         "<stage> p50 ms" and "<stage> p95 ms". What a system doesn't have is NaN.
         """
         pd = tables.pandas()
-        rows = [_numbers(result) for result in self.systems.values()]
+        rows = [tables.numbers(result) for result in self.systems.values()]
         return pd.DataFrame(rows, index=pd.Index(list(map(_utf8, self.systems)), name="system"))
 
-    def per_query(self) -> pd.DataFrame:
-        """Return a row for each system, query and measure: system, query_id, measure, value."""
-        rows = [
-            (_utf8(name), _utf8(query), measure, values[query])
-            for name, result in self.systems.items()
-            for measure, values in result.per_query.items()
-            for query in self.queries
-        ]
-        return tables.pandas().DataFrame(rows, columns=["system", "query_id", "measure", "value"])
-
     def to_markdown(self) -> str:
-        """Return the tables as GitHub's Markdown."""
-        return tables.markdown(tables.summary_line(self), tables.report_tables(self), self.notes)
+        """Return what it means and the tables as GitHub's Markdown."""
+        return tables.markdown(tables.introduction(self), tables.report_tables(self), self.notes)
 
     def _repr_html_(self) -> str:
-        return tables.html(tables.summary_line(self), tables.report_tables(self), self.notes)
+        return tables.html(tables.introduction(self), tables.report_tables(self), self.notes)
 
     def to_json(self) -> str:
         r"""Return everything as JSON; `from_json` makes the same report of it.
@@ -111,12 +168,12 @@ class Report:
         No file can hold lone surrogates: in the texts of queries and documents they become U+FFFD,
         in ids and names, which stay apart, six characters such as \ud800.
         """
-        writable = replace(
-            self,
-            queries={key: well_formed(text) for key, text in self.queries.items()},
-            texts={key: well_formed(text) for key, text in self.texts.items()},
+        queries, texts = (
+            {key: well_formed(text) for key, text in some.items()}
+            for some in (self.queries, self.texts)
         )
-        return json.dumps(_writable(asdict(writable)), indent=1, ensure_ascii=False)
+        report = replace(self, queries=queries, texts=texts)
+        return json.dumps(_writable(asdict(report)), indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -157,77 +214,49 @@ class Report:
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
-        old, new = (
-            {document.id: rank for rank, document in enumerate(ranking, start=1)}
-            for ranking in (
-                self.systems[name].rankings[query_id] for name in (self.baseline, system)
-            )
-        )
-        seen = sorted(new, key=new.__getitem__)[:depth]
-        seen += [one for one in sorted(old, key=old.__getitem__)[:depth] if one not in seen]
-        moves = [
-            Move(
-                one,
-                old.get(one),
-                new.get(one),
-                self.qrels[query_id].get(one),
-                self.texts.get(one, ""),
-            )
-            for one in seen
+        rankings = (self.systems[name].rankings[query_id] for name in (self.baseline, system))
+        old, new = ({one.id: rank for rank, one in enumerate(found, 1)} for found in rankings)
+        grades = self.qrels[query_id]
+        return [
+            Move(one, old.get(one), new.get(one), grades.get(one), self.texts.get(one, ""))
+            for one in dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
             if unmoved or old.get(one) != new.get(one)
         ]
-        return sorted(moves, key=lambda move: (move.new_rank is None, move.new_rank or 0))
 
     def worst_queries(
-        self,
-        n: int = 5,
-        *,
-        measure: str | None = None,
-        system: str | None = None,
-        depth: int = 5,
+        self, n: int = 5, *, measure: str | None = None, system: str | None = None
     ) -> pd.DataFrame:
-        """Show where a system did worse than the first one, and which documents moved.
+        """Show where a system did worse than the first one; `moves` tells how.
 
         Args:
             n: How many queries.
             measure: By which measure; None takes the first one.
             system: Which system; None takes the second one.
-            depth: How many ranks of either ranking to look at.
 
         Returns:
-            A row for each document that moved, those of the query that lost most first: query_id,
-            query, before, after (the measure's values), old_rank, new_rank, grade (missing where
-            there is none), document_id, text. No rows if no query lost.
+            A row for each query that lost, the one that lost most first: query_id, query, before,
+            after (the measure's values).
 
         Raises:
-            ValueError: There is no such measure or system, or only one system, or `n` or `depth`
-                is not a positive int.
+            ValueError: There is no such measure or system, or only one system, or `n` is not a
+                positive int.
         """
         system = self.other_system(system)
         _check_count("n", n)
-        _check_count("depth", depth)
         measure = self.settings.measures[0] if measure is None else measure
         if measure not in self.settings.measures:
             known = ", ".join(self.settings.measures)
             msg = f"no measure {measure!r} in this report, which has {known}"
             raise ValueError(msg)
         before, after = (self.systems[one].per_query[measure] for one in (self.baseline, system))
-        lost = [query for query in self.queries if after[query] < before[query]]
-        lost.sort(key=lambda query: after[query] - before[query])
         rows = [
-            (
-                _utf8(query),
-                well_formed(self.queries[query]),
-                *(before[query], after[query]),
-                *(move.old_rank, move.new_rank, move.grade),
-                _utf8(move.id),
-                well_formed(move.text),
-            )
-            for query in lost[:n]
-            for move in self.moves(query, system, depth=depth)
+            (_utf8(query), well_formed(text), before[query], after[query])
+            for query, text in self.queries.items()
+            if after[query] < before[query]
         ]
-        whole = dict.fromkeys(("old_rank", "new_rank", "grade"), "Int64")
-        return tables.pandas().DataFrame(rows, columns=_WORST_COLUMNS).astype(whole)
+        rows.sort(key=lambda row: row[3] - row[2])
+        columns = ["query_id", "query", "before", "after"]
+        return tables.pandas().DataFrame(rows[:n], columns=columns)
 
     def other_system(self, system: str | None = None) -> str:
         """Return the system to compare with the first one; None takes the second.
@@ -251,22 +280,6 @@ def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         msg = f"{name} must be a positive int, got {value!r}"
         raise ValueError(msg)
-
-
-def _numbers(result: SystemResult) -> dict[str, float]:
-    """Return a system's numbers by column; see `Report.to_dataframe`."""
-    numbers: dict[str, float] = {}
-    for measure, found in result.summaries.items():
-        for name, value, interval in (
-            (measure, found.mean, found.interval),
-            (f"{measure} difference", found.difference, found.difference_interval),
-        ):
-            numbers[name] = math.nan if value is None else value
-            numbers[f"{name} low"] = interval.low if interval else math.nan
-            numbers[f"{name} high"] = interval.high if interval else math.nan
-        numbers[f"{measure} p"] = math.nan if found.p_value is None else found.p_value
-    numbers["candidate recall"] = result.candidate_recall
-    return numbers | tables.latencies(result)
 
 
 def _utf8(text: str) -> str:

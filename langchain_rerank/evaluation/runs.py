@@ -28,34 +28,30 @@ Run = Mapping[str, Mapping[str, float]]
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
     """Return one query's document ids, best first, as trec_eval orders them."""
-    nan = next((doc_id for doc_id, score in scores.items() if math.isnan(score)), None)
-    if nan is not None:
-        msg = f"expected a number as score of document {nan!r}, got NaN"
-        raise ValueError(msg)
+    for doc_id, score in scores.items():
+        if math.isnan(score):
+            msg = f"expected a number as score of document {doc_id!r}, got NaN"
+            raise ValueError(msg)
     return sorted(scores, key=lambda doc_id: (c_float(scores[doc_id]).value, doc_id), reverse=True)
 
 
 def falling_scores(
     doc_ids: Sequence[str], scores: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """Give a ranking scores that fall from each document to the next, in single precision."""
-    if len(set(doc_ids)) < len(doc_ids):
-        repeated = next(doc_id for doc_id in doc_ids if list(doc_ids).count(doc_id) > 1)
-        msg = f"expected each document once in a ranking, got {repeated!r} again"
-        raise ValueError(msg)
-    if scores is not None and len(scores) != len(doc_ids):
-        msg = f"expected a score for each of {len(doc_ids)} documents, got {len(scores)}"
-        raise ValueError(msg)
-    by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
+    """Give a ranking of distinct documents scores that fall, in single precision.
+
+    Where all are finite, the given ones stay, those that don't fall lowered by the least.
+    """
     falling: list[float] = []
-    previous = math.inf
-    for score in by_rank if scores is None else scores:
-        if c_float(score).value >= previous or math.isnan(score):
-            with np.errstate(over="ignore"):
-                score = float(np.nextafter(np.float32(previous), np.float32(-math.inf)))  # noqa: PLW2901
-        falling.append(float(score))
-        previous = c_float(falling[-1]).value
-    finite = all(math.isfinite(c_float(score).value) for score in [*(scores or ()), *falling])
+    previous = np.float32(math.inf)
+    with np.errstate(over="ignore"):
+        for score in scores or ():
+            falls = np.float32(score) < previous
+            lowered = np.nextafter(previous, np.float32(-math.inf))
+            falling.append(float(score if falls else lowered))
+            previous = np.float32(falling[-1])
+        finite = bool(np.isfinite(np.array([*(scores or [math.nan]), *falling], np.float32)).all())
+    by_rank = [float(rank) for rank in range(len(doc_ids), 0, -1)]
     return dict(zip(doc_ids, falling if finite else by_rank, strict=True))
 
 
@@ -151,7 +147,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text.rstrip("\r\n")
 
 
-def line_error(path: Path, number: int, problem: str) -> ValueError:
+def line_error(path: Path, number: int, problem: object) -> ValueError:
     """Return the error for a bad line of a data file; the caller raises it."""
     return ValueError(f"{path}, line {number}: {problem}")
 

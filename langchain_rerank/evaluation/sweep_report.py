@@ -1,51 +1,53 @@
-"""What a sweep found: quality against latency for each setting, and which to take."""
+"""What a sweep found: quality against latency for each setting, and which to take.
+
+The best of many settings looks better than it is, and choosing on one half of the queries throws
+the other half away. So all queries choose, plain reranking at the largest depth stays unless
+another setting gains more than one standard error (the rule of Breiman et al., "Classification and
+Regression Trees", 1984), and what the choice is worth is measured by repeated cross-validation
+(Stone, "Cross-validatory choice and assessment of statistical predictions", 1974): each query by
+choices that it had no say in.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_rerank.evaluation import tables
+from langchain_rerank.evaluation.measures import Interval, bootstrap_interval
 from langchain_rerank.evaluation.tables import NOTHING, percent, queries, with_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
+    import numpy.typing as npt
     import pandas as pd
 
-    from langchain_rerank.evaluation.statistics import Interval
+    Numbers = npt.NDArray[np.float64]
+
+_REPEATS, _FOLDS = 10, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to set up the second stage."""
+    """One way to set up the second stage; `str` says what to do."""
 
     model: str | None
     """Its name; None for the first stage alone."""
-    backend: str | None
-    """What runs the model, "torch" or "onnx"; None for a cross encoder that was handed over."""
     fetch_k: int
     """How many candidates are scored; for the first stage alone, how many documents it returns."""
     first_stage_weight: float
 
-    @property
-    def system(self) -> str:
-        """The model and what runs it, in words."""
-        if self.model is None:
-            return "first stage alone"
-        return self.model if self.backend is None else f"{self.model} ({self.backend})"
-
     def __str__(self) -> str:
-        """Say what to do."""
         if self.model is None:
-            return "no reranking, the first stage alone"
-        return (
-            f"rerank {self.fetch_k} candidates with {self.system}, "
-            f"first_stage_weight {self.first_stage_weight:g}"
-        )
+            return "the first stage alone"
+        weight = self.first_stage_weight
+        mixed = f" with first_stage_weight {weight:g}" if weight else ""
+        return f"{self.fetch_k} candidates reranked by {self.model}{mixed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,81 +68,79 @@ class Trial:
         """Return a percentile of the latency, in milliseconds; 50 is the median."""
         return float(np.percentile(self.seconds, percent)) * 1000
 
+    @property
+    def cost(self) -> str:
+        """The latency in words."""
+        if not any(self.seconds):
+            return "not timed"
+        return f"{self.latency_ms():,.0f} ms a question (p95 {self.latency_ms(95):,.0f} ms)"
+
 
 @dataclass(frozen=True, slots=True)
-class WeightChoice:
-    """A `first_stage_weight` for a model at a depth: chosen on one half, judged on the other."""
+class Gain:
+    """A mean difference over queries, in units of the measure."""
 
-    setting: Setting
-    """The model and the depth, with weight 0."""
-    best_weight: float
-    """The best one on the choosing half; of equal ones the smallest."""
-    choosing_gain: float
-    """Its mean there, minus that of weight 0: flattering, as it was chosen for it."""
-    judging_gain: float
-    """The same on the other half of the queries: what to believe."""
-    judging_interval: Interval | None
-    """Bootstrap interval of `judging_gain`; None where the weight is 0."""
+    mean: float
+    interval: Interval | None
+    """Bootstrap interval; None for a single query."""
+    questions_needed: int | None
+    """About how many questions would tell a difference of this size from none."""
 
-    @property
-    def weight(self) -> float:
-        """The best weight if its gain holds on the other half, else 0.
-
-        It holds if its interval is above 0: plain reranking is simpler, and stays unless there is
-        reason to leave it.
-        """
-        interval = self.judging_interval
-        return self.best_weight if interval is not None and interval.low > 0 else 0.0
+    def __str__(self) -> str:
+        return with_interval(self.mean, self.interval, "+.4f")
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The cheapest setting whose measure is within a distance of the best; `str` says it."""
+    """Which setting to take, what to expect of it, and what others cost; `str` says it all."""
 
     trial: Trial
     """What is recommended."""
-    best: Trial
-    """The setting of the highest mean."""
-    weight_choice: WeightChoice | None
-    """How the weight was found; None for the first stage alone, or where none was tried."""
+    plain: Trial
+    """Plain reranking by the first model at the largest depth."""
+    over_plain: Gain
+    """What to expect over plain reranking, on other queries."""
+    over_first_stage: Gain
+    """What to expect over the first stage alone, on other queries."""
+    plain_over_first_stage: Gain
+    """What plain reranking does here: it hurts where this is below 0."""
+    cheaper: Trial | None
+    """The best of those that take half of the time or less."""
+    better: Trial | None
+    """The one of the highest mean here, if another one is recommended."""
     measure: str
-    tolerance: float
 
     def __str__(self) -> str:
-        """Say the setting, what it is worth, and what the best one would cost."""
-        trial, best = self.trial, self.best
-        words = str(trial.setting)
+        """Say the setting, what it is worth, and what it costs."""
+        trial, plain = self.trial, self.plain_over_first_stage
+        text = ""
+        if plain.interval and plain.interval.high < 0:
+            text = f"Plain reranking hurts here: {self.measure} {plain} against the first stage. "
+            text += "Leave it out or mix, as said next, or try another model. "
         mean = with_interval(trial.mean, trial.interval)
-        text = f"{words[0].upper()}{words[1:]}: {self.measure} {mean}, {_latency(trial)}."
-        if trial is not best:
-            text += (
-                f" The best, {best.setting}, has {best.mean:.4f}, {_latency(best)}; within "
-                f"{self.tolerance:g} of it the cheapest is recommended."
-            )
-        choice = self.weight_choice
-        if choice is not None and choice.best_weight > 0:
-            verdict = "holds" if choice.weight > 0 else "does not hold, so the weight is 0"
-            gain = with_interval(choice.judging_gain, choice.judging_interval, "+.4f")
-            text += (
-                f" The weight {choice.best_weight:g} was chosen on half of the queries "
-                f"({choice.choosing_gain:+.4f}); its gain on the others {verdict}: {gain}."
-            )
+        text += f"Take {trial.setting}: {self.measure} {mean}, {trial.cost}."
+        text += f" On other questions expect {self.over_first_stage} over the first stage alone"
+        gain = self.over_plain
+        if trial is not self.plain:
+            text += f", {gain} over {self.plain.setting}"
+        text += "."
+        if gain.questions_needed and gain.interval and gain.interval.low <= 0 <= gain.interval.high:
+            needed = gain.questions_needed
+            text += f" About {needed:,} questions would tell that from plain reranking."
+        for name, other in (("Cheaper", self.cheaper), ("Better here", self.better)):
+            if other is not None:
+                change = other.mean - trial.mean
+                text += f" {name}: {other.setting}, {change:+.4f}, {other.cost}."
         return text
-
-
-def _latency(trial: Trial) -> str:
-    if not any(trial.seconds):
-        return "latency unknown"
-    return f"{trial.latency_ms():,.0f} ms a query (p95 {trial.latency_ms(95):,.0f} ms)"
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The outcome of `sweep`; shows itself as a table in Jupyter.
+    """The outcome of `sweep`; shows itself as a table in Jupyter, the recommendation on top.
 
     Latencies are of scoring in steps, a depth after the other, and so a little above those of one
-    call for all candidates. Means with a weight above 0 are over all queries, the half on which it
-    was chosen as well; `weight_choices` has the halves apart.
+    call for all candidates. Means are over the queries on which settings are chosen: what to expect
+    on others is what `recommend` says.
     """
 
     dataset: str
@@ -148,16 +148,12 @@ class Sweep:
     measure: str
     k: int
     """How many documents each setting returned."""
-    confidence: float
-    """Of the intervals."""
+    draws: Mapping[str, Any]
+    """Of the bootstrap: confidence, resamples and seed."""
     first_stage: Trial
     """The first `k` documents as they came."""
     trials: tuple[Trial, ...]
     """A model after the other, by rising depth, then weight."""
-    weight_choices: tuple[WeightChoice, ...] = ()
-    """One for each model and depth; none if no weight was tried."""
-    choosing_queries: tuple[str, ...] = ()
-    """Ids of the half on which weights were chosen; the others judged."""
     notes: tuple[str, ...] = ()
     """What a reader should know before trusting the numbers."""
 
@@ -170,38 +166,43 @@ class Sweep:
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a trial, the first stage alone first.
 
-        Columns: model, backend, fetch_k, first_stage_weight; the measure's mean under its name,
-        "<measure> low" and "<measure> high"; its means "<measure> choosing half" and "<measure>
-        judging half"; "p50 ms" and "p95 ms"; and eligible, whether `recommend` may take the
-        setting: not, where its weight is not the one that was found.
+        Columns: model, fetch_k, first_stage_weight; the measure's mean under its name, "<measure>
+        low" and "<measure> high"; "p50 ms" and "p95 ms".
         """
-        eligible = self._eligible()
-        rows = [
-            {**self._row(trial), "eligible": trial in eligible}
+        return tables.pandas().DataFrame(
+            {
+                **asdict(trial.setting),
+                self.measure: trial.mean,
+                f"{self.measure} low": trial.interval.low if trial.interval else math.nan,
+                f"{self.measure} high": trial.interval.high if trial.interval else math.nan,
+                "p50 ms": trial.latency_ms(50),
+                "p95 ms": trial.latency_ms(95),
+            }
             for trial in (self.first_stage, *self.trials)
-        ]
-        return tables.pandas().DataFrame(rows)
+        )
 
     def to_markdown(self) -> str:
-        """Return the table, a row for each model and depth, as GitHub's Markdown."""
-        return tables.markdown(self._summary(), [self.table()], self.conclusions())
+        """Return the recommendation and the table as GitHub's Markdown."""
+        return tables.markdown(self.conclusions(), [self.table()], self.notes)
 
     def _repr_html_(self) -> str:
-        return tables.html(self._summary(), [self.table()], self.conclusions())
+        return tables.html(self.conclusions(), [self.table()], self.notes)
 
     def conclusions(self) -> list[str]:
-        """Return the recommendation in words, then the notes."""
-        return [str(self.recommend()), *self.notes]
+        """Return the recommendation in words, then what was tried."""
+        name = f"{self.dataset}: " if self.dataset else ""
+        tried = (
+            f"{name}{queries(len(self.first_stage.per_query))}, {self.k} documents returned, "
+            f"{self.measure} with {percent(self.draws['confidence'])} bootstrap intervals."
+        )
+        return [str(self.recommend()), tried]
 
-    def recommend(self, tolerance: float = 0.01) -> Recommendation:
-        """Return the cheapest setting whose mean is close enough to the best one's.
-
-        The cheapest is that of the lowest median latency, then of the smallest `fetch_k`. For each
-        model and depth the weight that was found stands. The first stage alone takes part: where
-        reranking gains no more than the tolerance, it isn't recommended.
+    def recommend(self, tolerance: float = 0) -> Recommendation:
+        """Return the setting to take; the first stage alone takes part.
 
         Args:
-            tolerance: Largest loss against the highest mean, in units of the measure.
+            tolerance: Take the cheapest setting (of the lowest median latency, then of the smallest
+                `fetch_k`) that loses no more than this, in units of the measure.
 
         Raises:
             ValueError: `tolerance` is negative or not finite.
@@ -209,84 +210,97 @@ class Sweep:
         if not (math.isfinite(tolerance) and tolerance >= 0):
             msg = f"tolerance must be a finite number of at least 0, got {tolerance!r}"
             raise ValueError(msg)
-        eligible = self._eligible()
-        best = min(eligible, key=lambda trial: (-trial.mean, *_cost(trial)))
-        # A difference of two means that is the tolerance to the last digit is within it.
-        close = [one for one in eligible if best.mean - one.mean <= tolerance + 1e-12]
-        trial = min(close, key=_cost)
-        return Recommendation(trial, best, self._choice(trial), self.measure, tolerance)
-
-    def _eligible(self) -> list[Trial]:
-        """Return the first stage alone, and for each model and depth the trial of its weight."""
-        found = [self.first_stage]
-        for trial in self.trials:
-            choice = self._choice(trial)
-            if trial.setting.first_stage_weight == (choice.weight if choice else 0):
-                found.append(trial)
-        return found
-
-    def _choice(self, trial: Trial) -> WeightChoice | None:
-        plain = replace(trial.setting, first_stage_weight=0.0)
-        return next((one for one in self.weight_choices if one.setting == plain), None)
-
-    def _row(self, trial: Trial) -> dict[str, object]:
-        interval = trial.interval
-        halves: tuple[list[float], list[float]] = ([], [])
-        for query, value in trial.per_query.items():
-            halves[query not in self.choosing_queries].append(value)
-        choosing, judging = halves if self.choosing_queries else ([], [])
-        return {
-            **asdict(trial.setting),
-            self.measure: trial.mean,
-            f"{self.measure} low": interval.low if interval else math.nan,
-            f"{self.measure} high": interval.high if interval else math.nan,
-            f"{self.measure} choosing half": _mean_or_nan(choosing),
-            f"{self.measure} judging half": _mean_or_nan(judging),
-            "p50 ms": trial.latency_ms(50),
-            "p95 ms": trial.latency_ms(95),
-        }
-
-    def _summary(self) -> str:
-        name = f"{self.dataset}: " if self.dataset else ""
-        text = (
-            f"{name}{queries(len(self.first_stage.per_query))}, {self.k} documents returned, "
-            f"{self.measure} with {percent(self.confidence)} bootstrap intervals."
+        every = [self.first_stage, *self.trials]
+        values = np.array([list(trial.per_query.values()) for trial in every])
+        costs = [(one.latency_ms(), one.setting.fetch_k) for one in every]
+        model = every[-1 if len(every) == 1 else 1].setting.model
+        plain = max(
+            n for n, one in enumerate(every) if one.setting.model == model and not weight_of(one)
         )
-        if self.weight_choices:
-            text += (
-                f" Weights were chosen on {queries(len(self.choosing_queries))}; their gain is "
-                "that on the others."
-            )
-        return text
+
+        def choose(some: Numbers) -> int:
+            bounds = _cautious(some, plain)
+            # A difference that is the tolerance to the last digit is within it.
+            close = np.flatnonzero(bounds.max() - bounds <= tolerance + 1e-12).tolist()
+            return int(min(close, key=lambda place: (costs[place], place != plain)))
+
+        trial = every[choose(values)]
+        expected = _held_out(values, choose, self.draws["seed"])
+        best = max(every, key=lambda one: one.mean)
+        # That the first stage alone costs less needs no saying.
+        fast = [one for one in self.trials if one.latency_ms() <= trial.latency_ms() / 2]
+        return Recommendation(
+            trial=trial,
+            plain=every[plain],
+            over_plain=self._gain(expected - values[plain]),
+            over_first_stage=self._gain(expected - values[0]),
+            plain_over_first_stage=self._gain(values[plain] - values[0]),
+            cheaper=max(fast, key=lambda one: one.mean, default=None),
+            better=best if best.mean > trial.mean else None,
+            measure=self.measure,
+        )
+
+    def _gain(self, differences: Numbers) -> Gain:
+        # What differs by no more than rounding doesn't differ; adding 0 takes the sign from a zero.
+        differences = differences.round(12) + 0.0
+        values = differences.tolist()
+        interval = bootstrap_interval(values, **self.draws)
+        return Gain(float(differences.mean()), interval, tables.questions_needed(values))
+
+    def chosen(self) -> list[Trial]:
+        """Return the first stage alone, and for each model and depth the trial of its weight."""
+        groups: dict[tuple[str | None, int], list[Trial]] = {}
+        for trial in self.trials:
+            groups.setdefault((trial.setting.model, trial.setting.fetch_k), []).append(trial)
+        found = [self.first_stage]
+        for group in groups.values():
+            values = np.array([list(trial.per_query.values()) for trial in group])
+            found.append(group[int(_cautious(values, 0).argmax())])
+        return found
 
     def table(self) -> tables.Table:
         """Lay out a row for each model and depth: plain reranking, and the weight found."""
-        weights = ("weight tried", "its gain", "weight") if self.weight_choices else ()
-        plain = [trial for trial in self.trials if trial.setting.first_stage_weight == 0]
-        rows = []
-        for trial in (self.first_stage, *plain):
-            setting, choice = trial.setting, self._choice(trial)
-            found = [NOTHING] * len(weights)
-            if choice:
-                gain = with_interval(choice.judging_gain, choice.judging_interval, "+.4f")
-                found = [f"{choice.best_weight:g}", gain, f"{choice.weight:g}"]
+        plain = [self.first_stage, *(one for one in self.trials if not weight_of(one))]
+        rows: list[Sequence[object]] = []
+        for trial, best in zip(plain, self.chosen(), strict=True):
+            setting = trial.setting
             times = [f"{trial.latency_ms(one):,.0f}" for one in (50, 95)]
             rows.append(
                 (
-                    setting.system,
+                    setting.model or setting,
                     setting.fetch_k if setting.model else NOTHING,
                     with_interval(trial.mean, trial.interval),
-                    *found,
+                    f"{weight_of(best):g}" if setting.model else NOTHING,
+                    f"{best.mean:.4f}" if setting.model else NOTHING,
                     *(times if any(trial.seconds) else [NOTHING, NOTHING]),
                 )
             )
-        headings = ("system", "fetch_k", self.measure, *weights, "p50 ms", "p95 ms")
-        return "Quality against latency", tables.frame(rows, headings)
+        columns = ("system", "fetch_k", self.measure, "best weight", "with it", "p50 ms", "p95 ms")
+        return "Quality against latency", tables.frame(rows, columns)
 
 
-def _cost(trial: Trial) -> tuple[float, int]:
-    return trial.latency_ms(), trial.setting.fetch_k
+def weight_of(trial: Trial) -> float:
+    """Return a trial's first-stage weight."""
+    return trial.setting.first_stage_weight
 
 
-def _mean_or_nan(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _cautious(values: Numbers, reference: int) -> Numbers:
+    """Return what each setting (rows) gains over one of them, less a standard error."""
+    gains = values - values[reference]
+    count = values.shape[1]
+    bounds: Numbers = gains.mean(axis=1) - gains.std(axis=1, ddof=count > 1) / math.sqrt(count)
+    return bounds
+
+
+def _held_out(values: Numbers, choose: Any, seed: int) -> Numbers:
+    """Return what a choice is worth on each query (column), of choices without it."""
+    count = values.shape[1]
+    rng = np.random.default_rng(seed)
+    found = np.zeros(count)
+    for _ in range(_REPEATS):
+        fold = rng.permutation(count) % _FOLDS
+        for number in np.unique(fold):
+            # One query alone has no others to choose by.
+            others = values[:, fold != number] if count > 1 else values
+            found[fold == number] += values[choose(others), fold == number] / _REPEATS
+    return found

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
@@ -15,15 +14,12 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import EvaluationError
-from langchain_rerank.evaluation.results import RankedDocument
 from langchain_rerank.evaluation.runs import Run, ranking
 from langchain_rerank.ranking import check_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
 
-    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.tracers.schemas import Run as TracedRun
 
     from langchain_rerank.evaluation.datasets import Dataset
@@ -79,6 +75,22 @@ AnySystem = Runnable[str, list[Document]] | Run | RerankedRun
 
 
 @dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document of a ranking."""
+
+    id: str
+    score: float | None = None
+    """The cross encoder's where it was reranked, the run's where it comes from a run."""
+    retrieval_rank: int | None = None
+    """Its place among the reranker's candidates, from 1; None if it was not reranked."""
+
+    @property
+    def was_reranked(self) -> bool:
+        """Whether its score is a cross encoder's; a score of NaN is none."""
+        return self.retrieval_rank is not None and self.score is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a system gave for one query."""
 
@@ -119,10 +131,15 @@ def ask(
             answer = _look_up(system, dataset, query_id)
         else:
             answer = _retrieve(system, dataset.queries[query_id], id_key)
-        return without_query_itself(answer, dataset, query_id)
     except Exception as error:
         what = f"system '{name}'"
         raise failure(what, dataset, query_id, error) from error
+    own = query_id in {one.id for one in answer.ranking}.union(answer.candidates)
+    own = own and is_query_itself(dataset, query_id, answer.texts.get(query_id))
+    ranking = tuple(one for one in answer.ranking if not (own and one.id == query_id))
+    candidates = tuple(one for one in answer.candidates if not (own and one == query_id))
+    texts = {one.id: answer.texts[one.id] for one in ranking if one.id in answer.texts}
+    return Answer(ranking, candidates, answer.seconds, texts, own)
 
 
 def failure(what: str, dataset: Dataset, query_id: str, error: Exception) -> EvaluationError:
@@ -148,20 +165,6 @@ def is_query_itself(dataset: Dataset, query_id: str, text: str | None) -> bool:
     return bool(one) and (one in other or other in one)
 
 
-def without_query_itself(answer: Answer, dataset: Dataset, query_id: str) -> Answer:
-    """Leave the query's own document out of an answer."""
-    texts, found = answer.texts, {one.id for one in answer.ranking}.union(answer.candidates)
-    own = query_id in found and is_query_itself(dataset, query_id, texts.get(query_id))
-    kept = tuple(one for one in answer.ranking if one.id != query_id or not own)
-    return replace(
-        answer,
-        ranking=kept,
-        candidates=tuple(one for one in answer.candidates if one != query_id or not own),
-        texts={one.id: texts[one.id] for one in kept if one.id in texts},
-        own_left_out=own,
-    )
-
-
 def best_of_run(
     run: Run, dataset: Dataset, query_id: str, fetch_k: int
 ) -> tuple[list[Document], bool]:
@@ -178,79 +181,53 @@ def best_of_run(
 
 def _look_up(run: Run, dataset: Dataset, query_id: str) -> Answer:
     scores = run.get(query_id, {})
-    found = tuple(RankedDocument(one, float(scores[one])) for one in ranking(scores))
+    ids = ranking(scores)
     corpus = dataset.corpus or {}
-    texts = {one.id: corpus[one.id].page_content for one in found if one.id in corpus}
-    return Answer(found, tuple(one.id for one in found), {}, texts)
+    texts = {one: corpus[one].page_content for one in ids if one in corpus}
+    found = tuple(RankedDocument(one, float(scores[one])) for one in ids)
+    return Answer(found, tuple(ids), {}, texts)
 
 
 def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
     candidates, own = best_of_run(system.run, dataset, query_id, system.fetch_k)
     reranker = system.reranker.model_copy(update={"top_n": None, "on_error": "raise"})
     trace = RunCollectorCallbackHandler()
-    query = dataset.queries[query_id]
-    documents = reranker.compress_documents(candidates, query, [trace])
+    documents = reranker.compress_documents(candidates, dataset.queries[query_id], [trace])
     found, texts = as_ranking(documents, None)
-    seconds = {"reranking": _duration(trace.traced_runs)}
+    seconds = {"reranking": sum(map(_seconds, trace.traced_runs))}
     return Answer(found, tuple(one.id or "" for one in candidates), seconds, texts, own)
 
 
 def _retrieve(system: Runnable[str, list[Document]], query: str, id_key: str | None) -> Answer:
     trace = RunCollectorCallbackHandler()
-    callbacks: list[BaseCallbackHandler] = [trace]
     start = time.perf_counter()
-    documents = system.invoke(query, {"callbacks": callbacks})
+    documents = system.invoke(query, {"callbacks": [trace]})
     total = time.perf_counter() - start
     if not isinstance(documents, list):
         msg = f"expected a list of documents, got {type(documents).__name__}"
         raise TypeError(msg)
     found, texts = as_ranking(documents, id_key)
-    stages = _stages(trace.traced_runs)
-    seen = documents
-    if "reranking" in stages:
-        seen = stages["reranking"][0].inputs.get("documents", documents)
+    steps = list(_reranking(trace.traced_runs))
+    seen = steps[0].inputs.get("documents", documents) if steps else documents
     candidates, seen_texts = as_ranking(seen, id_key, scored=False)
-    seconds = {stage: _duration(runs) for stage, runs in stages.items()}
-    ids = tuple(one.id for one in candidates)
-    return Answer(found, ids, {**seconds, "total": total}, seen_texts | texts)
+    seconds = {"retrieval": total, "total": total}
+    if steps:
+        reranking = min(total, sum(map(_seconds, steps)))
+        seconds = {"retrieval": total - reranking, "reranking": reranking, "total": total}
+    return Answer(found, tuple(one.id for one in candidates), seconds, seen_texts | texts)
 
 
-def _stages(runs: Sequence[TracedRun]) -> dict[str, list[TracedRun]]:
-    """Sort the steps of a trace into stages, each in order of time.
-
-    A retriever in whose time something was reranked is no retrieval itself. Time tells, as the
-    tree doesn't: inside a chain, LangChain hangs a first stage with bound keywords onto the chain.
-    """
-    steps = sorted(_with_descendants(runs), key=lambda run: run.start_time)
-    reranking = [run for run in steps if run.name == "Reranker"]
-    retrieval = [
-        run
-        for run in steps
-        if run.run_type == "retriever"
-        and not any(run.start_time <= one.start_time < _end(run) for one in reranking)
-    ]
-    found = {"retrieval": retrieval, "reranking": reranking}
-    return {stage: steps for stage, steps in found.items() if steps}
-
-
-def _with_descendants(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
+def _reranking(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
+    """Yield the runs of Rerankers, wherever in the tree, in order of time."""
     for run in runs:
-        yield run
-        yield from _with_descendants(run.child_runs)
+        if run.name == "Reranker":
+            yield run
+        else:
+            yield from _reranking(run.child_runs)
 
 
-def _end(run: TracedRun) -> datetime:
-    return run.end_time or run.start_time
-
-
-def _duration(runs: Sequence[TracedRun]) -> float:
-    """Return the seconds in which at least one of the runs, in order of time, was under way."""
-    busy = timedelta()
-    last = runs[0].start_time
-    for run in runs:
-        busy += max(_end(run) - max(run.start_time, last), timedelta())
-        last = max(last, _end(run))
-    return busy.total_seconds()
+def _seconds(run: TracedRun) -> float:
+    return ((run.end_time or run.start_time) - run.start_time).total_seconds()
 
 
 def as_ranking(
@@ -266,12 +243,14 @@ def as_ranking(
     for position, document in enumerate(documents):
         key = _document_id(document, position, id_key)
         rank, score = map(document.metadata.get, ("retrieval_rank", "relevance_score"))
-        if scored and rank is not None and score is None:
-            msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
-            raise ValueError(msg)
         number = None if score is None or math.isnan(score) else float(score)
         found.setdefault(key, RankedDocument(key, number, rank))
         texts.setdefault(key, document.page_content)
+    # A Reranker leaves a NaN out, of one passage or another.
+    hidden = [one.score is None for one in found.values() if one.retrieval_rank is not None]
+    if scored and hidden and all(hidden):
+        msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
+        raise ValueError(msg)
     return tuple(found.values()), texts
 
 

@@ -1,7 +1,8 @@
-"""Reports as tables: frames of text, which Markdown, notebooks and the command line show alike."""
+"""Reports as text: what they mean in words, and tables for Markdown, notebooks and terminals."""
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ from langchain_rerank.evaluation.runs import require_eval
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
-    from langchain_rerank.evaluation.report import Report
-    from langchain_rerank.evaluation.results import Summary, SystemResult
-    from langchain_rerank.evaluation.statistics import Interval
+    from langchain_rerank.evaluation.measures import Interval
+    from langchain_rerank.evaluation.report import Report, Summary, SystemResult
 
     Table = tuple[str, pd.DataFrame]
 
@@ -25,6 +25,8 @@ STAGES = ("retrieval", "reranking", "total")
 NOTHING = "–"
 _PERCENTILES = (50, 95)
 _SMALL_P = 0.001
+_POWER = (1.96 + 0.84) ** 2
+"""Of a two-sided test at 5 % that finds a difference 8 times of 10 (Cohen, 1988)."""
 
 
 def pandas() -> Any:
@@ -51,27 +53,44 @@ def latencies(result: SystemResult) -> dict[str, float]:
     }
 
 
+def numbers(result: SystemResult) -> dict[str, float]:
+    """Return a system's numbers by column; see `Report.to_dataframe`."""
+    row: dict[str, float] = {}
+    for measure, found in result.summaries.items():
+        for name, value, interval in (
+            (measure, found.mean, found.interval),
+            (f"{measure} difference", found.difference, found.difference_interval),
+        ):
+            row[name] = math.nan if value is None else value
+            row[f"{name} low"] = interval.low if interval else math.nan
+            row[f"{name} high"] = interval.high if interval else math.nan
+        row[f"{measure} p"] = math.nan if found.p_value is None else found.p_value
+    return {**row, "candidate recall": result.candidate_recall, **latencies(result)}
+
+
 def report_tables(report: Report) -> list[Table]:
     """Lay out a report: quality, differences to the first system, candidates and latency."""
-    measures = report.settings.measures
-    systems = {name: one.summaries for name, one in report.systems.items()}
-    shown = {name: [_mean(found[one]) for one in measures] for name, found in systems.items()}
-    tables = [("Quality", _by_system(shown, measures))]
-    others = {name: found for name, found in systems.items() if name != report.baseline}
-    if others:
-        shown = {
-            name: [_difference(found[one]) for one in measures] for name, found in others.items()
-        }
-        tables.append((f"Difference to {report.baseline}", _by_system(shown, measures)))
-    stages = [s for s in STAGES if any(s in one.seconds for one in report.systems.values())]
-    columns = [f"{stage} p{percent} ms" for stage in stages for percent in _PERCENTILES]
-    shown = {name: _cost(one, columns) for name, one in report.systems.items()}
-    cost = _by_system(shown, ["candidates", "their recall", *columns])
-    return [*tables, ("Candidates and latency", cost)]
+    measures, systems = report.settings.measures, report.systems
+    columns = dict.fromkeys(column for one in systems.values() for column in latencies(one))
+    quality, differences, cost = [], [], []
+    for name, one in systems.items():
+        found, times = [one.summaries[measure] for measure in measures], latencies(one)
+        quality.append([name, *(with_interval(each.mean, each.interval) for each in found)])
+        if name != report.baseline:
+            differences.append([name, *map(_difference, found)])
+        count = np.mean([len(ids) for ids in one.candidates.values()])
+        cells = [f"{times[column]:,.0f}" if column in times else NOTHING for column in columns]
+        cost.append([name, f"{count:.0f}", f"{one.candidate_recall:.4f}", *cells])
+    laid_out = [
+        ("Quality", frame(quality, ["system", *measures])),
+        (f"Difference to {report.baseline}", frame(differences, ["system", *measures])),
+        ("Candidates and latency", frame(cost, ["system", "candidates", "their recall", *columns])),
+    ]
+    return [(title, table) for title, table in laid_out if len(table)]
 
 
-def summary_line(report: Report) -> str:
-    """Say what was evaluated and how, in one paragraph."""
+def introduction(report: Report) -> list[str]:
+    """Say what was found, then what was evaluated and how."""
     settings = report.settings
     name = f"{report.dataset}: " if report.dataset else ""
     line = (
@@ -80,12 +99,46 @@ def summary_line(report: Report) -> str:
     )
     if len(report.systems) > 1:
         line += " p: paired randomization test against the first system."
-    return line
+    return [*(_verdict(report, one) for one in report.systems if one != report.baseline), line]
 
 
-def markdown(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
+def _verdict(report: Report, name: str) -> str:
+    """Say whether a system helps, what it costs, and what to do where it doesn't."""
+    measure, first, result = report.settings.measures[0], report.baseline, report.systems[name]
+    found = result.summaries[measure]
+    change = f"{measure} {with_interval(found.difference or 0, found.difference_interval, '+.4f')}"
+    times = latencies(result)
+    stage = "reranking" if "reranking p50 ms" in times else "total"
+    cost = "."
+    if f"{stage} p50 ms" in times:
+        middle, slow = (times[f"{stage} p{percent} ms"] for percent in _PERCENTILES)
+        cost = f", for {middle:,.0f} ms of {stage} a question (p95 {slow:,.0f} ms) here."
+    interval = found.difference_interval
+    if interval and interval.low > 0:
+        return f"{name} helps: {change} over {first}{cost}"
+    if interval and interval.high < 0:
+        return (
+            f"{name} hurts: {change} against {first}{cost} Keep {first}, let its order count for "
+            "more (a first_stage_weight, which sweep() finds), or try another model."
+        )
+    before, after = (report.systems[one].per_query[measure] for one in (first, name))
+    needed = questions_needed([after[query] - before[query] for query in report.queries])
+    more = f" About {needed:,} questions would tell one of this size." if needed else ""
+    return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
+
+
+def questions_needed(differences: Sequence[float]) -> int | None:
+    """Return about how many questions would tell a mean difference of this size from none."""
+    mean = float(np.mean(differences))
+    if not mean or len(differences) < 2:  # noqa: PLR2004  # one value tells nothing of the spread
+        return None
+    wanted = _POWER * float(np.var(differences, ddof=1)) / mean**2
+    return int(float(f"{max(wanted, len(differences) + 1):.2g}"))
+
+
+def markdown(intro: Sequence[str], tables: Sequence[Table], notes: Sequence[str]) -> str:
     """Render tables as GitHub's Markdown, notes as a list below."""
-    parts = [_in_markdown(intro)]
+    parts = list(map(_in_markdown, intro))
     for title, found in tables:
         aligned = ["---", *["---:"] * (len(found.columns) - 1)]
         rows = [map(_in_markdown, row) for row in found.to_numpy().tolist()]
@@ -96,9 +149,9 @@ def markdown(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
     return well_formed("\n\n".join(parts) + "\n")
 
 
-def html(intro: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
+def html(intro: Sequence[str], tables: Sequence[Table], notes: Sequence[str]) -> str:
     """Render tables for a notebook."""
-    parts = [f"<p>{escape(intro)}</p>"]
+    parts = [f"<p>{escape(line)}</p>" for line in intro]
     with pandas().option_context("display.max_colwidth", None):
         for title, found in tables:
             parts += [f"<p>{escape(title)}</p>", found.to_html(index=False, border=0)]
@@ -122,26 +175,11 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:g}%"
 
 
-def _by_system(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> pd.DataFrame:
-    return frame([[name, *row] for name, row in rows.items()], ["system", *columns])
-
-
-def _cost(result: SystemResult, columns: Sequence[str]) -> list[str]:
-    times = latencies(result)
-    count = np.mean([len(found) for found in result.candidates.values()])
-    cells = [f"{times[one]:,.0f}" if one in times else NOTHING for one in columns]
-    return [f"{count:.0f}", f"{result.candidate_recall:.4f}", *cells]
-
-
-def _mean(summary: Summary) -> str:
-    return with_interval(summary.mean, summary.interval)
-
-
 def _difference(summary: Summary) -> str:
-    if summary.difference is None or summary.p_value is None:
-        return NOTHING
-    p = f"p = {summary.p_value:.3f}" if summary.p_value >= _SMALL_P else "p < 0.001"
-    return f"{with_interval(summary.difference, summary.difference_interval, '+.4f')}, {p}"
+    p = summary.p_value or 0
+    shown = f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"
+    change = with_interval(summary.difference or 0, summary.difference_interval, "+.4f")
+    return f"{change}, {shown}"
 
 
 def _in_markdown(text: str) -> str:

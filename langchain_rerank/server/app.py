@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -17,52 +16,25 @@ from starlette.responses import JSONResponse, Response
 
 from langchain_rerank import telemetry
 from langchain_rerank.errors import RerankError
-from langchain_rerank.server.batcher import Batcher, QueueFullError, StoppedError
+from langchain_rerank.server import schemas
+from langchain_rerank.server.batcher import Batcher
 from langchain_rerank.server.limits import Limits, LimitsMiddleware
-from langchain_rerank.server.metrics import CLIENT_GONE, Metrics, MetricsMiddleware
-from langchain_rerank.server.parsing import parse
-from langchain_rerank.server.schemas import (
-    CohereV1Body,
-    CohereV2Body,
-    CohereV2Reply,
-    ErrorReply,
-    JinaOrTeiBody,
-    RerankReply,
-    TeiResult,
-)
+from langchain_rerank.server.metrics import Metrics
 from langchain_rerank.server.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.cross_encoders import BaseCrossEncoder
-
-    from langchain_rerank.server.fair_queue import Scored
-    from langchain_rerank.server.schemas import RerankBody
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/health", "/ready", "/metrics")
-_DIALECTS: tuple[tuple[str, type[RerankBody], Any], ...] = (
-    ("/v1/rerank", CohereV1Body, RerankReply),
-    ("/v2/rerank", CohereV2Body, CohereV2Reply),
-    ("/rerank", JinaOrTeiBody, list[TeiResult] | RerankReply),
-)
+_REPLY: Any = schemas.RerankReply | list[schemas.TeiResult]
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": text}
-    for status, text in {
-        401: "the API key is missing or wrong",
-        408: "the body took too long to come",
-        413: "too many bytes, brackets, documents or characters",
-        415: "the body is not JSON",
-        422: "a wrong body; the message names the field",
-        500: "the model failed",
-        503: "too many requests wait, or the service is shutting down; see Retry-After",
-    }.items()
+    status: {"model": schemas.ErrorReply} for status in (401, 408, 413, 415, 422, 500, 503)
 }
 _DEFAULT_LIMITS = Limits()
-# What takes longer to parse than to hand to a thread.
-_LARGE_BYTES = 64 * 1024
 
 
 def create_app(
@@ -97,159 +69,100 @@ def create_app(
         >>> from langchain_rerank.server.app import create_app
         >>> app = create_app(offline_reranker(), served_name="minilm")
     """
+    if not all(key.strip() for key in api_keys):
+        msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
+        raise ValueError(msg)
     served = ServedModel(model, served_name)
     metrics = Metrics(lambda: len(batcher))
-    batcher = Batcher(
-        served, max_waiting=limits.waiting, joint=joint_scoring, on_pass=metrics.observe_pass
-    )
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with batcher.running():
-            yield
-
+    batcher = Batcher(served, metrics, max_waiting=limits.waiting, joint=joint_scoring)
+    handled = (HTTPException, ClientDisconnect, RerankError, Exception)
     app = FastAPI(
         title="langchain-rerank",
         description="Cross-encoder reranking in the dialects of Cohere, Jina and TEI.",
         version="1",
-        lifespan=lifespan,
-        dependencies=[Depends(_key_check(api_keys))] if api_keys else [],
-        exception_handlers={
-            HTTPException: _http_error,
-            ClientDisconnect: _gone,
-            Exception: _unforeseen,
-        },
+        lifespan=batcher.running,
+        dependencies=[Depends(HTTPBearer(auto_error=False)), Depends(_check_key)],
+        exception_handlers=dict.fromkeys(handled, _error),
         docs_url=None,  # these two pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.batcher, app.state.model, app.state.metrics = batcher, served, metrics
-    parsing = asyncio.Lock()
-    for path, schema, reply in _DIALECTS:
+    app.state.api_keys = [key.encode() for key in api_keys]
+    app.state.limits, app.state.model, app.state.metrics = limits, served, metrics
+    app.state.batcher = batcher
+    # The route reads the body itself, after its key was checked.
+    content = {"application/json": {"schema": schemas.RerankBody.model_json_schema()}}
+    for path in schemas.PATHS:
         app.add_api_route(
             path,
-            _rerank(path, schema, app, limits, parsing),
+            _rerank,
             methods=["POST"],
-            responses={200: {"model": reply}, **_ERRORS},
-            openapi_extra=_request_body(schema),
+            responses={200: {"model": _REPLY}, **_ERRORS},
+            openapi_extra={"requestBody": {"required": True, "content": content}},
         )
-    app.add_api_route("/health", _health, methods=["GET"])
-    app.add_api_route("/ready", _ready, methods=["GET"], responses={503: _ERRORS[503]})
-    app.add_api_route("/metrics", _metrics, methods=["GET"])
-    app.add_middleware(LimitsMiddleware, limits=limits)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)  # outermost: it counts all
+    app.add_api_route("/health", _health)
+    app.add_api_route("/ready", _ready, responses={503: _ERRORS[503]})
+    app.add_api_route("/metrics", _metrics)
+    app.add_middleware(LimitsMiddleware, limits=limits, metrics=metrics)
     return app
 
 
-def _key_check(api_keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
-    """Make the dependency of every route: it lets through what brings a key, or is open."""
-    if not all(key.strip() for key in api_keys):
-        msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
-        raise ValueError(msg)
-    keys = [key.encode() for key in api_keys]
-    given_key = Annotated[
-        HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))
-    ]
-
-    async def check(request: Request, given: given_key) -> None:
-        # The route, not the path: that holds what the app is mounted under as well.
-        if request.scope["route"].path in OPEN_PATHS:
-            return
-        headers = {"www-authenticate": "Bearer"}
-        if given is None or not given.credentials.strip():
-            came = "another scheme or no key" if "authorization" in request.headers else "none"
-            msg = f"expected the header 'Authorization: Bearer KEY', got {came}"
-            raise HTTPException(401, msg, headers)
-        # Header values are Latin-1 on the wire. All keys are compared, each in constant time, so
-        # that the time taken tells neither a key's letters nor which one it was.
-        came_key = given.credentials.strip().encode("latin-1")
-        matches = [hmac.compare_digest(came_key, key) for key in keys]
-        if not any(matches):
-            raise HTTPException(401, "the API key of the header 'Authorization' is wrong", headers)
-
-    check.__annotations__["given"] = given_key  # a string could not name what is local here
-    return check
+async def _check_key(request: Request) -> None:
+    """Let through what brings a key, or is open."""
+    keys = request.app.state.api_keys
+    # The route, not the path: that holds what the app is mounted under as well.
+    if not keys or request.scope["route"].path in OPEN_PATHS:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # Header values are Latin-1 on the wire. All keys are compared, each in constant time, so that
+    # the time taken tells neither a key's letters nor which one it was.
+    came = given.strip().encode("latin-1")
+    matches = [hmac.compare_digest(came, key) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
+        msg = "expected the header 'Authorization: Bearer KEY' with a key of this service"
+        raise HTTPException(401, msg, {"www-authenticate": "Bearer"})
 
 
-def _rerank(
-    path: str, schema: type[RerankBody], app: FastAPI, limits: Limits, parsing: asyncio.Lock
-) -> Callable[[Request], Awaitable[Response]]:
-    """Make the route of one dialect."""
-    batcher: Batcher = app.state.batcher
-    model: ServedModel = app.state.model
-
-    async def rerank(request: Request) -> Response:
-        """Rank documents by how well they answer a query."""
-        _check_content_type(request.headers.get("content-type"))
-        body = await request.body()
-        if len(body) < _LARGE_BYTES:
-            asked, texts = parse(schema, body, limits)
-        else:
-            async with parsing:  # one at a time, as each takes many times its size
-                asked, texts = await asyncio.to_thread(parse, schema, body, limits)
-        if getattr(asked, "raw_scores", False) and not model.has_logits:
-            msg = f"raw_scores must be false: '{model.name}' gives scores, not logits"
-            raise HTTPException(422, msg)
-        attributes: dict[str, str | int | float] = {
-            "http.route": path,
-            "rerank.documents": len(texts),
-            "rerank.characters": len(asked.query) + sum(map(len, texts)),
-        }
-        with telemetry.span(
-            f"POST {path}", kind="server", attributes=attributes, carrier=request.headers
-        ):
-            scored = await _scored(batcher, [(asked.query, text) for text in texts], request)
-            try:
-                return JSONResponse(asked.reply(scored, model))
-            except RerankError as error:
-                raise HTTPException(500, str(error)) from error
-            except ValueError as error:  # NaN or an infinity in a document
-                msg = "documents that are given back must hold finite numbers"
-                raise HTTPException(422, msg) from error
-
-    return rerank
+async def _rerank(request: Request) -> Response:
+    """Rank documents by how well they answer a query."""
+    kind = request.headers.get("content-type", "application/json")
+    if not kind.partition(";")[0].strip().lower().endswith("json"):
+        raise HTTPException(415, f"content-type must be application/json, got {kind[:80]!r}")
+    path, state = request.scope["route"].path, request.app.state
+    asked, texts = schemas.parse(await request.body(), state.limits)
+    attributes: dict[str, str | int | float] = {
+        "http.route": path,
+        "rerank.documents": len(texts),
+        "rerank.characters": len(asked.query) + sum(map(len, texts)),
+    }
+    carrier = request.headers
+    with telemetry.span(f"POST {path}", kind="server", attributes=attributes, carrier=carrier):
+        raw = await _scored([(asked.query, text) for text in texts], request)
+        try:
+            return JSONResponse(schemas.reply(asked, raw, state.model, path))
+        except (ValueError, RecursionError) as error:  # infinite, or nested too deep
+            msg = f"the documents can't be given back as JSON: {error}"
+            raise HTTPException(422, msg) from error
 
 
-async def _scored(batcher: Batcher, pairs: list[tuple[str, str]], request: Request) -> Scored:
+async def _scored(pairs: list[tuple[str, str]], request: Request) -> list[float]:
     """Score, or give it up as soon as the client hangs up."""
-    scoring = asyncio.ensure_future(batcher.score(pairs))
+    scoring = asyncio.ensure_future(request.app.state.batcher.score(pairs))
 
-    async def watch() -> None:
+    async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        scoring.cancel()
 
-    watcher = asyncio.create_task(watch())
+    watching = asyncio.create_task(gone())
     try:
-        return await scoring
-    except QueueFullError as error:
-        raise HTTPException(503, str(error), {"retry-after": str(error.retry_after)}) from error
-    except StoppedError as error:
-        raise HTTPException(503, str(error), {"retry-after": "1"}) from error
-    except RerankError as error:
-        logger.exception("a request could not be scored")
-        raise HTTPException(500, str(error)) from error
-    except asyncio.CancelledError:
-        if watcher.done():
-            raise ClientDisconnect from None
-        raise
+        await asyncio.wait({scoring, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not scoring.done():
+            raise ClientDisconnect
+        scores: list[float] = scoring.result()
+        return scores
     finally:
-        watcher.cancel()
         scoring.cancel()
-
-
-def _check_content_type(content_type: str | None) -> None:
-    if content_type is None:
-        return
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise HTTPException(415, f"content-type must be application/json, got {kind[:80]!r}")
-
-
-def _request_body(schema: type[RerankBody]) -> dict[str, Any]:
-    """Describe a body for the OpenAPI document; the route parses it itself."""
-    content = {"application/json": {"schema": schema.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+        watching.cancel()
 
 
 async def _health() -> Response:
@@ -270,20 +183,14 @@ async def _metrics(request: Request) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _http_error(request: Request, raised: Exception) -> Response:
-    """Give every refusal the same JSON body; name an unknown path or method."""
-    if not isinstance(raised, HTTPException):
-        raise raised
-    message = str(raised.detail)
-    if raised.detail in ("Not Found", "Method Not Allowed"):
-        message = f"there is no {request.method[:20]} {request.url.path[:80]!r} here"
-    return JSONResponse({"message": message}, raised.status_code, raised.headers)
-
-
-async def _gone(_: Request, raised: Exception) -> Response:  # noqa: ARG001  # Starlette's signature
-    return Response(status_code=CLIENT_GONE)
-
-
-async def _unforeseen(_: Request, raised: Exception) -> Response:
-    """Answer what is a mistake of this package; the server logs it with its traceback."""
+async def _error(_: Request, raised: Exception) -> Response:
+    """Give every refusal and failure the same JSON body."""
+    if isinstance(raised, HTTPException):
+        return JSONResponse({"message": str(raised.detail)}, raised.status_code, raised.headers)
+    if isinstance(raised, ClientDisconnect):
+        return Response(status_code=499)  # as nginx calls it; nobody reads it, metrics count it
+    if isinstance(raised, RerankError):
+        logger.error("a request could not be scored", exc_info=raised)
+        return JSONResponse({"message": str(raised)}, 500)
+    # A mistake of this package: the server logs it with its traceback.
     return JSONResponse({"message": f"the service failed: {type(raised).__name__}"}, 500)

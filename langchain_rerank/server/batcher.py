@@ -3,93 +3,116 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import math
-import queue
 import threading
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
 
 from langchain_rerank.errors import RerankError, ScoringError
-from langchain_rerank.server.fair_queue import READ_CHARACTERS, FairQueue, Job, cost_of
+from langchain_rerank.scoring import score_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from langchain_rerank.server.fair_queue import Pair, Scored
+    from langchain_rerank.server.metrics import Metrics
     from langchain_rerank.server.served_model import ServedModel
+
+    Pair = tuple[str, str]
 
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 0.1
-_END_SECONDS = 2
+# Characters of a pair that count: about what most models read of it, whatever its length.
+READ_CHARACTERS = 4000
+# What a pair costs beside its characters, so that empty texts cost something.
+_PAIR_CHARACTERS = 20
 # How much the latest pass counts in the measured speed.
 _NEWEST = 0.3
+_END_SECONDS = 2
 
 
-class QueueFullError(RerankError):
-    """Too many requests wait; `retry_after` says in how many seconds there should be room."""
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        """Build the message."""
-        super().__init__(f"{waiting:,} requests wait already; try again in {retry_after} s")
-        self.retry_after = retry_after
+def cost_of(pair: Pair) -> float:
+    """What a pair takes of a pass: characters, which stand for time."""
+    query, passage = pair
+    return min(len(query) + len(passage), READ_CHARACTERS) + _PAIR_CHARACTERS
 
 
-class StoppedError(RerankError):
-    """The service is not running: shut down, or its model could not be loaded."""
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request on its way: the pass that runs has `pairs[len(scores):taken]` of it."""
+
+    pairs: Sequence[Pair]
+    future: asyncio.Future[list[float]]
+    arrived: float = field(default_factory=time.perf_counter)
+    taken: int = 0
+    scores: list[float] = field(default_factory=list)
+    left: float = 0.0
+    """Cost of the pairs that no pass has taken."""
+
+    def __post_init__(self) -> None:
+        """Count what there is to do."""
+        self.left = sum(map(cost_of, self.pairs))
+
+    def take(self, room: float) -> float:
+        """Put pairs into the pass, one at least, and give their cost."""
+        cost = 0.0
+        for pair in self.pairs[self.taken :]:
+            if cost and cost + cost_of(pair) > room:
+                break
+            cost += cost_of(pair)
+            self.taken += 1
+        self.left -= cost
+        return cost
+
+    def end(self, outcome: list[float] | Exception) -> None:
+        """Tell whoever asked, if nobody has given it up."""
+        if self.future.done():
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What one pass was, for metrics."""
+def take(waiting: Iterable[Job], room: float) -> list[Job]:
+    """Take pairs that cost about `room` together.
 
-    requests: int
-    pairs: int
-    tokens: int | None
-    seconds: float
-    waited_seconds: list[float]
-    """How long each request that came to its turn for the first time had waited."""
+    Half of a pass goes to the requests that have the least left, half to the oldest. So a small
+    request waits for one pass, not for the large ones before it, and a large one takes at most
+    twice as long as in the order of arrival, however many small ones come.
 
+    Args:
+        waiting: Requests with pairs that no pass has taken, in order of arrival.
+        room: In characters.
 
-class DaemonThread:
-    """One thread for what blocks; unlike an executor's, it does not hold up the process's end."""
-
-    def __init__(self, name: str) -> None:
-        """Start the thread."""
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in the thread, after those called before."""
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._calls.put((done, function, arguments))
-        return await asyncio.wrap_future(done)
-
-    def end(self, last: Callable[[], Any]) -> None:
-        """Run a last function, and end; wait a little for it, as a pass may take long."""
-        self._calls.put((concurrent.futures.Future(), last, ()))
-        self._calls.put(None)
-        self._thread.join(_END_SECONDS)
-
-    def _run(self) -> None:
-        while call := self._calls.get():
-            done, function, arguments = call
-            if not done.set_running_or_notify_cancel():
-                continue
-            try:
-                done.set_result(function(*arguments))
-            except BaseException as error:  # noqa: BLE001  # whoever waits gets it
-                done.set_exception(error if isinstance(error, Exception) else _as(error))
-            del call, done, arguments
+    Returns:
+        Those that have pairs in the pass.
+    """
+    taken: dict[Job, None] = {}
+    used = 0.0
+    for job in sorted(waiting, key=lambda job: job.left):
+        if used and used + job.left > room / 2:
+            break
+        used += job.take(room / 2)
+        taken[job] = None
+    # Small requests that this pass ends wait for little beside themselves.
+    room = min(room, max(2 * used, room / 4))
+    for job in waiting:
+        if used >= room:
+            break
+        if job.taken < len(job.pairs):
+            used += job.take(room - used)
+            taken[job] = None
+    return list(taken)
 
 
 class Batcher:
-    """Scores requests in passes over the model; see `FairQueue` for whose turn it is.
+    """Scores requests in passes over the model; see `take` for whose turn it is.
 
     A pass takes about `PASS_SECONDS` by the speed of those before. One that fails is scored again
     request by request, so that only those fail that can't be scored. A request that is cancelled
@@ -97,163 +120,147 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        model: ServedModel,
-        *,
-        max_waiting: int,
-        joint: bool = True,
-        pass_seconds: float = PASS_SECONDS,
-        on_pass: Callable[[Pass], None] = lambda _: None,
+        self, model: ServedModel, metrics: Metrics, *, max_waiting: int, joint: bool = True
     ) -> None:
-        """Store the settings.
-
-        Args:
-            model: Is loaded and scores in a thread; nothing else may call it.
-            max_waiting: How many requests may have pairs that no pass has taken.
-            joint: False scores one request after another, each whole and alone.
-            pass_seconds: How long a pass should take.
-            on_pass: Told of every pass.
-        """
+        """Store the settings; `joint=False` scores one request after another, each whole."""
         self._model = model
+        self._metrics = metrics
         self._max_waiting = max_waiting
         self._joint = joint
-        self._pass_seconds = pass_seconds
-        self._on_pass = on_pass
-        self._queue = FairQueue()
+        self._pass_seconds = PASS_SECONDS
+        self._waiting: dict[Job, None] = {}
+        self._changed = threading.Condition()
         self._stopped = True
         self._speed = 0.0
         """Characters a second."""
         self.ready = False
         self.load_error: BaseException | None = None
-        self.on_load_error: Callable[[], None] = lambda: None
-        """Called if the model can't be loaded; whoever runs the app sets it."""
 
     def __len__(self) -> int:
         """How many requests have pairs that no pass has taken yet."""
-        return len(self._queue)
+        return len(self._waiting)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Load the model in the background and score, until the block ends."""
-        thread = DaemonThread("scoring")
-        self._arrived = asyncio.Event()
+    async def running(self, _: object = None) -> AsyncIterator[None]:
+        """Load the model in the background and score, until the block ends: an app's lifespan."""
         self._stopped = False
-        worker = asyncio.create_task(self._work(thread))
+        loop = asyncio.get_running_loop()
+        # A daemon: a pass that takes long must not hold up the end of the process.
+        thread = threading.Thread(target=self._run, args=(loop,), name="scoring", daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            self.stop()
-            worker.cancel()
-            await asyncio.to_thread(thread.end, self._model.close)
+            self._stop()
+            await asyncio.to_thread(thread.join, _END_SECONDS)
 
-    def stop(self) -> None:
-        """Be no longer ready, and refuse what waits and what comes."""
-        self.ready = False
-        self._stopped = True
-        for job in self._queue:
-            job.fail(_stopped())
-
-    async def score(self, pairs: Sequence[Pair]) -> Scored:
-        """Score pairs; to cancel it gives the place up.
+    async def score(self, pairs: Sequence[Pair]) -> list[float]:
+        """Give raw scores of pairs; to cancel it gives the place up.
 
         Raises:
-            QueueFullError: Too many wait.
-            StoppedError: The batcher does not run.
+            HTTPException: Too many wait, or the service is not running (503).
             RerankError: The model failed.
         """
         if self._stopped:
-            raise _stopped()
-        if len(self._queue) >= self._max_waiting:
-            raise QueueFullError(len(self._queue), self._retry_after())
+            raise _not_running()
+        if len(self._waiting) >= self._max_waiting:
+            left = sum(job.left for job in self._waiting)
+            seconds = max(1, math.ceil(left / self._speed)) if self._speed else 1
+            msg = f"{len(self._waiting):,} requests wait already; try again in {seconds} s"
+            raise HTTPException(503, msg, {"retry-after": str(seconds)})
         job = Job(pairs, asyncio.get_running_loop().create_future())
-        self._queue.add(job)
-        self._arrived.set()
+        with self._changed:
+            self._waiting[job] = None
+            self._changed.notify()
         try:
             return await job.future
         finally:
-            self._queue.discard(job)
+            with self._changed:
+                self._waiting.pop(job, None)
 
-    def _retry_after(self) -> int:
-        """Seconds until what waits now should be scored."""
-        left = sum(job.left for job in self._queue)
-        return max(1, math.ceil(left / self._speed)) if self._speed else 1
+    def _stop(self) -> None:
+        with self._changed:
+            self.ready, self._stopped = False, True
+            for job in self._waiting:
+                job.end(_not_running())
+            self._changed.notify()
 
-    async def _work(self, thread: DaemonThread) -> None:
-        try:
-            await thread.call(self._model.load)
-        except Exception as error:  # noqa: BLE001  # whoever waits must hear of it
-            self.load_error = error
-            logger.error("'%s' could not be loaded: %s", self._model.name, error)  # noqa: TRY400
-            self.stop()
-            self.on_load_error()
-            return
-        self.ready = True
-        logger.info("'%s' is loaded", self._model.name)
-        while True:
-            while not self._queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-            room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
-            jobs = self._queue.take(room) if self._joint else self._queue.take_alone()
-            await self._pass(thread, jobs)
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load the model and score until stopped; in the thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            try:
+                self._model.load()
+            except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
+                self.load_error = error
+                logger.error("'%s' could not be loaded: %s", self._model.name, error)  # noqa: TRY400
+                loop.call_soon_threadsafe(self._stop)
+                return
+            self.ready = not self._stopped
+            while self._pass(loop):
+                pass
+        if self._model.local is not None:
+            self._model.local.close()
 
-    async def _pass(self, thread: DaemonThread, jobs: list[Job]) -> None:
-        """Score the chunks of some requests, and hand out what is whole."""
-        started = time.perf_counter()
-        waited = [started - job.arrived for job in jobs if not job.scores]
-        chunks = [job.chunk for job in jobs]
-        try:
-            outcomes = await thread.call(self._outcomes, chunks)
-        except asyncio.CancelledError:
-            for job in jobs:
-                job.fail(_stopped())
-            raise
-        seconds = time.perf_counter() - started
-        speed = sum(cost_of(pair) for chunk in chunks for pair in chunk) / seconds
-        self._speed += _NEWEST * (speed - self._speed) if self._speed else speed
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, RerankError):
-                job.fail(outcome)
-                self._queue.discard(job)
+    def _next(self) -> dict[Job, Sequence[Pair]]:
+        """Wait for requests, and take the pairs of the next pass; none once stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            if self._stopped:
+                return {}
+            if self._joint:
+                room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
+                jobs = take(self._waiting, room)
             else:
-                job.add(*outcome)
-        counts = [0 if isinstance(outcome, RerankError) else outcome[1] for outcome in outcomes]
-        tokens = None if None in counts else round(sum(counts))
-        try:
-            self._on_pass(Pass(len(jobs), sum(map(len, chunks)), tokens, seconds, waited))
-        except Exception:  # the scoring must live on
-            logger.exception("a pass could not be counted")
+                jobs = [next(iter(self._waiting))]
+                jobs[0].take(math.inf)
+            for job in jobs:
+                if job.taken == len(job.pairs):
+                    del self._waiting[job]
+            return {job: job.pairs[len(job.scores) : job.taken] for job in jobs}
 
-    def _outcomes(
-        self, chunks: list[Sequence[Pair]]
-    ) -> list[RerankError | tuple[list[float], float | None]]:
-        """Score chunks together; in the thread.
+    def _pass(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Run a pass, and tell those that are whole now, or failed; nothing once stopped."""
+        if not (chunks := self._next()):
+            return False
+        started = time.perf_counter()
+        for job in chunks:
+            if not job.scores:
+                self._metrics.observe(queue_seconds=started - job.arrived)
+        outcomes = self._outcomes(list(chunks.values()))
+        seconds = time.perf_counter() - started
+        pairs = [pair for chunk in chunks.values() for pair in chunk]
+        speed = sum(map(cost_of, pairs)) / seconds
+        self._speed += _NEWEST * (speed - self._speed) if self._speed else speed
+        counts = {"pass_pairs": len(pairs), "pass_requests": len(chunks)}
+        self._metrics.observe(scoring_seconds=seconds, **counts)
+        for job, outcome in zip(chunks, outcomes, strict=True):
+            if isinstance(outcome, RerankError):
+                with self._changed:
+                    self._waiting.pop(job, None)
+                loop.call_soon_threadsafe(job.end, outcome)
+                continue
+            job.scores += outcome
+            if len(job.scores) == len(job.pairs):
+                loop.call_soon_threadsafe(job.end, job.scores)
+        return True
 
-        Returns:
-            Of each its scores and its share of the tokens read, or what went wrong.
-        """
+    def _outcomes(self, chunks: list[Sequence[Pair]]) -> list[list[float] | RerankError]:
+        """Score chunks together, and give of each its scores, or what went wrong."""
         try:
-            scores, tokens = self._model.score([pair for chunk in chunks for pair in chunk])
+            pairs = [pair for chunk in chunks for pair in chunk]
+            scores = iter(score_pairs(self._model.cross_encoder, pairs))
         except BaseException as error:  # noqa: BLE001  # the thread must live on
             if len(chunks) > 1:
                 logger.warning("a pass of %d requests failed, each is scored alone", len(chunks))
                 return [outcome for chunk in chunks for outcome in self._outcomes([chunk])]
-            return [_as(error)]
-        costs = [sum(map(cost_of, chunk)) for chunk in chunks]
-        shares = [None if tokens is None else tokens * cost / sum(costs) for cost in costs]
-        remaining = iter(scores)
-        parts = [[next(remaining) for _ in chunk] for chunk in chunks]
-        return list(zip(parts, shares, strict=True))
+            if isinstance(error, RerankError):
+                return [error]
+            wrapped = ScoringError(f"{type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            return [wrapped]
+        return [[next(scores) for _ in chunk] for chunk in chunks]
 
 
-def _as(error: BaseException) -> RerankError:
-    """Chain what is not ours: raised in a coroutine, `SystemExit` would end the server."""
-    if isinstance(error, RerankError):
-        return error
-    wrapped = ScoringError(f"{type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _stopped() -> StoppedError:
-    return StoppedError("the service is not running, or is shutting down")
+def _not_running() -> HTTPException:
+    msg = "the service is not running, or is shutting down"
+    return HTTPException(503, msg, {"retry-after": "1"})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, fields
+import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
@@ -11,6 +12,8 @@ from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from langchain_rerank.server.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,6 @@ class Limits:
     Attributes:
         documents: Documents of a request (413).
         text_characters: Characters of the query, or of one document (413).
-        request_characters: Characters of the query and all documents together (413).
         body_bytes: Bytes of a request's body (413); they are counted before any is parsed.
         body_brackets: Opening brackets of a body, in texts as well (413): what nests takes the
             parser far longer than text.
@@ -31,7 +33,6 @@ class Limits:
 
     documents: int = 1000
     text_characters: int = 1_000_000
-    request_characters: int = 4_000_000
     body_bytes: int = 16 * 2**20
     body_brackets: int = 500_000
     held_bytes: int = 128 * 2**20
@@ -44,68 +45,82 @@ class Limits:
         Raises:
             ValueError: One is zero or negative.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in asdict(self).items():
             if not value > 0:
-                msg = f"limit {field.name} must be > 0, got {value!r}"
+                msg = f"limit {name} must be > 0, got {value!r}"
                 raise ValueError(msg)
 
 
+@dataclass
 class LimitsMiddleware:
     """Bounds how large bodies are, how long they take to come, and how many are held at once.
 
     A body is bounded where it is read, whatever the path or the mount: 413, 408 and 503 are
-    raised out of `receive` in the route that reads it, after its key was checked.
+    raised out of `receive` in the route that reads it, after its key was checked. How requests end
+    is counted by route, those without one as "other".
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        """Store the settings."""
-        self._app = app
-        self._limits = limits
-        self._held = 0
+    app: ASGIApp
+    limits: Limits
+    metrics: Metrics
+    held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app with a bounded `receive`."""
+        """Run the app on a bounded body, and count how it answers."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        loop = asyncio.get_running_loop()
-        most = self._limits.body_bytes
-        announced = Headers(scope=scope).get("content-length", "")
-        read = 0
-        whole = False
-        deadline: float | None = None
+        started = time.perf_counter()
+        body = _Body(self, int(Headers(scope=scope).get("content-length", 0)), receive)
+        status = 500  # unless it answers
 
-        async def bounded() -> Message:
-            nonlocal read, whole, deadline
-            if whole:  # whoever asks now wants to know whether the client is still there
-                return await receive()
-            if announced.isdecimal() and int(announced) > most:
-                raise _too_large(most, f"{int(announced):,}")
-            deadline = deadline or loop.time() + self._limits.body_seconds
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as error:
-                seconds = self._limits.body_seconds
-                msg = f"the body must come within {seconds:g} s, got {read:,} bytes of it"
-                raise HTTPException(408, msg, {"connection": "close"}) from error
-            size = len(message.get("body", b""))
-            read += size
-            self._held += size
-            whole = not message.get("more_body", False)
-            if read > most:
-                raise _too_large(most, "more")
-            if self._held > self._limits.held_bytes:
-                msg = f"requests of {self._held:,} bytes wait already; try again later"
-                raise HTTPException(503, msg, {"retry-after": "1"})
-            return message
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
 
         try:
-            await self._app(scope, bounded, send)
+            await self.app(scope, body.receive, noting)
         finally:
-            self._held -= read
+            self.held -= body.read
+            # Of an app that mounts this one the path would hold the mount as well.
+            path = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(path, status).inc()
+            self.metrics.observe(request_seconds=time.perf_counter() - started)
 
 
-def _too_large(most: int, came: str) -> HTTPException:
-    return HTTPException(413, f"the body must be at most {most:,} bytes, got {came}")
+@dataclass(slots=True)
+class _Body:
+    """A request's body on its way in."""
+
+    all: LimitsMiddleware
+    announced: int
+    inner: Receive
+    read: int = 0
+    whole: bool = False
+    deadline: float | None = None
+
+    async def receive(self) -> Message:
+        if self.whole:  # whoever asks now wants to know whether the client is still there
+            return await self.inner()
+        limits = self.all.limits
+        too_large = HTTPException(413, f"the body must be at most {limits.body_bytes:,} bytes")
+        if self.announced > limits.body_bytes:
+            raise too_large
+        self.deadline = self.deadline or asyncio.get_running_loop().time() + limits.body_seconds
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self.inner()
+        except TimeoutError as error:
+            msg = f"the body must come within {limits.body_seconds:g} s"
+            raise HTTPException(408, msg, {"connection": "close"}) from error
+        size = len(message.get("body", b""))
+        self.read += size
+        self.all.held += size
+        self.whole = not message.get("more_body", False)
+        if self.read > limits.body_bytes:
+            raise too_large
+        if self.all.held > limits.held_bytes:
+            msg = f"requests of {self.all.held:,} bytes wait already; try again later"
+            raise HTTPException(503, msg, {"retry-after": "1"})
+        return message

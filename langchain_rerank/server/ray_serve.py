@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-API_KEYS_VARIABLE = "LANGCHAIN_RERANK_SERVER_API_KEYS"
 APPLICATION = "rerank"
 DEPLOYMENT = "RerankReplica"
-_DEFAULT_LIMITS = Limits()
 
 
 class ServeArguments(BaseModel):
@@ -46,8 +44,8 @@ class ServeArguments(BaseModel):
     backend: Literal["torch", "onnx"] = "torch"
     served_name: str | None = None
     cores: int = Field(default=1, ge=1)
-    max_documents: int = Field(default=_DEFAULT_LIMITS.documents, ge=1)
-    max_waiting: int = Field(default=_DEFAULT_LIMITS.waiting, ge=1)
+    max_documents: int = Limits().documents
+    max_waiting: int = Limits().waiting
 
 
 class RerankReplica:
@@ -70,15 +68,6 @@ class RerankReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve asks for it by this name
         return self._app
 
-    async def check_health(self) -> None:
-        """Tell Ray Serve whether this replica answers; it is replaced if not.
-
-        Raises:
-            ModelLoadError: The model could not be loaded.
-        """
-        if error := self._app.state.batcher.load_error:
-            raise ModelLoadError(str(error)) from error
-
 
 def build_app(arguments: dict[str, Any]) -> Application:
     """Build the application that `serve_config.yaml` names; its file sets the deployment.
@@ -93,16 +82,33 @@ def build_app(arguments: dict[str, Any]) -> Application:
     """
     given = ServeArguments.model_validate(arguments)
     kind = OnnxCrossEncoder if given.backend == "onnx" else TorchCrossEncoder
-    keys = [key.strip() for key in os.environ.get(API_KEYS_VARIABLE, "").split(",")]
-    return _deployment().bind(
-        kind(model=given.model),
-        given.cores,
-        {
-            "served_name": given.served_name,
-            "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
-            "api_keys": [key for key in keys if key],
-        },
-    )
+    keys = os.environ.get("LANGCHAIN_RERANK_SERVER_API_KEYS", "").split(",")
+    settings = {
+        "served_name": given.served_name,
+        "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
+        "api_keys": [key.strip() for key in keys if key.strip()],
+    }
+    return deployment().bind(kind(model=given.model), given.cores, settings)
+
+
+def deployment(**options: Any) -> Deployment:
+    """Set the deployment up; `options`, as Ray's `serve.deployment` takes them, come on top."""
+    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+    from ray import serve
+
+    return serve.deployment(
+        **{
+            "name": DEPLOYMENT,
+            # The replica's own queue scores what waits together, so much may wait there; what is
+            # over both numbers is answered by 503.
+            "max_ongoing_requests": 64,
+            "max_queued_requests": 256,
+            "backpressure_config": {"retry_after_s": 1},
+            "health_check_period_s": 5,
+            "graceful_shutdown_wait_loop_s": 1,
+            **options,
+        }
+    )(serve.ingress()(RerankReplica))
 
 
 def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
@@ -139,59 +145,41 @@ def serve_on_ray(  # noqa: PLR0913  # one parameter a setting
             Ray already serves an application of this name.
         ModelLoadError: The replicas could not be started; the message has their error.
     """
-    if not 1 <= replicas <= (max_replicas or replicas):
+    most = max_replicas or replicas
+    if not 1 <= replicas <= most:
         msg = f"expected 1 ≤ replicas ≤ max_replicas, got {replicas} and {max_replicas}"
         raise ValueError(msg)
     require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
+    scale: dict[str, Any] = {"num_replicas": replicas}
+    if max_replicas:
+        autoscaling = {"min_replicas": replicas, "max_replicas": most, "target_ongoing_requests": 8}
+        scale = {"autoscaling_config": {**autoscaling, "upscale_delay_s": 3}}
     with connected({ray_proxy.VARIABLE: ray_proxy.IMPORT_PATH}) as own:
-        most = max_replicas or replicas
         gpus = _gpus(most, gpus_per_replica) if own else gpus_per_replica or 0
-        deployment = scaled(replicas, max_replicas, gpus=gpus, grace_seconds=grace_seconds)
-        cores = max(1, available_cores() // most)
-        application = deployment.bind(cross_encoder, cores, settings)
-        try:
-            # Inside `connected`, as Ray sets handlers of its own.
-            with _until_signal(), deployed(application, host=host, port=port):
-                logger.info("serving on http://%s:%d by %d replicas", host, port, replicas)
-                threading.Event().wait()
-        finally:
-            if own:
-                from ray import serve
-
-                serve.shutdown()  # type: ignore[no-untyped-call]  # Ray left it so
-
-
-def scaled(
-    replicas: int, max_replicas: int | None, *, gpus: float = 0, grace_seconds: float = 30
-) -> Deployment:
-    """Set the deployment up for a number of replicas on this machine.
-
-    Each takes less of Ray's CPUs than its share: one more fits in while a new version takes over.
-    """
-    most = max_replicas or replicas
-    options: dict[str, Any] = {
-        "ray_actor_options": {"num_cpus": min(1, available_cores() / (most + 1)), "num_gpus": gpus},
-        "graceful_shutdown_timeout_s": grace_seconds,
-    }
-    if max_replicas is None:
-        options["num_replicas"] = replicas
-    else:
-        options["autoscaling_config"] = {
-            "min_replicas": replicas,
-            "max_replicas": max_replicas,
-            "target_ongoing_requests": 8,
-            "upscale_delay_s": 3,
-            "look_back_period_s": 5,
-            "downscale_delay_s": 120,
-        }
-    return _deployment().options(**options)
+        # Less of Ray's CPUs than a share: one more fits in while a new version takes over.
+        share = {"num_cpus": min(1, available_cores() / (most + 1)), "num_gpus": gpus}
+        application = deployment(
+            ray_actor_options=share, graceful_shutdown_timeout_s=grace_seconds, **scale
+        ).bind(cross_encoder, max(1, available_cores() // most), settings)
+        for one in (signal.SIGTERM, signal.SIGINT):  # Ray has set handlers of its own
+            signal.signal(one, signal.default_int_handler)
+        with suppress(KeyboardInterrupt), deployed(application, host=host, port=port, stop=own):
+            logger.info("serving on http://%s:%d by %d replicas", host, port, replicas)
+            threading.Event().wait()
 
 
 @contextmanager
 def deployed(
-    application: Application, *, host: str, port: int, route_prefix: str = "/"
+    application: Application, *, host: str, port: int, route_prefix: str = "/", stop: bool = False
 ) -> Iterator[None]:
     """Run an application on the connected Ray for a while; a proxy that runs keeps its address.
+
+    Args:
+        application: Bound to its arguments.
+        host: Address to listen on.
+        port: Must be free.
+        route_prefix: What paths start with.
+        stop: Whether Serve itself ends with the block.
 
     Raises:
         ValueError: There is one of this name.
@@ -202,7 +190,7 @@ def deployed(
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
     if APPLICATION in serve.status().applications:
         msg = (
-            f"this Ray already serves an application {APPLICATION!r}: delete it, or change it by "
+            f"Ray already serves an application {APPLICATION!r}: delete it, or change it by "
             "`serve deploy`"
         )
         raise ValueError(msg)
@@ -218,52 +206,18 @@ def deployed(
     finally:
         # Replicas finish what they have; the proxy refuses the rest.
         serve.delete(APPLICATION)
+        if stop:
+            serve.shutdown()  # type: ignore[no-untyped-call]  # Ray left it so
 
 
 def _gpus(replicas: int, wanted: float | None) -> float:
     """Settle the GPUs of a replica on this machine's Ray, which would wait for missing ones."""
     import ray
 
-    there = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]  # Ray left it so
+    there: float = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]  # Ray left it so
     if wanted is None:
-        share = there / replicas
-        return 1.0 if share >= 1 else math.floor(share * 10_000) / 10_000
+        return math.floor(min(1, there / replicas) * 10_000) / 10_000  # as finely as Ray counts
     if wanted * replicas > there:
-        msg = (
-            f"{replicas} replicas of {wanted:g} GPUs need {wanted * replicas:g}, this machine has "
-            f"{there:g}: take fewer replicas or less for each"
-        )
+        msg = f"{replicas} replicas need {wanted * replicas:g} GPUs, this machine has {there:g}"
         raise ValueError(msg)
     return wanted
-
-
-@contextmanager
-def _until_signal() -> Iterator[None]:
-    """End a block at SIGTERM as at Ctrl-C, whatever it waits for."""
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(one, signal.default_int_handler) for one in signals]
-    try:
-        yield
-    except KeyboardInterrupt:
-        logger.info("finishing what was taken")
-    finally:
-        for one, handler in zip(signals, before, strict=True):
-            signal.signal(one, handler)
-
-
-def _deployment() -> Deployment:
-    """The deployment with what does not depend on the machine."""
-    require("ray", install="langchain-rerank[ray]", purpose="Serving on Ray")
-    from ray import serve
-
-    return serve.deployment(
-        name=DEPLOYMENT,
-        # The replica's own queue scores what waits together, so much may wait there; what is over
-        # both numbers is answered by 503.
-        max_ongoing_requests=64,
-        max_queued_requests=256,
-        backpressure_config={"retry_after_s": 1},
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_wait_loop_s=1,
-    )(serve.ingress()(RerankReplica))

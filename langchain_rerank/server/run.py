@@ -16,11 +16,8 @@ from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
     import asyncio
-    from types import FrameType
 
     from fastapi import FastAPI
-
-    from langchain_rerank.server.batcher import Batcher
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +41,15 @@ def run(app: FastAPI, *, host: str, port: int, grace_seconds: float = 30) -> Non
         OSError: The address can't be listened on.
         ModelLoadError: The model could not be loaded.
     """
-    batcher: Batcher = app.state.batcher
-    listening = listen(host, port)
-    server = make_server(app, grace_seconds=grace_seconds)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=2048)
     shown = f"[{host}]" if ":" in host else host
     name, port = app.state.model.name, listening.getsockname()[1]
     logger.info("serving '%s' on http://%s:%d", name, shown, port)
     with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once all is finished
-        server.run(sockets=[listening])
-    if batcher.load_error is not None:
-        msg = str(batcher.load_error) or type(batcher.load_error).__name__
-        raise ModelLoadError(msg) from batcher.load_error
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket.
-
-    Raises:
-        OSError: The address is taken, or not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        msg = f"could not listen on {host}, port {port}: {error.strerror or error}"
-        raise OSError(msg) from error
+        make_server(app, grace_seconds=grace_seconds).run(sockets=[listening])
+    if error := app.state.batcher.load_error:
+        raise ModelLoadError(str(error) or type(error).__name__) from error
 
 
 def make_server(
@@ -86,35 +67,26 @@ def make_server(
     class Protocol(_WatchedProtocol):
         seconds = client_seconds
 
-    config = uvicorn.Config(
-        app,
-        # h11 bounds a request's headers, httptools does not; a model takes far longer than either.
-        http=Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=math.ceil(grace_seconds),
+    class Server(uvicorn.Server):
+        async def on_tick(self, counter: int) -> bool:
+            return await super().on_tick(counter) or app.state.batcher.load_error is not None
+
+    return Server(
+        uvicorn.Config(
+            app,
+            # h11 bounds a request's headers, httptools does not; a model takes far longer.
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(grace_seconds),
+        )
     )
-    server = _Server(config)
-
-    def end() -> None:
-        server.should_exit = True
-
-    app.state.batcher.on_load_error = end
-    return server
-
-
-class _Server(uvicorn.Server):
-    """Is no longer ready from the signal on, not only when the last request has ended."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.config.app.state.batcher.ready = False  # type: ignore[union-attr]  # the app given above
-        super().handle_exit(sig, frame)
 
 
 class _WatchedProtocol(H11Protocol):

@@ -1,181 +1,144 @@
-"""The rerank dialects as records: Cohere v1 and v2, Jina, text-embeddings-inference.
+"""The rerank dialects of Cohere (v1, v2), Jina and TEI: one body that holds them all, and replies.
 
-Fields that steer another server's insides (`max_chunks_per_doc`, `max_tokens_per_doc`, `priority`,
-`truncate`) are taken and change nothing: how long passages are read is a setting of the model.
+A new dialect is its path in `PATHS`, its fields in `RerankBody` and its answer in `reply`.
 """
 
 from __future__ import annotations
 
+import json
+import reprlib
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.exceptions import HTTPException
 
 from langchain_rerank.ranking import best_first
 
 if TYPE_CHECKING:
-    from langchain_rerank.server.fair_queue import Scored
+    from langchain_rerank.server.limits import Limits
     from langchain_rerank.server.served_model import ServedModel
 
+PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
-def _check_query(query: Any) -> Any:
-    if isinstance(query, str) and not query.strip():
-        kind = "blank"
-        raise PydanticCustomError(kind, "must hold text")
+
+def _check_query(query: str) -> str:
+    if not query.strip():
+        msg = "must hold text"
+        raise ValueError(msg)
     return query
 
 
-def _check_document(document: Any) -> Any:
-    if not isinstance(document, (str, dict)):
-        kind = "document"
-        raise PydanticCustomError(kind, "must be a string or an object with the field 'text'")
-    return document
-
-
-# A blank query is refused by a function, which a schema can't show but by a pattern.
-Query = Annotated[
-    str, BeforeValidator(_check_query), Field(json_schema_extra={"pattern": r"\S", "minLength": 1})
-]
 # Without `fail_fast` eight million wrong entries make as many errors: 22 s and 7 GB.
-Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
-Document = Annotated[str | dict[str, Any], BeforeValidator(_check_document)]
-Documents = Annotated[list[Document], Field(min_length=1, fail_fast=True)]
+_Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+_Documents = Annotated[list[str | dict[str, Any]], Field(min_length=1, fail_fast=True)]
 
 
 class RerankBody(BaseModel):
-    """Types are taken as they are, and fields that a dialect may grow are let through."""
+    """Body of every dialect: TEI sends `texts`, the others `documents`.
 
-    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
-
-    query: Query
-    # vLLM's servers take one; here it would be dropped in silence, so it is refused.
-    instruction: None = None
-
-    def passages(self) -> tuple[str, list[Any]]:
-        """Name the field that holds what is ranked, and give it."""
-        return "documents", self.documents  # type: ignore[attr-defined]  # every body but TEI's
-
-    def reply(self, scored: Scored, model: ServedModel) -> Any:
-        """Answer in the dialect's shape.
-
-        Raises:
-            ScoringError: A score is not finite.
-        """
-        raise NotImplementedError
-
-
-class CohereV2Body(RerankBody):
-    """Body of `POST /v2/rerank`: https://docs.cohere.com/reference/rerank."""
-
-    model: str | None = None
-    documents: Texts
-    top_n: int | None = Field(default=None, ge=1)
-    max_tokens_per_doc: int | None = None
-    priority: int | None = None
-
-    def reply(self, scored: Scored, model: ServedModel) -> Any:
-        """Answer with indices and scores alone."""
-        results = _ranked(model.relevance_scores(scored.scores), "relevance_score", self.top_n)
-        return {"id": str(uuid.uuid4()), "results": results, "meta": _meta("2")}
-
-
-class CohereV1Body(RerankBody):
-    """Body of `POST /v1/rerank`: https://docs.cohere.com/v1/reference/rerank, and Jina's."""
-
-    model: str | None = None
-    documents: Documents
-    top_n: int | None = Field(default=None, ge=1)
-    rank_fields: Texts | None = None
-    return_documents: bool | None = None
-    max_chunks_per_doc: int | None = None
-
-    def reply(self, scored: Scored, model: ServedModel) -> Any:
-        """Answer with the tokens read, and the documents if asked."""
-        results = _ranked(model.relevance_scores(scored.scores), "relevance_score", self.top_n)
-        if self.return_documents:
-            for result in results:
-                document = self.documents[result["index"]]
-                result["document"] = {"text": document} if isinstance(document, str) else document
-        usage = {} if scored.tokens is None else {"usage": {"total_tokens": round(scored.tokens)}}
-        answer = {"id": str(uuid.uuid4()), "model": model.name, "results": results}
-        return {**answer, **usage, "meta": _meta("1")}
-
-
-class JinaOrTeiBody(CohereV1Body):
-    """Body of `POST /rerank`: text-embeddings-inference's `texts`, or Jina's `documents`."""
+    Types are taken as they are. Other fields are let through and change nothing, as they steer
+    another server's insides (`max_chunks_per_doc`, `max_tokens_per_doc`, `priority`, `truncate`):
+    how long passages are read is a setting of the model.
+    """
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["texts"]}, {"required": ["documents"]}]}
+        strict=True,
+        protected_namespaces=(),
+        json_schema_extra={"oneOf": [{"required": ["texts"]}, {"required": ["documents"]}]},
     )
 
-    documents: Documents = Field(default=[])
-    return_documents: bool | None = True
-    texts: Texts = Field(default=[])
+    model: str | None = None
+    # A schema can show that it must not be blank by a pattern alone.
+    query: Annotated[str, AfterValidator(_check_query), Field(json_schema_extra={"pattern": r"\S"})]
+    documents: _Documents = Field(default=[])
+    top_n: int | None = Field(default=None, ge=1)
+    rank_fields: _Texts = Field(default=["text"])
+    return_documents: bool | None = None
+    texts: _Texts = Field(default=[])
     raw_scores: bool = False
     return_text: bool = False
-    truncate: bool | None = None
     truncation_direction: Literal["Right", "right"] = "Right"
+    # vLLM's servers take one; here it would be dropped in silence, so it is refused.
+    instruction: None = None
 
     @model_validator(mode="after")
     def _check_either(self) -> Self:
         if bool(self.texts) == bool(self.documents):
-            kind, msg = "either", "must have either the field texts or the field documents"
-            raise PydanticCustomError(kind, msg)
+            msg = "must have either the field documents or the field texts"
+            raise ValueError(msg)
         return self
 
-    def passages(self) -> tuple[str, list[Any]]:
-        """Name the field that holds what is ranked, and give it."""
-        return ("texts", self.texts) if self.texts else super().passages()
 
-    def reply(self, scored: Scored, model: ServedModel) -> Any:
-        """Answer a list for `texts`, else as Jina does."""
-        if not self.texts:
-            # Jina gives documents back unless told not to, by null as well.
-            self.return_documents = self.return_documents is not False
-            return super().reply(scored, model)
-        results = _ranked(model.tei_scores(scored.scores, as_logits=self.raw_scores), "score")
-        if self.return_text:
-            for result in results:
-                result["text"] = self.texts[result["index"]]
-        return results
+def parse(body: bytes, limits: Limits) -> tuple[RerankBody, list[str]]:
+    """Parse and check a body; of one in its limits it takes under a second.
+
+    Returns:
+        The record, and the texts to score.
+
+    Raises:
+        HTTPException: It is no such body (422), or too much (413).
+    """
+    _check_most("the body", limits.body_brackets, body.count(b"[") + body.count(b"{"), "brackets")
+    try:
+        # Python's parser takes what Python's clients send, lone surrogates (`\ud800`) as well.
+        parsed = RerankBody.model_validate(json.loads(body.decode(), parse_constant=_refuse))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        msg = f"{where}: {first['msg']}, got {reprlib.repr(first['input'])}"
+        raise HTTPException(422, msg) from error
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"the body must be JSON in UTF-8: {error}") from error
+    field, documents = ("texts", parsed.texts) if parsed.texts else ("documents", parsed.documents)
+    _check_most(field, limits.documents, len(documents), "entries")
+    texts = [_text(one, f"{field}.{i}", parsed.rank_fields) for i, one in enumerate(documents)]
+    _check_most("query", limits.text_characters, len(parsed.query), "characters")
+    for i, text in enumerate(texts):
+        _check_most(f"{field}.{i}", limits.text_characters, len(text), "characters")
+    return parsed, texts
+
+
+def _refuse(constant: str) -> NoReturn:
+    msg = f"{constant} is no number"
+    raise ValueError(msg)
+
+
+def _check_most(name: str, most: int, came: int, unit: str) -> None:
+    if came > most:
+        raise HTTPException(413, f"{name} must be at most {most:,} {unit}, got {came:,}")
+
+
+def _text(document: str | dict[str, Any], where: str, fields: list[str]) -> str:
+    """Take what is scored out of a document: of an object the fields that it has, a line each."""
+    if isinstance(document, str):
+        return document
+    values = [document[field] for field in fields if document.get(field) is not None]
+    if not values or not all(isinstance(value, str) for value in values):
+        msg = f"{where} must be a string, or have text in a field of {reprlib.repr(fields)}"
+        raise HTTPException(422, msg)
+    return "\n".join(values)
 
 
 class Result(BaseModel):
-    """One document of a reply, best first."""
+    """One document of a reply, best first; `index` is its place in the request, from 0."""
 
     index: int
-    """Its place in the request, from 0."""
     relevance_score: float
     document: dict[str, Any] | None = None
 
 
-class CohereV2Reply(BaseModel):
-    """Reply of `POST /v2/rerank`."""
+class RerankReply(BaseModel):
+    """Reply to `documents`."""
 
     id: str
+    model: str
     results: list[Result]
     meta: dict[str, Any]
 
 
-class Usage(BaseModel):
-    """What a request took."""
-
-    total_tokens: int
-    """Tokens that the model read. Of requests that were scored together each has the share of its
-    characters."""
-
-
-class RerankReply(CohereV2Reply):
-    """Reply of `POST /v1/rerank`, and of `POST /rerank` with `documents`: Cohere's and Jina's."""
-
-    model: str
-    usage: Usage | None = None
-    """Left out for a model that does not count tokens."""
-
-
 class TeiResult(BaseModel):
-    """One text of the list that `POST /rerank` gives for `texts`, best first."""
+    """One text of the list that is the reply to `texts`, best first."""
 
     index: int
     score: float
@@ -188,11 +151,32 @@ class ErrorReply(BaseModel):
     message: str
 
 
-def _ranked(scores: list[float], name: str, top_n: int | None = None) -> list[dict[str, Any]]:
-    """List the best, best first; ties keep the order of the request."""
-    return [{"index": index, name: scores[index]} for index in best_first(scores)[:top_n]]
+def reply(asked: RerankBody, raw: list[float], model: ServedModel, path: str) -> Any:
+    """Answer in the dialect of a body and its path; ties keep the order of the request.
 
-
-def _meta(version: str) -> dict[str, Any]:
-    """What Cohere's SDK expects beside the results."""
-    return {"api_version": {"version": version}, "billed_units": {"search_units": 1}}
+    Raises:
+        HTTPException: Logits are asked of a model that has none (422).
+        ScoringError: A score is not finite.
+    """
+    if asked.texts:
+        if asked.raw_scores and model.local is None:
+            msg = f"raw_scores must be false: '{model.name}' gives scores, not logits"
+            raise HTTPException(422, msg)
+        scores = model.scores(raw, logits=asked.raw_scores)
+        found: list[dict[str, Any]] = [{"index": i, "score": scores[i]} for i in best_first(scores)]
+        if asked.return_text:
+            for one in found:
+                one["text"] = asked.texts[one["index"]]
+        return found
+    scores = model.scores(raw)
+    results: list[dict[str, Any]] = [
+        {"index": i, "relevance_score": scores[i]} for i in best_first(scores)[: asked.top_n]
+    ]
+    # Jina gives documents back unless told not to, Cohere if told to.
+    if asked.return_documents or (asked.return_documents is None and path == "/rerank"):
+        for result in results:
+            document = asked.documents[result["index"]]
+            result["document"] = {"text": document} if isinstance(document, str) else document
+    version = "1" if path == "/v1/rerank" else "2"
+    meta = {"api_version": {"version": version}, "billed_units": {"search_units": 1}}
+    return {"id": str(uuid.uuid4()), "model": model.name, "results": results, "meta": meta}

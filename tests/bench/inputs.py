@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from langchain_rerank.evaluation import Dataset
-    from tests.bench.systems import Pairs, Weights
+    from tests.bench.systems import Pairs
 
     Run = Mapping[str, Mapping[str, float]]
 
@@ -19,75 +19,54 @@ _QUESTIONS = (
     "How does the with statement call __enter__ and __exit__?",
     "What is the difference between a list and a tuple?",
     "When is a default argument evaluated?",
-    "How are nested list comprehensions evaluated?",
-    "What does yield from do?",
-    "How is attribute access customised?",
-    "What is a metaclass?",
-    "How does the import statement find a module?",
-    "Which operators bind more tightly than comparisons?",
 )
+
+
+def queries_of(
+    data: Path | None, qrels: str, queries: int, candidates: int
+) -> tuple[list[Pairs], str]:
+    """Take queries of a BEIR folder or of the Python reference, and say which.
+
+    A folder's candidates are those of runs/bm25.trec, else of the first run by name.
+    """
+    if data is None:
+        return python_queries(queries, candidates), "the Python language reference"
+    from langchain_rerank.evaluation import load_beir, read_run
+
+    dataset = load_beir(data, qrels, partial_corpus=True)
+    runs = sorted((data / "runs").glob("*.trec"), key=lambda path: (path.stem != "bm25", path))
+    if not runs:
+        msg = f"expected the run of a first stage in {data}/runs, got no *.trec there"
+        raise ValueError(msg)
+    pairs = dataset_queries(dataset, read_run(runs[0]), queries, candidates)
+    return pairs, f"{data.resolve().name}, candidates of {runs[0].name}"
 
 
 def python_queries(queries: int, candidates: int) -> list[Pairs]:
     """Take questions on the Python language reference, each with chunks of it at random."""
     from langchain_rerank.corpus import python_reference
 
-    chunks = [chunk.page_content for chunk in python_reference()]
+    texts = [chunk.page_content for chunk in python_reference()]
     return [
-        [(_QUESTIONS[seed % len(_QUESTIONS)], text) for text in _sample(chunks, candidates, seed)]
+        [(_QUESTIONS[seed % len(_QUESTIONS)], text) for text in generator.sample(texts, candidates)]
         for seed in range(queries)
+        for generator in [random.Random(seed)]  # noqa: S311  # the choice of passages is no secret
     ]
 
 
-def run_file(folder: Path) -> Path | None:
-    """Find the run of a first stage in a BEIR folder: BM25's, else the first by name."""
-    found = sorted((folder / "runs").glob("*.trec"), key=lambda path: (path.stem != "bm25", path))
-    return found[0] if found else None
-
-
-def dataset_queries(
-    dataset: Dataset, run: Run | None, queries: int, candidates: int
-) -> list[Pairs]:
-    """Take queries evenly spread, with the best candidates of a run, or passages at random."""
+def dataset_queries(dataset: Dataset, run: Run, queries: int, candidates: int) -> list[Pairs]:
+    """Take judged queries evenly spread, with the best candidates of a run."""
     corpus = {key: document.page_content for key, document in (dataset.corpus or {}).items()}
-    asked = [query_id for query_id in dataset.qrels if run is None or query_id in run]
-    if not asked:
-        msg = f"the run answers none of the {len(dataset.qrels)} judged queries"
-        raise ValueError(msg)
-    queries = min(queries, len(asked))
-    chosen: list[Pairs] = []
-    for query_id in (asked[number * len(asked) // queries] for number in range(queries)):
-        if run is None:
-            passages = _sample(list(corpus.values()), candidates, len(chosen))
-        else:
-            # Candidates outside the corpus, which may be a part, cost no places.
-            passages = [corpus[one] for one in run[query_id] if one in corpus][:candidates]
+    asked = [query_id for query_id in dataset.qrels if query_id in run]
+    chosen = []
+    for query_id in asked[:: max(1, len(asked) // queries)][:queries]:
+        # Candidates outside the corpus, which may be a part, cost no places.
+        passages = [corpus[one] for one in run[query_id] if one in corpus][:candidates]
         if not passages:
             msg = f"the run names no document of the corpus for query {query_id!r}"
             raise ValueError(msg)
         chosen.append([(dataset.queries[query_id], passage) for passage in passages])
+    if not chosen:
+        msg = f"the run answers none of the {len(dataset.qrels)} judged queries"
+        raise ValueError(msg)
     return chosen
-
-
-def _sample(texts: list[str], size: int, seed: int) -> list[str]:
-    generator = random.Random(seed)  # noqa: S311  # the choice of passages is no secret
-    return generator.sample(texts, min(size, len(texts)))
-
-
-def ndcg_at_10(
-    dataset: Dataset, run: Run, weights: Weights, keys: set[str], candidates: int
-) -> dict[str, float]:
-    """Measure the first stage, and those of our "torch" and "onnx" that were timed."""
-    from langchain_rerank import OnnxCrossEncoder, Reranker, TorchCrossEncoder
-    from langchain_rerank.evaluation import RerankedRun, evaluate
-
-    systems = {"first stage": run}
-    for key, model in (
-        ("torch", TorchCrossEncoder(model=weights.checkpoint, device=weights.device)),
-        ("onnx", OnnxCrossEncoder(model=weights.checkpoint)),
-    ):
-        if key in keys:
-            reranker = Reranker(model=model, top_n=None, deduplicate=False)
-            systems[key] = RerankedRun(run, reranker, fetch_k=candidates)
-    report = evaluate(systems, dataset, ("nDCG@10",), show_progress=False)
-    return {name: found.summaries["nDCG@10"].mean for name, found in report.systems.items()}

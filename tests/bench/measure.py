@@ -1,23 +1,36 @@
-"""Timing systems side by side: alternating rounds, medians and paired ratios."""
+"""Timing systems side by side, each in a process of its own: alternating rounds, paired ratios."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
 import random
 import statistics
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.bench.systems import SYSTEMS
-from tests.bench.worker import SystemFailedError, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.bench.systems import Pairs, Weights
+    from tests.bench.systems import Pairs, Score, Weights
 
 # What a system is warmed up on before it is timed.
 _FIRST_PAIRS = 8
+# In a system's process: what it has loaded.
+_loaded: dict[str, Score] = {}
+
+
+class SystemFailedError(Exception):
+    """A system could not load or score; the message has its own error."""
 
 
 @dataclass(slots=True)
@@ -29,7 +42,7 @@ class Timing:
     seconds: list[float] = field(default_factory=list)
     """One a round and query, in the same order for every system."""
     scores: list[list[float]] = field(default_factory=list)
-    """Of each query, in the first round."""
+    """As `seconds`."""
     peak_bytes: int | None = None
 
 
@@ -43,46 +56,96 @@ def measure(
     """
     timings: dict[str, Timing] = {}
     failed: dict[str, str] = {}
+    processes: dict[str, ProcessPoolExecutor] = {}
     # Shuffled each time, so that no system always runs after the same other one.
     order = random.Random(0)  # noqa: S311  # no secret
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
         for key in keys:
             say(f"loading {SYSTEMS[key].name}")
             try:
-                workers[key] = stack.enter_context(_started(key, weights, queries[0]))
+                # The first start fills the caches that the second, which counts, starts from.
+                start_process(key, weights, queries[0][:_FIRST_PAIRS])[0].shutdown()
+                processes[key], seconds = start_process(key, weights, queries[0][:_FIRST_PAIRS])
+                stack.enter_context(processes[key])
+                # The first call of full size is the slowest: memory is taken, kernels are chosen.
+                ask(processes[key], score, queries[0])
+                timings[key] = Timing(seconds)
             except SystemFailedError as error:
                 failed[key] = str(error)
-                continue
-            timings[key] = Timing(workers[key].cold_start_s)
         for number in range(rounds):
             for pairs in queries:
                 for key in order.sample(list(timings), len(timings)):
                     say(f"round {number + 1} of {rounds}: {SYSTEMS[key].name}")
                     try:
-                        seconds, scores = workers[key].score(pairs)
-                        timings[key].peak_bytes = workers[key].peak_bytes()
+                        seconds, scores, peak = ask(processes[key], score, pairs)
                     except SystemFailedError as error:
                         failed[key] = str(error)
                         del timings[key]
                         continue
                     timings[key].seconds.append(seconds)
-                    if number == 0:
-                        timings[key].scores.append(scores)
+                    timings[key].scores.append(scores)
+                    timings[key].peak_bytes = peak
     return timings, failed
 
 
-def _started(key: str, weights: Weights, pairs: Pairs) -> Worker:
-    """Start a system for the second time, the first having filled the caches it starts from."""
-    Worker(key, weights, pairs[:_FIRST_PAIRS]).close()
-    worker = Worker(key, weights, pairs[:_FIRST_PAIRS])
+def start_process(key: str, weights: Weights, pairs: Pairs) -> tuple[ProcessPoolExecutor, float]:
+    """Load a system in a process, whose imports and memory are its own; and the seconds it took."""
+    start = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    process = ProcessPoolExecutor(1, context, initializer=_be_quiet)
     try:
-        # The first call of full size is the slowest: memory is taken, kernels are chosen.
-        worker.score(pairs)
+        ask(process, _load, key, weights)
+        ask(process, score, pairs)
     except BaseException:
-        worker.close()
+        process.shutdown()
         raise
-    return worker
+    return process, time.perf_counter() - start
+
+
+def ask(process: ProcessPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a system's process, or raise SystemFailedError."""
+    try:
+        return process.submit(_called, function, *arguments).result()
+    except BrokenProcessPool as error:
+        msg = "its process came to a sudden end"
+        raise SystemFailedError(msg) from error
+
+
+def _called(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001  # another library's; as a text, it may not pickle
+        msg = f"{type(error).__name__}: {error}"
+        raise SystemFailedError(msg) from None
+
+
+def _load(key: str, weights: Weights) -> None:
+    _loaded["system"] = SYSTEMS[key].load(weights)
+
+
+def score(pairs: Pairs) -> tuple[float, list[float], int | None]:
+    """Score pairs in a system's process; gives seconds, scores and the process's peak in bytes."""
+    start = time.perf_counter()
+    scores = [float(one) for one in _loaded["system"](pairs)]
+    seconds = time.perf_counter() - start
+    if len(scores) != len(pairs):
+        msg = f"it gave {len(scores)} scores for {len(pairs)} pairs"
+        raise ValueError(msg)
+    # getrusage would count what the parent held when it started this process.
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    peaks = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return seconds, scores, next(peaks, None)
+
+
+def _be_quiet() -> None:
+    """Keep what libraries print, in Python or beneath it, out of the table."""
+    os.environ["TQDM_DISABLE"] = "1"
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def paired_ratio(slow: Timing, fast: Timing) -> float:
@@ -93,12 +156,11 @@ def paired_ratio(slow: Timing, fast: Timing) -> float:
 
 def top_overlap(scores: list[list[float]], reference: list[list[float]], depth: int = 10) -> float:
     """Share of the reference's best `depth` candidates that are among the best of `scores`."""
-    shares = []
-    for mine, other in zip(scores, reference, strict=True):
-        best, expected = _best(mine, depth), _best(other, depth)
-        shares.append(len(best & expected) / len(expected))
-    return statistics.fmean(shares)
+    pairs = zip(map(_order, scores), map(_order, reference), strict=True)
+    return statistics.fmean(
+        len({*mine[:depth]} & {*other[:depth]}) / min(depth, len(other)) for mine, other in pairs
+    )
 
 
-def _best(scores: list[float], depth: int) -> set[int]:
-    return set(sorted(range(len(scores)), key=lambda position: -scores[position])[:depth])
+def _order(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda position: -scores[position])

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import operator
 import platform
 import statistics
 import subprocess
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.stores import InMemoryByteStore
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from langchain_rerank.cli.console import console
+from langchain_rerank import CachedCrossEncoder, create_rerank_retriever
 from langchain_rerank.cross_encoders.processes import available_cores
 from tests.bench.measure import Timing, paired_ratio, top_overlap
-from tests.bench.overhead import overhead_s
 from tests.bench.systems import SYSTEMS
+from tests.fakes import RecordingRetriever
 
 if TYPE_CHECKING:
     from tests.bench.systems import Pairs, Weights
@@ -26,9 +30,10 @@ if TYPE_CHECKING:
 _AGAINST = ("flag", "huggingface", "flashrank")
 _REFERENCE = "torch"
 _TOP = 10
+_OVERHEAD_RUNS = 50
 _PACKAGES = (
     *("torch", "transformers", "onnxruntime", "FlagEmbedding", "flashrank"),
-    *("sentence-transformers", "optimum-onnx", "langchain-core", "langchain-community"),
+    *("sentence-transformers", "langchain-core", "langchain-community"),
 )
 
 
@@ -40,36 +45,34 @@ def make_report(
         reasons = "; ".join(f"{SYSTEMS[key].name}: {why}" for key, why in failed.items())
         msg = f"no system could score: {reasons}"
         raise ValueError(msg)
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
+    cached = CachedCrossEncoder(_Instant(), InMemoryByteStore(), namespace="bench")
     return {
-        "model": weights.checkpoint,
-        "graph": weights.graph,
-        "device": weights.device,
+        **asdict(weights),
         "queries": len(queries),
         "candidates": max(map(len, queries)),
         "systems": {key: _figures(timing, timings, queries) for key, timing in timings.items()},
         "left_out": failed,
-        "overhead_s": overhead_s(queries[0], cached=False),
-        "cached_s": overhead_s(queries[0], cached=True),
+        "overhead_s": _overhead_s(queries[0], _Instant()),
+        "cached_s": _overhead_s(queries[0], cached),
         "processor": processor(weights.device),
         "cores": available_cores(),
-        "versions": _versions(),
-        "commit": _commit(),
+        "versions": {name: installed.get(name) for name in _PACKAGES},
+        "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def _figures(timing: Timing, timings: dict[str, Timing], queries: list[Pairs]) -> dict[str, Any]:
+    # As many times as there were rounds.
+    pairs = [len(query) for query in queries] * (len(timing.seconds) // len(queries))
     reference = timings.get(_REFERENCE)
-    rates = [
-        len(queries[position % len(queries)]) / seconds
-        for position, seconds in enumerate(timing.seconds)
-    ]
     # With ten candidates or fewer everybody keeps the best ten.
-    comparable = reference is not None and min(map(len, queries)) > _TOP
+    comparable = reference is not None and min(pairs) > _TOP
     return {
         "median_s": statistics.median(timing.seconds),
         "seconds": timing.seconds,
-        "pairs_per_s": statistics.median(rates),
+        "pairs_per_s": statistics.median(map(operator.truediv, pairs, timing.seconds)),
         "times_as_fast_as": {
             key: paired_ratio(timings[key], timing) for key in _AGAINST if key in timings
         },
@@ -79,41 +82,50 @@ def _figures(timing: Timing, timings: dict[str, Timing], queries: list[Pairs]) -
     }
 
 
-def print_report(report: dict[str, Any], file: Path | None, *, markdown: bool) -> None:
-    """Print the figures, and write all of them to a file if one is given."""
-    if file is not None:
-        file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(
-        f"\n[bold]{report['queries']} queries × {report['candidates']} passages[/bold]\n"
-        f"{escape(report['data'])}; {escape(report['processor'])}, {report['cores']} cores; "
-        f"commit {report['commit'] or 'unknown'}"
-    )
-    headings, rows = _rows(report)
-    if markdown:
-        lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        console.print(text, markup=False, soft_wrap=True)
-    else:
-        table = Table(headings[0])
-        for heading in headings[1:]:
-            table.add_column(heading, justify="right")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
-    for key, reason in report["left_out"].items():
-        why = " ".join(reason.split())
-        console.print(f"left out: {SYSTEMS[key].name} ({why})", markup=False, soft_wrap=True)
-    if report["ndcg_at_10"]:
-        values = ", ".join(f"{key} {value:.4f}" for key, value in report["ndcg_at_10"].items())
-        console.print(f"nDCG@10: {values}")
-    console.print(
-        f"around the scoring {report['overhead_s'] * 1000:.1f} ms a query, "
-        f"with every score cached {report['cached_s'] * 1000:.1f} ms"
-    )
+class _Instant(BaseCrossEncoder):
+    """Scores that cost nothing."""
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        return [float(position % 7) for position in range(len(text_pairs))]
 
 
-def _rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table: the fastest system first, those that failed last."""
+def _overhead_s(pairs: Pairs, scorer: BaseCrossEncoder) -> float:
+    """Median seconds of a traced `RerankRetriever.invoke` but for first stage and scoring."""
+    documents = [
+        Document(passage, id=str(number), metadata={"source": "bench", "place": number})
+        for number, (_, passage) in enumerate(pairs)
+    ]
+    retriever = create_rerank_retriever(
+        RecordingRetriever(documents=documents), reranker=scorer, fetch_k=len(documents), k=1
+    )
+    seconds = []
+    for _ in range(_OVERHEAD_RUNS):
+        start = time.perf_counter()
+        retriever.invoke(pairs[0][0], {"callbacks": [RunCollectorCallbackHandler()]})
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """Say what was timed, and lay out a row a system."""
+    headings, *rows = _rows(report)
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    left_out = [
+        f"left out: {SYSTEMS[key].name} ({' '.join(reason.split())})"
+        for key, reason in report["left_out"].items()
+    ]
+    head = (
+        f"{report['queries']} queries × {report['candidates']} passages of {report['data']}; "
+        f"{report['processor']}, {report['cores']} cores; commit {report['commit'] or 'unknown'}"
+    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    overhead, cached = (1000 * report[key] for key in ("overhead_s", "cached_s"))
+    foot = f"around the scoring {overhead:.1f} ms a query, with every score cached {cached:.1f} ms"
+    return "\n\n".join([head, table, *left_out, foot])
+
+
+def _rows(report: dict[str, Any]) -> list[list[str]]:
+    """Headings, then a row a system: the fastest first, those that failed last."""
     systems = sorted(report["systems"].items(), key=lambda item: item[1]["median_s"])
     others = [key for key in _AGAINST if key in report["systems"]]
     headings = [
@@ -134,7 +146,7 @@ def _rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         for key, row in systems
     ]
     empty = ["left out, see below", *[""] * (len(headings) - 2)]
-    return headings, [*rows, *([SYSTEMS[key].name, *empty] for key in report["left_out"])]
+    return [headings, *rows, *([SYSTEMS[key].name, *empty] for key in report["left_out"])]
 
 
 def processor(device: str = "cpu") -> str:
@@ -148,17 +160,7 @@ def processor(device: str = "cpu") -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the source tree that runs, marked where it was edited; None outside git."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # the user's git

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 Pairs = list[tuple[str, str]]
 Score = Callable[[Pairs], Sequence[float]]
@@ -20,11 +20,8 @@ class Weights:
     """What every system loads, and where it runs it."""
 
     checkpoint: str
-    """Name or folder of a Hugging Face checkpoint."""
     graph: str | None = None
     """Folder of an int8 ONNX graph of the same model with its tokenizer."""
-    flashrank_graph: str | None = None
-    """The same graph, laid out as FlashRank looks for it."""
     device: str = "cpu"
 
 
@@ -48,30 +45,20 @@ def _onnx_given(weights: Weights) -> Score:
     return _onnx(replace(weights, checkpoint=str(weights.graph)))
 
 
-def _torch(dtype: str) -> Callable[[Weights], Score]:
-    def load(weights: Weights) -> Score:
-        from langchain_rerank import TorchCrossEncoder
+def _torch(weights: Weights, dtype: str) -> Score:
+    from langchain_rerank import TorchCrossEncoder
 
-        settings: dict[str, Any] = {"device": weights.device, "dtype": dtype}
-        return TorchCrossEncoder(model=weights.checkpoint, **settings).score
-
-    return load
+    return TorchCrossEncoder(model=weights.checkpoint, device=weights.device, dtype=dtype).score
 
 
-def _flag(**settings: Any) -> Callable[[Weights], Score]:
-    def load(weights: Weights) -> Score:
-        from FlagEmbedding import FlagReranker
+def _flag(weights: Weights, **settings: int) -> Score:
+    from FlagEmbedding import FlagReranker
 
-        # A list of one device: None would take every GPU.
-        reranker = FlagReranker(
-            weights.checkpoint,
-            use_fp16=weights.device != "cpu",
-            devices=[weights.device],
-            **settings,
-        )
-        return reranker.compute_score
-
-    return load
+    # A list of one device: None would take every GPU.
+    gpu = weights.device != "cpu"
+    return FlagReranker(
+        weights.checkpoint, use_fp16=gpu, devices=[weights.device], **settings
+    ).compute_score
 
 
 def _huggingface(weights: Weights) -> Score:
@@ -83,10 +70,20 @@ def _huggingface(weights: Weights) -> Score:
 
 def _flashrank(weights: Weights) -> Score:
     from flashrank import Ranker, RerankRequest
+    from transformers import AutoConfig
 
-    folder = Path(str(weights.flashrank_graph))
-    # It keeps its models as cache_dir/name and takes the graph's file name from a table.
-    ranker = Ranker(model_name=folder.name, cache_dir=str(folder.parent), log_level="WARNING")
+    [graph] = Path(str(weights.graph)).rglob("*.onnx")
+    config = AutoConfig.from_pretrained(weights.checkpoint)
+    with tempfile.TemporaryDirectory() as cache:
+        # A name that FlashRank knows: it takes a graph's file name from a table, by model.
+        folder = Path(cache) / "ms-marco-MiniLM-L-12-v2"
+        ours = shutil.ignore_patterns("config.json")
+        shutil.copytree(graph.parent, folder, copy_function=os.symlink, ignore=ours)
+        (folder / graph.name).rename(folder / "flashrank-MiniLM-L-12-v2_Q.onnx")
+        # transformers 5 leaves it out where it is the default; FlashRank reads it.
+        full = {**config.to_dict(), "pad_token_id": config.pad_token_id}
+        (folder / "config.json").write_text(json.dumps(full), encoding="utf-8")
+        ranker = Ranker(model_name=folder.name, cache_dir=cache, log_level="WARNING")
 
     def score(pairs: Pairs) -> Sequence[float]:
         passages = [{"id": i, "text": passage} for i, (_, passage) in enumerate(pairs)]
@@ -99,12 +96,12 @@ def _flashrank(weights: Weights) -> Score:
 SYSTEMS = {
     "onnx": System("langchain-rerank, ONNX int8", _onnx),
     "onnx-given": System("langchain-rerank, ONNX int8, given graph", _onnx_given, needs_graph=True),
-    "torch-bf16": System("langchain-rerank, torch bfloat16", _torch("bfloat16")),
-    "torch": System("langchain-rerank, torch float32", _torch("float32")),
+    "torch-bf16": System("langchain-rerank, torch bfloat16", partial(_torch, dtype="bfloat16")),
+    "torch": System("langchain-rerank, torch float32", partial(_torch, dtype="float32")),
     "flashrank": System("FlashRank, given graph", _flashrank, needs_graph=True),
     "huggingface": System("LangChain HuggingFaceCrossEncoder", _huggingface),
-    "flag-16": System("FlagReranker, batch_size=16", _flag(batch_size=16)),
-    "flag": System("FlagReranker, default", _flag()),
+    "flag-16": System("FlagReranker, batch_size=16", partial(_flag, batch_size=16)),
+    "flag": System("FlagReranker, default", _flag),
 }
 
 
@@ -115,27 +112,3 @@ def chosen(only: list[str], weights: Weights) -> list[str]:
         msg = f"expected systems out of {', '.join(able)}, got {', '.join(unable)}"
         raise ValueError(msg)
     return [key for key in able if not only or key in only]
-
-
-@contextmanager
-def laid_out_for_flashrank(weights: Weights) -> Iterator[Weights]:
-    """Lay out the int8 graph in a temporary folder as FlashRank looks for it."""
-    if weights.graph is None:
-        yield weights
-        return
-    from transformers import AutoConfig
-
-    graphs = sorted(Path(weights.graph).rglob("*.onnx"))
-    if len(graphs) != 1:
-        msg = f"expected one *.onnx file in {weights.graph}, found {len(graphs)}"
-        raise ValueError(msg)
-    config = AutoConfig.from_pretrained(weights.checkpoint)
-    with tempfile.TemporaryDirectory() as temporary:
-        # A name that FlashRank knows: it takes a graph's file name from a table, by model.
-        folder = Path(temporary) / "ms-marco-MiniLM-L-12-v2"
-        shutil.copytree(graphs[0].parent, folder)
-        (folder / graphs[0].name).rename(folder / "flashrank-MiniLM-L-12-v2_Q.onnx")
-        # transformers 5 leaves it out where it is the default; FlashRank reads it.
-        full = {**config.to_dict(), "pad_token_id": config.pad_token_id}
-        (folder / "config.json").write_text(json.dumps(full), encoding="utf-8")
-        yield replace(weights, flashrank_graph=str(folder))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_rerank.bulk.blocks import input_files, plan
+from langchain_rerank.bulk.blocks import plan
+from langchain_rerank.bulk.job import input_files
 from tests.bulk.conftest import make_rows, write_lines, write_parquet
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
+from langchain_core.stores import InMemoryByteStore
 
-from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
-from langchain_rerank.bulk.job import Job, claimed, write_json
-from langchain_rerank.bulk.rows import Columns
+from langchain_rerank import CachedCrossEncoder, OnnxCrossEncoder, TorchCrossEncoder
+from langchain_rerank.bulk.blocks import Columns
+from langchain_rerank.bulk.job import claimed as claimed_by
+from langchain_rerank.bulk.job import manifest, write_json
 from tests.bulk.conftest import make_rows, write_lines
 from tests.fakes import WordOverlapCrossEncoder
+
+
+def cached(cross_encoder):
+    return CachedCrossEncoder(cross_encoder, InMemoryByteStore(), namespace="one for all")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of a manifest."""
+
+    files: list
+    block_rows: int
+    columns: Columns
+    top_n: int | None
+    cross_encoder: object
+
+
+def claimed(output, job):
+    return claimed_by(output, manifest(**vars(job)))
 
 
 @pytest.fixture
@@ -49,6 +71,46 @@ def test_threads_may_change_but_what_is_scored_together_may_not(tmp_path, job):
         claimed(tmp_path / "out", batches).__enter__()
 
 
+class Weighted(WordOverlapCrossEncoder):
+    """A user's own, with a setting, a secret, and another cross encoder inside."""
+
+    def __init__(self, weight, api_token="hush", inner=None):  # noqa: S107  # no real one
+        super().__init__()
+        self.weight, self.api_token, self.inner = weight, api_token, inner
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            cached(TorchCrossEncoder(model="m")),
+            cached(TorchCrossEncoder(model="n")),
+            "model _cross_encoder model was 'm', is now 'n'",
+        ),
+        (
+            cached(cached(OnnxCrossEncoder(model="m"))),
+            cached(cached(OnnxCrossEncoder(model="m", batch_tokens=9))),
+            "_cross_encoder _cross_encoder batch_tokens was None, is now 9",
+        ),
+        (Weighted(1), Weighted(2), "model weight was 1, is now 2"),
+        (Weighted(1, "hush"), Weighted(1, "hush-hush"), "model api_token was"),
+        (
+            Weighted(1, inner=TorchCrossEncoder(model="m")),
+            Weighted(1, inner=TorchCrossEncoder(model="n")),
+            "model inner model was 'm', is now 'n'",
+        ),
+    ],
+)
+def test_what_is_inside_a_cross_encoder_tells_jobs_apart(tmp_path, job, one, other, message):
+    with claimed(tmp_path / "out", replace(job, cross_encoder=one)):
+        pass
+    with claimed(tmp_path / "out", replace(job, cross_encoder=copy.deepcopy(one))):
+        pass
+    with pytest.raises(ValueError, match=message):
+        claimed(tmp_path / "out", replace(job, cross_encoder=other)).__enter__()
+    assert "hush" not in (tmp_path / "out" / "_job.json").read_text()
+
+
 def test_other_weights_under_the_same_path_are_another_job(tmp_path, job):
     weights = tmp_path / "model" / "model.safetensors"
     weights.parent.mkdir()
@@ -58,7 +120,7 @@ def test_other_weights_under_the_same_path_are_another_job(tmp_path, job):
         pass
     with claimed(tmp_path / "out", local):
         weights.write_bytes(b"other")
-    with pytest.raises(ValueError, match="model files have changed since"):
+    with pytest.raises(ValueError, match=r"model files model\.safetensors was"):
         claimed(tmp_path / "out", local).__enter__()
 
 
@@ -70,7 +132,7 @@ def test_other_weights_under_the_same_path_are_another_job(tmp_path, job):
         ({"columns": Columns(query="q")}, "columns query was 'query', is now 'q'"),
         (
             {"cross_encoder": TorchCrossEncoder(model="n", max_length=99)},
-            "model model was 'm', is now 'n'; model max_length was None, is now 99",
+            "model max_length was None, is now 99",
         ),
         (
             {"cross_encoder": OnnxCrossEncoder(model="m")},
@@ -97,10 +159,10 @@ def test_inputs_that_have_changed_are_refused(tmp_path, job, output):
     (file,) = job.files
     stat = file.stat()
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    with pytest.raises(ValueError, match=r"its input .*in\.jsonl has changed since"):
+    with pytest.raises(ValueError, match=r"inputs .*in\.jsonl was"):
         claimed(output, job).__enter__()
     more = write_lines(tmp_path / "more.jsonl", make_rows(1))
-    with pytest.raises(ValueError, match=r"its inputs are without .*more\.jsonl"):
+    with pytest.raises(ValueError, match=r"inputs .*more\.jsonl was None"):
         claimed(output, replace(job, files=[more])).__enter__()
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with claimed(output, job):

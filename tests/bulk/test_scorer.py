@@ -11,9 +11,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 
 from langchain_rerank import ModelLoadError, OnnxCrossEncoder, Reranker, TorchCrossEncoder
-from langchain_rerank.bulk.blocks import plan
-from langchain_rerank.bulk.rows import Columns
-from langchain_rerank.bulk.scorer import BlockScorer
+from langchain_rerank.bulk.blocks import BlockScorer, Columns, plan
 from langchain_rerank.cores import keep_to_cores
 from tests.bulk.conftest import SENTENCES, make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
@@ -34,9 +32,11 @@ def run(file, cross_encoder=None, *, block_rows=4, top_n=None, columns=None):
     scorer = BlockScorer(cross_encoder or WordOverlapCrossEncoder(), columns or Columns(), top_n, 1)
     (file.parent / "out").mkdir(exist_ok=True)
     return [
-        scorer.run(
-            **asdict(block),
-            part=str(file.parent / "out" / f"part-{block.number}{file.suffix}"),
+        scorer(
+            {
+                **asdict(block),
+                "part": str(file.parent / "out" / f"part-{block.number}{file.suffix}"),
+            }
         )
         for block in plan([file], block_rows)
     ]
@@ -144,6 +144,20 @@ def test_odd_texts_are_scored(tmp_path, tiny):
     [
         ('{"query": "q", "documents": [', "line 3: expected a JSON object in UTF-8: "),
         ("[1]", "line 3: expected a JSON object, got list"),
+        ("[" * 100_000, "line 3: expected a JSON object in UTF-8: maximum recursion depth"),
+        (
+            '{"query": "q", "documents": ' + "[" * 100_000,
+            "line 3: expected a JSON object in UTF-8: ",
+        ),
+        (
+            '{"query": 0.5, "documents": []}',
+            "line 3, column 'query': query must be a str, got float",
+        ),
+        (
+            '{"query": "q", "documents": [1.5]}',
+            "line 3, column 'documents', document 0: expected a text, got float",
+        ),
+        ('{"query": "q", "documents": ["a\x00"]}', "line 3: expected a JSON object in UTF-8: "),
         ("null", "line 3: expected a JSON object, got null"),
         ('{"query": "q"}', "line 3: expected a column 'documents', found query"),
         ('{"documents": []}', "line 3: expected a column 'query', found documents"),
@@ -195,7 +209,7 @@ def test_damaged_parquet_is_named(tmp_path):
     file.write_bytes(content[:100] + b"\xff" * 300 + content[400:])
     (tmp_path / "out").mkdir()
     scorer = BlockScorer(WordOverlapCrossEncoder(), Columns(), None, 1)
-    report = scorer.run(**asdict(blocks[0]), part=str(tmp_path / "out" / "part-0.parquet"))
+    report = scorer({**asdict(blocks[0]), "part": str(tmp_path / "out" / "part-0.parquet")})
     assert report["error"] == "ValueError"
     assert f"{file}, rows 1 to 200: can't be read: " in report["message"]
 
@@ -223,9 +237,9 @@ def test_a_part_that_is_there_is_left_alone(tmp_path):
 def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint, tmp_path):
     file = write_lines(tmp_path / "in.jsonl", make_rows(1))
     before = torch.get_num_threads()
-    scorer = BlockScorer(TorchCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
     try:
-        scorer.run(**asdict(plan([file], 5)[0]), part=str(tmp_path / "part.jsonl"))
+        scorer = BlockScorer(TorchCrossEncoder(model=tiny_checkpoint), Columns(), None, 3)
+        scorer({**asdict(plan([file], 5)[0]), "part": str(tmp_path / "part.jsonl")})
         assert torch.get_num_threads() == 3
         onnx = OnnxCrossEncoder(model=tiny_checkpoint)
         assert keep_to_cores(onnx, 3).num_threads == 3

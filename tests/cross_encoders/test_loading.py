@@ -47,7 +47,9 @@ def test_a_folder_without_a_tokenizer(tiny_checkpoint, tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(Path(tiny_checkpoint) / name, tmp_path)
     # transformers makes up a tokenizer of five tokens, and every text would score alike.
-    assert_does_not_load("tokenizer knows 5 tokens, the model 30522", model=str(tmp_path))
+    assert_does_not_load(
+        "tokenizer that knows 5 tokens, and a model that knows 30522", model=str(tmp_path)
+    )
 
 
 def test_damaged_weights(tiny_checkpoint, tmp_path):

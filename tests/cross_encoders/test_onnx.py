@@ -55,7 +55,7 @@ def tiny_model(scratch, monkeypatch, tiny_checkpoint):
 def test_golden_scores_of_the_wheels_own_graph_and_of_our_export(onnx_cross_encoder):
     published = OnnxCrossEncoder(model=str(wheel_folder()), normalize=False)
     assert published.score(PAIRS) == pytest.approx([9.2045, -4.1319], abs=2e-2)
-    assert onnx_cross_encoder.score(PAIRS) == pytest.approx([9.2047, -4.0527], abs=2e-2)
+    assert onnx_cross_encoder.score(PAIRS) == pytest.approx([9.2512, -4.1396], abs=2e-2)
 
 
 def test_int8_ranks_as_float32_does(onnx_cross_encoder, cross_encoder):

@@ -176,9 +176,9 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         modules_with("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 8}}),
         r"sentence_bert_config\.json.*text",
     ),
-    "dense without weights": (ettin({}, weights=False), r"no weights.*Dense"),
-    "dense of another width": (ettin({"in_features": 16}), r"weights.*Dense.*don't fit"),
-    "dense of two scores": (ettin({"out_features": 2}), r"weights.*Dense|2 scores"),
+    "dense without weights": (ettin({}, weights=False), r"2_Dense lacks weights"),
+    "dense of another width": (ettin({"in_features": 16}), r"2_Dense lacks weights that fit"),
+    "dense of two scores": (ettin({"out_features": 2}), r"2_Dense lacks weights that fit"),
     "dense with an activation of its own": (
         ettin({"activation_function": "custom.Swish"}),
         r"custom\.Swish",

@@ -12,102 +12,53 @@ import pytest
 from langchain_rerank import RemoteCrossEncoder
 from langchain_rerank.cross_encoders import addresses
 from langchain_rerank.cross_encoders.endpoints import Endpoint, retry_after
-from langchain_rerank.cross_encoders.http_client import RerankClient, _Tries
-
-SETTINGS = RemoteCrossEncoder(url="http://host", api_key="")
+from langchain_rerank.cross_encoders.http_client import RerankClient, Tries
 
 
-class Clock:
-    """A client that only chooses, at a time that the test sets."""
-
-    def __init__(self, servers: int) -> None:
-        self.now = 0.0
-        self.loop = SimpleNamespace(time=lambda: self.now)
-        self.endpoints = [
-            Endpoint(addresses.parse_url(f"http://host{number}"), SETTINGS)
-            for number in range(servers)
-        ]
-
-    def choose(self, *asked: Endpoint) -> Endpoint:
-        return RerankClient._choose(self, _Tries(b"", 1, math.inf, list(asked)))
+def endpoints(count):
+    """A client of some servers that only chooses, at a time that the test sets."""
+    urls = [addresses.parse_url(f"http://host{number}") for number in range(count)]
+    servers = [Endpoint(url, RemoteCrossEncoder(url="http://host", api_key="")) for url in urls]
+    loop = SimpleNamespace(time=lambda: loop.now, now=0.0)
+    client = SimpleNamespace(endpoints=servers, loop=loop)
+    return client, lambda *given_up: RerankClient._due(client, Tries(b"", 1, 9, [], set(given_up)))
 
 
 def test_equals_are_asked_in_turn():
-    clock = Clock(3)
+    client, choose = endpoints(3)
     asked = []
     for turn in range(1, 10):
-        asked.append(clock.choose())
+        asked.append(choose())
         asked[-1].turn = turn
-    assert asked == clock.endpoints * 3
-
-
-def test_the_one_with_the_fewest_requests_is_asked():
-    clock = Clock(3)
-    for endpoint, clock_in_flight in zip(clock.endpoints, (2, 1, 0), strict=True):
-        endpoint.in_flight = clock_in_flight
-    assert clock.choose() is clock.endpoints[2]
-    clock.endpoints[2].in_flight = 2
-    assert clock.choose() is clock.endpoints[1]
+    assert asked == client.endpoints * 3
 
 
 def test_one_that_failed_is_left_out_for_twice_as_long_each_time():
-    clock = Clock(2)
-    bad, good = clock.endpoints
-    good.in_flight = 1
-    for out in (1, 2, 4, 8, 16, 32, 60, 60):
-        bad.failed(clock.now, clock.now)
-        clock.now += out - 0.01
-        assert clock.choose() is good
-        clock.now += 0.01
-        assert clock.choose() is bad
-    bad.answered(started=clock.now)
-    bad.failed(clock.now, clock.now)
-    assert not bad.is_available(clock.now + 0.99)
-    assert bad.is_available(clock.now + 1)
+    client, choose = endpoints(2)
+    bad, good = client.endpoints
+    good.turn = 1
+    for out in (0.5, 1, 2, 4, 8, 16, 32, 60, 60):
+        for _ in range(3):
+            bad.failed(client.loop.now)  # those that fail together count once
+        client.loop.now += out - 0.01
+        assert choose() is good
+        client.loop.now += 0.01
+        assert choose() is bad
 
 
-def test_one_that_comes_back_gets_one_request_at_first():
-    clock = Clock(2)
-    back, busy = clock.endpoints
-    back.failed(0.0, 0.0)
-    clock.now, busy.in_flight = 2.0, 2
-    assert clock.choose() is back
-    back.in_flight = 1
-    assert clock.choose() is busy
-    back.answered(started=2.0)
-    assert clock.choose() is back
+@pytest.mark.parametrize(("asked", "out"), [(30.0, 30.0), (math.inf, 3600.0)])
+def test_it_stays_out_as_long_as_it_asks(asked, out):
+    (bad,) = endpoints(1)[0].endpoints
+    bad.failed(0.0, retry_after=asked)
+    assert bad.out_until == out
 
 
-def test_requests_that_fail_together_count_once():
-    (bad,) = Clock(1).endpoints
-    for _ in range(8):
-        bad.failed(started=0.0, now=5.0)
-    assert bad.is_available(6.0)
-
-
-def test_it_stays_out_as_long_as_it_asks():
-    (bad,) = Clock(1).endpoints
-    bad.failed(0.0, 0.0, retry_after=30.0)
-    assert not bad.is_available(29.0)
-    assert bad.is_available(30.0)
-    bad.failed(30.0, 30.0, retry_after=math.inf)
-    assert bad.is_available(30.0 + 3600)
-
-
-def test_if_all_are_out_the_one_due_next_is_asked():
-    clock = Clock(3)
-    for endpoint, wait in zip(clock.endpoints, (9.0, 3.0, 6.0), strict=True):
-        endpoint.failed(0.0, 0.0, retry_after=wait)
-    assert clock.choose() is clock.endpoints[1]
-
-
-def test_another_than_those_asked_goes_first_where_it_can():
-    clock = Clock(2)
-    one, another = clock.endpoints
-    another.in_flight = 1
-    assert clock.choose(one) is another
-    another.failed(0.0, 0.0)
-    assert clock.choose(one) is one
+def test_if_all_are_out_the_one_due_next_is_asked_unless_given_up():
+    client, choose = endpoints(3)
+    for endpoint, wait in zip(client.endpoints, (9.0, 3.0, 6.0), strict=True):
+        endpoint.failed(0.0, retry_after=wait)
+    assert choose() is client.endpoints[1]
+    assert choose(client.endpoints[1]) is client.endpoints[2]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +94,7 @@ def test_retry_after_of_a_coming_date_is_the_time_until_then():
 def test_the_proxy_of_a_url_and_its_variable(no_proxies, variables, url, proxy):
     for name, value in variables.items():
         no_proxies.setenv(name, value)
-    assert addresses._environment_proxy(httpx.URL(url)) == proxy
+    assert addresses.environment_proxy(httpx.URL(url)) == proxy
 
 
 @pytest.mark.parametrize(
@@ -172,4 +123,4 @@ def test_the_proxy_of_a_url_and_its_variable(no_proxies, variables, url, proxy):
 def test_hosts_of_no_proxy_need_none(no_proxies, entries, url, bypassed):
     no_proxies.setenv("ALL_PROXY", "http://p:1")
     no_proxies.setenv("NO_PROXY", entries)
-    assert (addresses._environment_proxy(httpx.URL(url)) == ("", "")) is bypassed
+    assert (addresses.environment_proxy(httpx.URL(url)) == ("", "")) is bypassed

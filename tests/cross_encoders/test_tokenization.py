@@ -9,9 +9,9 @@ from pydoc_data.topics import topics
 import pytest
 
 from langchain_rerank.cross_encoders.tokenization import (
+    Windows,
     check_pairs,
-    encode_first,
-    encode_windows,
+    encode,
     text_windows,
     truncate_queries,
 )
@@ -19,6 +19,12 @@ from langchain_rerank.cross_encoders.tokenization import (
 QUERY = "what does the with statement do"
 LONG = topics["typesseq"]
 MAX_LENGTH = 64
+PAIRS = [
+    (query, passage)
+    for query in (QUERY, "a", "what " * 30)
+    for passage in (LONG, "", "short", topics["with"], "x", topics["lambda"] * 3)
+]
+random.Random(3).shuffle(PAIRS)  # noqa: S311  # the order is no secret
 
 
 @pytest.mark.parametrize(
@@ -31,127 +37,75 @@ MAX_LENGTH = 64
         ([("q", "p", "r")], "pair 0 must be"),
         ([("q", "p"), "qp"], "pair 1 must be"),
         ([("q", "p"), None], "pair 1 must be"),
-        ([5], "pair 0 must be"),
         ([{"query": "q", "passage": "p"}], "pair 0 must be"),
+        ([("x" * 1_000_000,)], "^.{,200}$"),
     ],
 )
 def test_a_wrong_pair_is_named_by_its_position(pairs, message):
     with pytest.raises(TypeError, match=message):
         check_pairs(pairs)
-
-
-def test_a_huge_wrong_pair_is_not_printed_whole():
-    with pytest.raises(TypeError) as raised:
-        check_pairs([("x" * 1_000_000,)])
-    assert len(str(raised.value)) < 200
-
-
-def test_pairs_as_tuples_and_as_lists_are_right():
     check_pairs([("q", "p"), ["q", "p"], ("", "")])
 
 
-def test_long_queries_are_cut_and_short_ones_left_alone(tokenizer):
-    long, short = "how many people live in berlin today", "who"
-    cut = truncate_queries(tokenizer, [long, short, long], 4)
-    assert cut == ["how many people live", "who", "how many people live"]
+def test_only_long_queries_are_cut_and_read_as_the_first_tokens_of_the_whole(tokenizer):
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-
-def test_a_query_of_exactly_the_limit_is_not_cut(tokenizer):
-    text = "  How  many people?  "
-    assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 4
-    assert truncate_queries(tokenizer, [text], 4) == [text]
-
-
-def test_a_cut_query_reads_as_the_first_tokens_of_the_whole(tokenizer):
+    long, exact = "how many people live in berlin today", "  How  many people?  "
+    assert len(ids(exact)) == 4
+    cut = ["how many people live", "who", exact, "how many people live"]
+    assert truncate_queries(tokenizer, [long, "who", exact, long], 4) == cut
     query = topics["atom-literals"]
-    whole = tokenizer(query, add_special_tokens=False)["input_ids"]
     for limit in (1, 5, 40, 200):
         (cut,) = truncate_queries(tokenizer, [query], limit)
-        assert tokenizer(cut, add_special_tokens=False)["input_ids"] == whole[:limit]
+        assert ids(cut) == ids(query)[:limit]
 
 
-def test_first_counts_the_passages_it_cuts(tokenizer):
-    windows = encode_first(tokenizer, [(QUERY, LONG), (QUERY, "short"), (QUERY, LONG)], MAX_LENGTH)
+def test_what_is_cut_is_counted_and_what_is_short_is_the_same_in_windows(tokenizer):
+    windows = encode(tokenizer, [(QUERY, LONG), (QUERY, "short"), (QUERY, LONG)], MAX_LENGTH)
     assert windows.truncated == 2
     assert windows.owners == [0, 1, 2]
     assert [len(row) for row in windows.features["input_ids"]][::2] == [MAX_LENGTH] * 2
+    pairs = [(QUERY, "short"), (QUERY, ""), ("", "short"), ("", ""), (QUERY, "\n ")]
+    first, whole = (encode(tokenizer, pairs, MAX_LENGTH, whole=whole) for whole in (False, True))
+    assert dict(first.features) == dict(whole.features)
+    assert whole.owners == first.owners
 
 
-def passage_part(tokenizer, row: list[int], query: str) -> list[int]:
-    """Strip "[CLS] query [SEP]" and the last "[SEP]"."""
-    head = len(tokenizer(query)["input_ids"])
-    assert row[:head] == tokenizer(query)["input_ids"]
-    assert row[-1] == tokenizer.sep_token_id
-    return row[head:-1]
-
-
-def test_windows_cover_a_long_passage_and_overlap(tokenizer):
-    windows = encode_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
-    rows = windows.features["input_ids"]
-    parts = [passage_part(tokenizer, row, QUERY) for row in rows]
-    whole = tokenizer(LONG, add_special_tokens=False)["input_ids"]
-    room = MAX_LENGTH - len(tokenizer(QUERY)["input_ids"]) - 1
+def test_windows_cover_a_long_passage_overlap_and_carry_their_marks(tokenizer):
+    windows = encode(tokenizer, [(QUERY, LONG)], MAX_LENGTH, whole=True)
+    rows, head = windows.features["input_ids"], tokenizer(QUERY)["input_ids"]
+    assert all(row[: len(head)] == head and row[-1] == tokenizer.sep_token_id for row in rows)
+    types = [[0] * len(head) + [1] * (len(row) - len(head)) for row in rows]
+    assert windows.features["token_type_ids"] == types
+    parts = [row[len(head) : -1] for row in rows]
+    room = MAX_LENGTH - len(head) - 1
     overlap = room // 4
-
     joined = parts[0] + [token for part in parts[1:] for token in part[overlap:]]
-    assert joined == whole
+    assert joined == tokenizer(LONG, add_special_tokens=False)["input_ids"]
     assert all(len(part) == room for part in parts[:-1])
     assert all(a[-overlap:] == b[:overlap] for a, b in itertools.pairwise(parts))
-    assert max(map(len, rows)) == MAX_LENGTH
     assert windows.truncated == 0
 
 
-def test_every_window_carries_query_and_passage_marks(tokenizer):
-    windows = encode_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
-    head = len(tokenizer(QUERY)["input_ids"])
-    for ids, types in zip(
-        windows.features["input_ids"], windows.features["token_type_ids"], strict=True
-    ):
-        assert types == [0] * head + [1] * (len(ids) - head)
-
-
-def some_pairs() -> list[tuple[str, str]]:
-    generator = random.Random(3)  # noqa: S311  # which passages are drawn is no secret
-    passages = [LONG, "", "short", topics["with"], "x", topics["lambda"] * 3]
-    queries = [QUERY, "a", "what " * 30]
-    pairs = [(query, passage) for query in queries for passage in passages]
-    generator.shuffle(pairs)
-    return pairs
-
-
-def rows_by_owner(windows) -> dict[int, list[tuple[list[int], ...]]]:
-    rows: dict[int, list[tuple[list[int], ...]]] = {}
-    for owner, *row in zip(windows.owners, *windows.features.values(), strict=True):
-        rows.setdefault(owner, []).append(tuple(row))
-    return rows
+def by_owner(windows: Windows) -> list[list[tuple[list[int], ...]]]:
+    rows = list(zip(windows.owners, *windows.features.values(), strict=True))
+    assert windows.owners == sorted(windows.owners)
+    return [[row for own, *row in rows if own == owner] for owner in dict.fromkeys(windows.owners)]
 
 
 def test_a_pairs_windows_do_not_depend_on_its_neighbours(tokenizer):
-    pairs = some_pairs()
-    together = rows_by_owner(encode_windows(tokenizer, pairs, MAX_LENGTH))
-    for owner, pair in enumerate(pairs):
-        alone = rows_by_owner(encode_windows(tokenizer, [pair], MAX_LENGTH))
-        assert together[owner] == alone[0]
+    together = by_owner(encode(tokenizer, PAIRS, MAX_LENGTH, whole=True))
+    alone = [by_owner(encode(tokenizer, [pair], MAX_LENGTH, whole=True))[0] for pair in PAIRS]
+    assert together == alone
+    texts, owners = text_windows(tokenizer, PAIRS, MAX_LENGTH)
+    alone = [text_windows(tokenizer, [pair], MAX_LENGTH)[0] for pair in PAIRS]
+    assert texts == [window for windows in alone for window in windows]
+    assert owners == [owner for owner, windows in enumerate(alone) for _ in windows]
 
 
-def test_owners_ascend_without_gaps(tokenizer):
-    pairs = some_pairs()
-    owners = encode_windows(tokenizer, pairs, MAX_LENGTH).owners
-    assert owners == sorted(owners)
-    assert set(owners) == set(range(len(pairs)))
-
-
-def test_short_passages_are_the_same_input_however_long_ones_are_treated(tokenizer):
-    pairs = [(QUERY, "short"), (QUERY, ""), ("", "short"), ("", ""), (QUERY, "\n ")]
-    first = encode_first(tokenizer, pairs, MAX_LENGTH)
-    windows = encode_windows(tokenizer, pairs, MAX_LENGTH)
-    assert dict(first.features) == dict(windows.features)
-    assert windows.owners == first.owners
-
-
-def test_text_windows_cover_a_long_passage_in_order(tokenizer):
-    windows, owners = text_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
-    assert owners == [0] * len(windows)
+def test_windows_of_texts_cover_a_passage_in_order_beside_the_query(tokenizer):
+    windows, _ = text_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
     assert {query for query, _ in windows} == {QUERY}
     reached = 0
     for _, text in windows:
@@ -159,36 +113,16 @@ def test_text_windows_cover_a_long_passage_in_order(tokenizer):
         assert not LONG[reached:start].strip(), "a gap between two windows"
         reached = start + len(text)
     assert not LONG[reached:].strip(), "the end is missing"
-
-
-def test_text_windows_fit_beside_the_query(tokenizer):
     room = MAX_LENGTH - len(tokenizer(QUERY, add_special_tokens=False)["input_ids"])
-    windows, _ = text_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
     sizes = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for _, text in windows]
     # A window that starts inside a word may spell its rest with a token or two more.
     assert max(sizes) <= room + 2
     assert min(sizes[:-1]) >= room - 2
-
-
-def test_text_windows_of_a_pair_do_not_depend_on_neighbours(tokenizer):
-    pairs = some_pairs()
-    windows, owners = text_windows(tokenizer, pairs, MAX_LENGTH)
-    assert owners == sorted(owners)
-    for owner, pair in enumerate(pairs):
-        alone, _ = text_windows(tokenizer, [pair], MAX_LENGTH)
-        assert [
-            window for window, own in zip(windows, owners, strict=True) if own == owner
-        ] == alone
-
-
-def test_text_windows_leave_short_and_empty_passages_alone(tokenizer):
     pairs = [(QUERY, "A short passage."), (QUERY, ""), (QUERY, "🙂 \u200fשלם")]
     assert text_windows(tokenizer, pairs, MAX_LENGTH) == (pairs, [0, 1, 2])
 
 
 def test_tokens_that_the_model_read_are_counted_without_padding(tiny):
-    pairs = [("a", "b"), ("a", "b c d e f")]
-    tiny.score(pairs)
-    assert tiny.tokens_scored == 5 + 9
-    tiny.score(pairs[:1])
+    tiny.score([("a", "b"), ("a", "b c d e f")])
+    tiny.score([("a", "b")])
     assert tiny.tokens_scored == 5 + 9 + 5

@@ -43,7 +43,7 @@ def test_a_child_scores_as_its_parent_does(tiny, context):
 def test_a_child_forked_while_a_thread_scores_does_not_wait_for_it(tiny):
     expected = tiny.score(PAIRS)
     forked, inside = threading.Event(), threading.Event()
-    model = tiny._model
+    model = tiny._loaded
 
     def hold() -> None:
         with tiny._lock.get(), model.lock.get(), torch_model._loading.get():
@@ -91,12 +91,12 @@ def test_equal_settings_share_one_copy_of_the_weights(tiny_checkpoint, tmp_path,
     other = TorchCrossEncoder(model=Path(folder), device="cpu", max_length=64)
     one.load()
     other.load()
-    assert one._model is other._model
+    assert one._loaded is other._loaded
     one.close()
     other.score(PAIRS)
     half = TorchCrossEncoder(model=folder, device="cpu", dtype="bfloat16")
     half.load()
-    assert half._model is not other._model
+    assert half._loaded is not other._loaded
     assert len(loads) == 2
     other.close()
     other.load()

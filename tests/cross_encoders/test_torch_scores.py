@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from langchain_rerank import ScoringError, TorchCrossEncoder
-from langchain_rerank.cross_encoders.tokenization import encode_windows
+from langchain_rerank.cross_encoders.tokenization import encode
 from tests.texts import real_pairs
 
 BERLIN = "How many people live in Berlin?"
@@ -81,7 +81,7 @@ def by_mode(tiny: TorchCrossEncoder) -> dict[str, TorchCrossEncoder]:
 
 def test_first_max_and_mean_are_those_of_the_windows(tiny, by_mode, tokenizer):
     pairs = [(BERLIN, LONG_ANSWER), (BERLIN, MUSEUMS), ("mappings", FILLER[:500])]
-    windows = encode_windows(tokenizer, pairs, 64)
+    windows = encode(tokenizer, pairs, 64, whole=True)
     logits: dict[int, list[float]] = {}
     with torch.inference_mode():
         for owner, *row in zip(windows.owners, *windows.features.values(), strict=True):

@@ -8,7 +8,7 @@ import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import chromadb
 import pytest
@@ -64,87 +64,66 @@ def chroma_server(folder: Path) -> Iterator[Callable[[], ClientAPI]]:
 
 
 @pytest.fixture(scope="module")
-def new_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], ClientAPI]]:
+def new_client(tmp_path_factory):
     with chroma_server(tmp_path_factory.mktemp("chroma")) as new:
         yield new
 
 
 @pytest.fixture
-def client(new_client: Callable[[], ClientAPI]) -> ClientAPI:
-    return new_client()
+def collection(new_client) -> dict[str, Any]:
+    """Where to index to: a client, and a name of the test's own."""
+    return {"client": new_client(), "collection_name": f"test-{uuid.uuid4().hex}"}
 
 
-@pytest.fixture
-def collection_name() -> str:
-    return f"test-{uuid.uuid4().hex}"
+class OneTextEmbeddings(DeterministicFakeEmbedding):
+    """Embeds one text, by which the model is checked, and no more."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        assert len(texts) == 1
+        return super().embed_documents(texts)
 
 
-def test_indexing_twice_adds_nothing(client: ClientAPI, collection_name: str) -> None:
-    for _ in range(2):
-        index_documents(DOCUMENTS, EMBEDDINGS, collection_name=collection_name, client=client)
-        assert client.get_collection(collection_name).count() == 301
-    hnsw = client.get_collection(collection_name).configuration_json["hnsw"]
+def test_indexing_again_adds_and_embeds_nothing_and_replaces_metadata(collection):
+    for embeddings in (EMBEDDINGS, OneTextEmbeddings(size=16)):
+        store = index_documents(DOCUMENTS, embeddings, **collection)
+        assert len(store.get()["ids"]) == 301
+    hnsw = store._collection.configuration_json["hnsw"]
     assert (hnsw["space"], hnsw["ef_search"] >= 400) == ("cosine", True)
-
-
-def test_second_run_embeds_nothing(client: ClientAPI, collection_name: str) -> None:
-    class RefusingEmbeddings(DeterministicFakeEmbedding):
-        """Embeds one text, by which the model is checked."""
-
-        def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            assert len(texts) == 1
-            return super().embed_documents(texts)
-
-    index_documents(DOCUMENTS, EMBEDDINGS, collection_name=collection_name, client=client)
-    refusing = RefusingEmbeddings(size=16)
-    store = index_documents(DOCUMENTS, refusing, collection_name=collection_name, client=client)
-    assert len(store.get()["ids"]) == 301
-
-
-def test_changed_metadata_replace_the_old(client: ClientAPI, collection_name: str) -> None:
-    options = {"collection_name": collection_name, "client": client}
-    before = Document("text", id="1", metadata={"a": 1, "b": ["x"]})
-    index_documents([before], EMBEDDINGS, **options)
-    store = index_documents([Document("text", id="1", metadata={"a": 2})], EMBEDDINGS, **options)
-    assert store.get()["metadatas"] == [{"a": 2}]
-
-
-def test_wrong_collections_are_refused(client: ClientAPI, collection_name: str) -> None:
-    client.create_collection(collection_name, embedding_function=None)
-    with pytest.raises(ValueError, match="exists in l2 space, expected cosine"):
-        index_documents(DOCUMENTS, EMBEDDINGS, collection_name=collection_name, client=client)
-    other = f"{collection_name}-2"
-    index_documents(DOCUMENTS[:1], EMBEDDINGS, collection_name=other, client=client)
-    with pytest.raises(ValueError, match="was made with other embeddings"):
-        index_documents(
-            DOCUMENTS,
-            DeterministicFakeEmbedding(size=8),
-            collection_name=other,
-            client=client,
+    for metadata in ({"a": 1, "b": ["x"]}, {"a": 2}):
+        store = index_documents(
+            [Document("1", id="1", metadata=metadata)], EMBEDDINGS, **collection
         )
+        assert store.get("1")["metadatas"] == [metadata]
 
 
-async def test_retrieves_filters_and_batches(client: ClientAPI, collection_name: str) -> None:
-    store = index_documents(DOCUMENTS, EMBEDDINGS, collection_name=collection_name, client=client)
+def test_wrong_collections_are_refused(collection):
+    collection["client"].create_collection(collection["collection_name"], embedding_function=None)
+    with pytest.raises(ValueError, match="exists in l2 space, expected cosine"):
+        index_documents(DOCUMENTS, EMBEDDINGS, **collection)
+    collection["collection_name"] += "-2"
+    index_documents(DOCUMENTS[:1], EMBEDDINGS, **collection)
+    with pytest.raises(ValueError, match="was made with other embeddings"):
+        index_documents(DOCUMENTS, DeterministicFakeEmbedding(size=8), **collection)
+
+
+async def test_retrieves_filters_and_batches(collection):
+    store = index_documents(DOCUMENTS, EMBEDDINGS, **collection)
     model = WordOverlapCrossEncoder()
     retriever = create_rerank_retriever(store, reranker=model, k=3)
-
     assert len(retriever.invoke("number 7")) == 3
     assert len(set(model.calls[-1])) == 100
-
     below = {"n": {"$lt": 9}}
     for found in (
         retriever.invoke("text number 7", filter=below),
         await retriever.ainvoke("text number 7", filter=below),
+        *retriever.batch(["text number 7"] * 2, filter=below),
     ):
         assert found[0].page_content == "text number 7"
-    batches = retriever.batch(["text number 7", "text number 8"], filter=below)
-    assert [batch[0].page_content for batch in batches] == ["text number 7", "text number 8"]
     assert [len(call) for call in model.calls] == [100, 10, 10, 10, 10]
 
 
-async def test_hybrid_finds_the_identifier(client: ClientAPI, collection_name: str) -> None:
-    store = index_documents(DOCUMENTS, EMBEDDINGS, collection_name=collection_name, client=client)
+async def test_hybrid_finds_the_identifier(collection):
+    store = index_documents(DOCUMENTS, EMBEDDINGS, **collection)
     query = "what does ERR_TLS_0x8F31 mean"
     assert "needle" not in [found.id for found in store.similarity_search(query, k=20)]
     retriever = create_rerank_retriever(
@@ -155,11 +134,11 @@ async def test_hybrid_finds_the_identifier(client: ClientAPI, collection_name: s
     assert "needle" not in [found.id for found in retriever.invoke(query, filter={"owner": "bob"})]
 
 
-def test_hybrid_sees_what_another_client_writes(
-    client: ClientAPI, new_client: Callable[[], ClientAPI], collection_name: str
-) -> None:
-    options = {"embedding_function": EMBEDDINGS, "collection_name": collection_name}
-    store, other = (Chroma(client=one, **options) for one in (client, new_client()))
+def test_hybrid_sees_what_another_client_writes(new_client, collection):
+    store, other = (
+        Chroma(embedding_function=EMBEDDINGS, **{**collection, "client": client})
+        for client in (collection["client"], new_client())
+    )
     keyword = KeywordRetriever(store=store)
     assert keyword.invoke("apple") == []
     other.add_documents([Document("apple", id="1"), Document("apple pear", id="2")])
@@ -171,11 +150,9 @@ def test_hybrid_sees_what_another_client_writes(
     assert keyword.invoke("apple") == []
 
 
-def test_server_on_a_damaged_folder_gets_its_vectors_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_server_on_a_damaged_folder_gets_its_vectors_back(tmp_path, caplog):
     damage(tmp_path / "db")
     with chroma_server(tmp_path / "db") as new_client:
-        store = index_documents([], DeterministicFakeEmbedding(size=16), client=new_client())
+        store = index_documents([], EMBEDDINGS, client=new_client())
         assert lost_vectors(store._collection) == []
     assert "had lost the vectors of 500 documents" in caplog.text

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import subprocess
 import sys
-import textwrap
+from pydoc_data.topics import topics
 
+import openai
+import psutil
 import pytest
 
 from langchain_rerank.offline import offline_chat_model
+from tests.support import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -30,9 +32,11 @@ def answer(model):
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run a program of its own to its end; a hang is cut off and fails."""
+    """Run a program with a `model` of its own to its end; a hang is cut off and fails."""
+    made = "from langchain_rerank.offline import offline_chat_model\n"
+    code = f"{made}model = offline_chat_model(max_tokens=4000)\n{code}"
     return subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", textwrap.dedent(code)],
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
         capture_output=True,
         check=False,
         env={**os.environ, **environment},
@@ -59,31 +63,24 @@ def test_one_model_serves_one_event_loop_after_another(model, answer):
     assert answers == [answer.content] * 2
 
 
-def test_keyword_arguments_reach_the_model(model):
+def test_keyword_arguments_reach_the_model():
     short = offline_chat_model(max_tokens=3, stop=["zzz"])
     assert short.invoke(QUESTION).usage_metadata["output_tokens"] == 3
-    assert short.stop == ["zzz"]
-    assert short.temperature == 0
+    assert (short.stop, short.temperature) == (["zzz"], 0)
     with pytest.raises(TypeError, match="base_url"):
         offline_chat_model(base_url="http://127.0.0.1:1/v1")
 
 
 def test_models_share_one_server_on_loopback_that_refuses_callers_without_the_key(model):
-    import openai
-
     address = model.openai_api_base
     assert offline_chat_model().openai_api_base == address
     assert address.startswith("http://127.0.0.1:")
     stranger = openai.OpenAI(base_url=address, api_key="guess", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
-        stranger.chat.completions.create(
-            model="any", messages=[{"role": "user", "content": "Hello"}]
-        )
+        stranger.chat.completions.create(model="any", messages=[{"role": "user", "content": "Hi"}])
 
 
 def test_five_long_passages_fit(model):
-    from pydoc_data.topics import topics
-
     text = topics["specialnames"]
     passages = [text[start : start + 900] for start in range(0, 4500, 900)]
     reply = model.invoke("\n\n".join([*passages, "What is an object?"]))
@@ -96,13 +93,9 @@ def test_environment_can_not_redirect_it_and_it_is_quiet():
         address = f"http://127.0.0.1:{trap.getsockname()[1]}"
         proxies = ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "OPENAI_PROXY")
         result = run(
-            f"""
-            import asyncio
-            from langchain_rerank.offline import offline_chat_model
-            model = offline_chat_model(max_tokens=32)
-            print(model.invoke({QUESTION!r}).content)
-            print(asyncio.run(model.ainvoke({QUESTION!r})).content)
-            """,
+            "import asyncio\n"
+            f"print(model.invoke({QUESTION!r}).content)\n"
+            f"print(asyncio.run(model.ainvoke({QUESTION!r})).content)",
             **dict.fromkeys(proxies, address),
             OPENAI_API_KEY="sk-wrong",
             OPENAI_BASE_URL=f"{address}/v1",
@@ -112,60 +105,33 @@ def test_environment_can_not_redirect_it_and_it_is_quiet():
         with pytest.raises(BlockingIOError):
             trap.accept()
     assert result.returncode == 0
-    assert result.stdout.count("Paris") == 2
-    assert result.stdout.count("\n") == 2
-    assert result.stderr == ""
+    assert (result.stdout.count("Paris"), result.stdout.count("\n"), result.stderr) == (2, 2, "")
+
+
+STREAM = "stream = model.stream('Tell a long story.'); next(stream)\n"
 
 
 @pytest.mark.parametrize(
-    "busy",
+    ("busy", "status"),
     [
-        "stream = model.stream('Tell a long story.'); next(stream)",
-        (
-            "import threading\n"
-            "threading.Thread(target=model.invoke, args=['Tell a story.'], daemon=True).start()\n"
-            "next(model.stream('Hello'))"
-        ),
+        (STREAM, 0),
+        (STREAM + "Thread(target=model.invoke, args=['Hello'], daemon=True).start()", 0),
+        ("atexit.register(os.kill, os.getpid(), signal.SIGKILL)", -9),
     ],
-    ids=["open stream", "busy thread"],
+    ids=["open stream", "busy thread", "killed"],
 )
-def test_a_process_that_ends_while_an_answer_is_written_ends_cleanly(busy):
-    import psutil
-
+def test_the_server_ends_with_its_process_however_busy(busy, status):
     result = run(
-        "import psutil\n"
-        "from langchain_rerank.offline import offline_chat_model\n"
-        "model = offline_chat_model(max_tokens=4000)\n"
+        "import atexit, os, psutil, signal\nfrom threading import Thread\n"
         f"{busy}\n"
-        "print(*(child.pid for child in psutil.Process().children()))"
+        "print(*(child.pid for child in psutil.Process().children()), flush=True)"
     )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert (result.returncode, result.stderr) == (status, "")
     (server,) = result.stdout.split()
-    assert not psutil.pid_exists(int(server))
-
-
-def test_the_server_ends_with_a_parent_that_is_killed():
-    import psutil
-
-    result = run(
-        """
-        import os, signal, psutil
-        from langchain_rerank.offline import offline_chat_model
-        offline_chat_model()
-        print(*(child.pid for child in psutil.Process().children()), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """
-    )
-    assert result.returncode == -9
-    (server,) = result.stdout.split()
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(server)).wait(timeout=30)
+    wait_until(lambda: not psutil.pid_exists(int(server)), "the server's end", timeout=30)
 
 
 def test_a_server_that_died_is_replaced(answer):
-    import psutil
-
     children = psutil.Process().children()
     (server,) = [child for child in children if "llama_server.py" in " ".join(child.cmdline())]
     server.kill()

@@ -27,41 +27,33 @@ def retriever(embeddings, cross_encoder):
 
 
 @pytest.fixture(scope="module")
-def llm():
-    return offline_chat_model(max_tokens=60)
+def chain(retriever):
+    return create_rag_chain(offline_chat_model(max_tokens=60), retriever)
 
 
-def test_real_chat_model_answers_from_the_reranked_context(retriever, llm):
-    result = create_rag_chain(llm, retriever).invoke(QUESTION)
+async def test_real_chat_model_answers_and_streams_from_the_reranked_context(chain):
+    result = chain.invoke(QUESTION)
     assert result["context"][0].metadata["source"] == "berlin"
     assert len(result["context"]) == 2
     assert "3,520,031" in result["answer"]
     assert all(citation["document"] in result["context"] for citation in result["citations"])
-
-
-async def test_real_chat_model_streams(retriever, llm):
-    chain = create_rag_chain(llm, retriever)
     pieces = [piece["answer"] async for piece in chain.astream(QUESTION) if "answer" in piece]
     assert len(pieces) > 5
-    assert "".join(pieces) == chain.invoke(QUESTION)["answer"]
+    assert "".join(pieces) == result["answer"]
 
 
-def test_follow_up_question_goes_through_the_real_chat_model(retriever, llm):
-    result = create_rag_chain(llm, retriever).invoke(
-        {
-            "question": "And how many live in Paris?",
-            "chat_history": [("human", QUESTION), ("ai", "3,520,031 [1].")],
-        }
-    )
+def test_follow_up_question_goes_through_the_real_chat_model(chain):
+    history = [("human", QUESTION), ("ai", "3,520,031 [1].")]
+    result = chain.invoke({"question": "And how many live in Paris?", "chat_history": history})
     assert result["context"][0].metadata["source"] == "paris"
     assert result["answer"].strip()
 
 
-def test_torn_texts_and_nul_pass_through_the_real_chat_model(retriever, llm):
+def test_torn_texts_and_nul_pass_through_the_real_chat_model(chain):
     torn = "\ud83d and \x00?"
     history = [("human", f"Is Berlin large {torn}"), ("ai", "<think>Hm.</think>Yes [1].")]
     for given in (QUESTION + torn, {"question": QUESTION + torn, "chat_history": history}):
-        assert create_rag_chain(llm, retriever).invoke(given)["answer"].strip()
+        assert chain.invoke(given)["answer"].strip()
 
 
 def test_without_chat_model_the_reader_answers(retriever):

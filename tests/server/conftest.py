@@ -1,18 +1,11 @@
-"""Servers that the tests of this folder share."""
+"""Servers and models that the tests of this folder share."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import pytest
 
 from langchain_rerank import TorchCrossEncoder
-from tests.server.serving import client_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
+from tests.server.serving import GatedCrossEncoder, client_of
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +15,7 @@ def in_process(checkpoint: str) -> TorchCrossEncoder:
 
 
 @pytest.fixture(scope="session")
-def client(checkpoint: str) -> Iterator[httpx.Client]:
+def client(checkpoint: str):
     """A client of a server of the real offline reranker."""
     with client_of(checkpoint, served_name="minilm") as client:
         yield client
@@ -32,3 +25,11 @@ def client(checkpoint: str) -> Iterator[httpx.Client]:
 def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
     """A random reranker, for what does not depend on the scores."""
     return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture
+def model():
+    """Holds each pass up until the test lets it through."""
+    model = GatedCrossEncoder()
+    yield model
+    model.open()

@@ -12,28 +12,22 @@ import asyncio
 import json
 import random
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
-import psutil
+from langchain_rerank.cli.common import build_cross_encoder
 
-from langchain_rerank.cli.models import build_cross_encoder
+from tests.server.serving import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.cross_encoders import BaseCrossEncoder
-
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,53 +40,45 @@ class Question:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load came to."""
+    """What a load came to; latencies in seconds."""
 
     errors: list[str]
     largest_difference: float
     seconds: float
     latencies: list[float]
-    """Seconds of each request."""
-
-    @property
-    def throughput(self) -> float:
-        """Requests a second."""
-        return len(self.latencies) / self.seconds
 
     def percentile(self, percent: int) -> float:
         """Latency that so many percent of the requests stay under, in milliseconds."""
         return 1000 * statistics.quantiles(self.latencies, n=100)[percent - 1]
 
     def __str__(self) -> str:
+        count = len(self.latencies)
         latencies = ", ".join(f"p{p} {self.percentile(p):,.0f} ms" for p in (50, 95, 99))
         return (
-            f"{len(self.latencies):,} requests in {self.seconds:.1f} s, {len(self.errors)} errors, "
-            f"largest difference of a score {self.largest_difference:.1e}; "
-            f"{self.throughput:.1f} requests/s; {latencies}"
+            f"{count:,} requests in {self.seconds:.1f} s, {len(self.errors)} errors, largest "
+            f"difference of a score {self.largest_difference:.1e}; "
+            f"{count / self.seconds:.1f} requests/s; {latencies}"
         )
 
 
 def make_questions(
-    cross_encoder: BaseCrossEncoder, count: int, *, passages: int, words: int, seed: int = 0
+    cross_encoder: BaseCrossEncoder, count: int, *, passages: int, words: int
 ) -> list[Question]:
     """Make requests from the Python reference, and score them in process, each alone.
 
-    Args:
-        cross_encoder: What the server's scores must equal.
-        count: How many different ones.
-        passages: Of each request.
-        words: Of a passage, on average; each has from half to one and a half times as many.
-        seed: Of the choice.
+    Passages have from half to one and a half times as many words.
     """
-    chosen = random.Random(seed)  # noqa: S311  # no secret
+    chosen = random.Random(0)  # noqa: S311  # no secret
     text = " ".join(topics.values()).split()
+
+    def some(length: int) -> str:
+        start = chosen.randrange(len(text) - length)
+        return " ".join(text[start : start + length])
+
     questions = []
     for _ in range(count):
-        query = " ".join(_some(text, 6, chosen))
-        documents = [
-            " ".join(_some(text, chosen.randint(words // 2, words * 3 // 2), chosen))
-            for _ in range(passages)
-        ]
+        query = some(6)
+        documents = [some(chosen.randint(words // 2, words * 3 // 2)) for _ in range(passages)]
         expected = cross_encoder.score([(query, document) for document in documents])
         body = json.dumps({"model": "any", "query": query, "documents": documents}).encode()
         head = (
@@ -103,20 +89,9 @@ def make_questions(
     return questions
 
 
-def _some(text: Sequence[str], words: int, chosen: random.Random) -> Sequence[str]:
-    start = chosen.randrange(len(text) - words)
-    return text[start : start + words]
-
-
 def run_load(url: str, questions: Sequence[Question], *, clients: int, total: int) -> LoadReport:
     """Send `total` requests by `clients` connections, each one after another."""
-    return asyncio.run(_run_load(url, questions, clients, total))
-
-
-async def _run_load(
-    url: str, questions: Sequence[Question], clients: int, total: int
-) -> LoadReport:
-    waiting = iter(range(total))
+    numbers = iter(range(total))
     errors: list[str] = []
     latencies: list[float] = []
     differences = [0.0]
@@ -124,7 +99,7 @@ async def _run_load(
     async def client() -> None:
         # Raw HTTP: a full client would take more of the two cores than the server.
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-        for number in waiting:
+        for number in numbers:
             question = questions[number % len(questions)]
             sent = time.perf_counter()
             writer.write(question.http)
@@ -132,15 +107,18 @@ async def _run_load(
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             body = await reader.readexactly(length)
             latencies.append(time.perf_counter() - sent)
-            if not head.startswith(b"HTTP/1.1 200 "):
+            if head.startswith(b"HTTP/1.1 200 "):
+                differences.append(_difference(body, question.expected))
+            else:
                 errors.append(body.decode())
-                continue
-            differences.append(_difference(body, question.expected))
         writer.close()
         await writer.wait_closed()
 
+    async def every() -> None:
+        await asyncio.gather(*(client() for _ in range(clients)))
+
     start = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
+    asyncio.run(every())
     return LoadReport(errors, max(differences), time.perf_counter() - start, latencies)
 
 
@@ -148,9 +126,8 @@ def _difference(body: bytes, expected: list[float]) -> float:
     """Largest difference of a score; infinite if a document is missing or out of order."""
     results = json.loads(body)["results"]
     scores = [result["relevance_score"] for result in results]
-    if sorted(result["index"] for result in results) != list(range(len(expected))):
-        return float("inf")
-    if scores != sorted(scores, reverse=True):
+    complete = sorted(result["index"] for result in results) == list(range(len(expected)))
+    if not complete or scores != sorted(scores, reverse=True):
         return float("inf")
     return max(abs(result["relevance_score"] - expected[result["index"]]) for result in results)
 
@@ -173,25 +150,6 @@ def starvation(url: str, small: Question, large: Question, *, count: int) -> tup
     return alone, behind
 
 
-@contextmanager
-def server_process(*options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `langchain-rerank serve` and give its URL and process, once its model is loaded."""
-    command = [sys.executable, "-m", "langchain_rerank.cli", "serve", "--port", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            url = next(line.split(" on ")[1].strip() for line in process.stderr if " on " in line)
-            while httpx.get(f"{url}/ready").status_code != 200:
-                time.sleep(0.1)
-            yield url, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.stderr.read()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
-
-
 def main() -> None:
     """Measure what the README says of the service."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -200,26 +158,26 @@ def main() -> None:
     parser.add_argument("--only", choices=["load", "starvation", "memory"], action="append")
     parser.add_argument("--words", type=int, default=60, help="of a passage of the load")
     parser.add_argument("--requests", type=int, default=2000)
-    arguments = parser.parse_args()
-    wanted = arguments.only or ["load", "starvation", "memory"]
-    options = ["--model", arguments.model, "--backend", arguments.backend]
-    cross_encoder = build_cross_encoder(arguments.model, arguments.backend)
+    given = parser.parse_args()
+    wanted = given.only or ["load", "starvation", "memory"]
+    cross_encoder = build_cross_encoder(given.model, given.backend)
     small = make_questions(cross_encoder, 100, passages=5, words=15)
-    with server_process(*options) as (url, process):
+    with serve("--model", given.model, "--backend", given.backend) as process:
+        url = process.url("/ready")
         if "load" in wanted:
-            large = make_questions(cross_encoder, 50, passages=20, words=arguments.words)
-            report = run_load(url, large, clients=64, total=arguments.requests)
-            _say(f"64 clients, 20 passages of {arguments.words} words: {report}")
+            large = make_questions(cross_encoder, 50, passages=20, words=given.words)
+            print(f"64 clients, 20 passages of {given.words} words:", flush=True)  # noqa: T201
+            print(run_load(url, large, clients=64, total=given.requests), flush=True)  # noqa: T201
         if "starvation" in wanted:
-            (large,) = make_questions(cross_encoder, 1, passages=200, words=arguments.words)
+            (large,) = make_questions(cross_encoder, 1, passages=200, words=given.words)
             alone, behind = starvation(url, small[0], large, count=60)
-            _say(f"p99 of 5 passages: alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms")
-            _say(f"ratio {behind / alone:.1f}")
+            said = f"alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms"
+            print(f"p99 of 5 passages: {said}: {behind / alone:.1f} times", flush=True)  # noqa: T201
         if "memory" in wanted:
-            for total in (1000, 10_000):
-                run_load(url, small, clients=64, total=total if total == 1000 else 9000)
-                rss = process.memory_info().rss
-                _say(f"memory after {total:,} requests: {rss / 2**20:,.0f} MiB")
+            for more in (1000, 9000):
+                run_load(url, small, clients=64, total=more)
+                rss = process.memory_info().rss / 2**20
+                print(f"memory after {more:,} more requests: {rss:,.0f} MiB", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,42 +1,32 @@
-"""A real uvicorn on a free port of this machine, in a thread of the test."""
+"""Real servers on free ports of this machine: in a thread of the test, or their own process."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import socket
+import sys
+import tempfile
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psutil
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.server.app import create_app
-from langchain_rerank.server.run import listen, make_server
+from langchain_rerank.server.run import make_server
 from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastapi import FastAPI
-
 DEADLINE_S = 30
-
-
-@contextmanager
-def serving(app: FastAPI, **options: Any) -> Iterator[str]:
-    """Serve an app and give its URL, once its model is loaded or has failed to."""
-    listening = listen("127.0.0.1", 0)
-    server = make_server(app, **options)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    batcher = app.state.batcher
-    try:
-        wait_until(lambda: batcher.ready or batcher.load_error, "the model to load")
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+GOOD = {"query": "q", "documents": ["a", "bb"]}
+JSON = {"content-type": "application/json"}
 
 
 @contextmanager
@@ -45,16 +35,29 @@ def client_of(
 ) -> Iterator[httpx.Client]:
     """Serve a model and give an HTTP client of it, whose `app` is the server's."""
     app = create_app(model, **settings)
-    app.state.batcher._pass_seconds = math.inf  # else a pass depends on how fast the test was
-    with serving(app, **(server_options or {})) as url, httpx.Client(base_url=url) as client:
-        client.app = app  # type: ignore[attr-defined]
-        yield client
+    batcher = app.state.batcher
+    batcher._pass_seconds = math.inf  # else a pass depends on how fast the test was
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = make_server(app, **(server_options or {}))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        wait_until(lambda: batcher.ready or batcher.load_error, "the model to load")
+        with httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
+            client.app = app  # type: ignore[attr-defined]
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
 
 
 class GatedCrossEncoder(BaseCrossEncoder):
     """Scores a passage by its length, and each pass only when the test opens the gate for it.
 
-    Records the passages of each pass. A passage "poison" fails the pass, "NaN" scores NaN.
+    Records the passages of each pass. A passage "poison" fails the pass, "panic" raises what is no
+    Exception (as a panic of a tokenizer in Rust is none), "NaN" scores NaN, "lost" is left out.
     """
 
     def __init__(self, *, is_open: bool = False) -> None:
@@ -70,9 +73,12 @@ class GatedCrossEncoder(BaseCrossEncoder):
         if "poison" in passages:
             msg = "poisoned"
             raise RuntimeError(msg)
+        if "panic" in passages:
+            raise SystemExit(3)
         return [
-            float("nan") if passage == "NaN" else float(len(passage.strip()))
+            math.nan if passage == "NaN" else float(len(passage.strip()))
             for passage in passages
+            if passage != "lost"
         ]
 
     def let_pass(self) -> None:
@@ -83,3 +89,49 @@ class GatedCrossEncoder(BaseCrossEncoder):
         """Let every pass through from now on."""
         self._is_open = True
         self._gate.release()
+
+
+class Child(psutil.Popen):
+    """A Python process of its own, whose output can be read."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed by `child`
+        environment = {**os.environ, "COLUMNS": "200", **environment}
+        command = [sys.executable, *arguments]
+        super().__init__(command, stdout=self._log, stderr=self._log, env=environment)
+
+    @property
+    def output(self) -> str:
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def url(self, path: str = "/health") -> str:
+        """Where it serves, once it answers there."""
+
+        def answers() -> str | None:
+            assert self.poll() is None, self.output
+            if not (found := re.search(r"on (http://\S+)", self.output)):
+                return None
+            ready = httpx.get(found[1] + path).status_code == 200
+            return found[1] if ready else None
+
+        return wait_until(answers, "the server to answer")
+
+
+@contextmanager
+def child(*arguments: str, **environment: str) -> Iterator[Child]:
+    """Run Python in a process that is gone afterwards, with all that it started."""
+    running = Child(*arguments, **environment)
+    try:
+        yield running
+    finally:
+        every = [*running.children(recursive=True), running] if running.poll() is None else []
+        for one in every:
+            one.kill()
+        psutil.wait_procs(every)
+        running._log.close()
+
+
+def serve(*options: str, **environment: str):
+    """Run `langchain-rerank serve` on a free port."""
+    command = ("-m", "langchain_rerank.cli", "serve", "--port", "0")
+    return child(*command, *options, **environment)

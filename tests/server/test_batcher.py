@@ -9,268 +9,190 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from langchain_rerank.server.fair_queue import FairQueue, Job, cost_of
+from langchain_rerank.server.batcher import Job, cost_of, take
 from langchain_rerank.server.limits import Limits
 from tests.server.serving import GatedCrossEncoder, client_of
 from tests.support import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from concurrent.futures import Future
 
 
 class Requests:
     """Requests sent from threads, each counted in before the next is sent."""
 
-    def __init__(self, client: httpx.Client, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, client: httpx.Client, model: GatedCrossEncoder) -> None:
         self.client = client
-        self.pool = pool
-        self.waiting = 0
+        self.batcher = client.app.state.batcher
+        self._pool = ThreadPoolExecutor(64)
+        self._waiting = 0
+        self._pool.submit(self.post, "first")
+        wait_until(lambda: model.passes, "the model to be called")
 
-    def send(self, documents: list[str]):
+    def post(self, *documents: str, timeout: float = 60) -> httpx.Response:
+        body = {"query": "q", "documents": documents}
+        return self.client.post("/v2/rerank", json=body, timeout=timeout)
+
+    def send(self, *documents: str) -> Future[httpx.Response]:
         """Send a request that has to wait, and come back when it does."""
-        self.waiting += 1
-        sent = self.pool.submit(post, self.client, documents)
-        wait_until(lambda: waiting_at(self.client) == self.waiting, "the request to wait")
-        return sent
-
-    def occupy(self, model: GatedCrossEncoder):
-        """Send a request that the model holds until its gate opens."""
-        passes = len(model.passes)
-        sent = self.pool.submit(post, self.client, ["first"])
-        wait_until(lambda: len(model.passes) > passes, "the model to be called")
+        self._waiting += 1
+        sent = self._pool.submit(self.post, *documents)
+        wait_until(lambda: len(self.batcher) == self._waiting, "the request to wait")
         return sent
 
 
-def post(client: httpx.Client, documents: list[str]) -> httpx.Response:
-    return client.post("/v2/rerank", json={"query": "q", "documents": documents}, timeout=60)
-
-
-def waiting_at(client: httpx.Client) -> int:
-    return len(client.app.state.batcher)
-
-
-def scores_of(reply: httpx.Response) -> dict[int, float]:
-    assert reply.status_code == 200, reply.text
-    return {result["index"]: result["relevance_score"] for result in reply.json()["results"]}
-
-
 @pytest.fixture
-def model():
-    model = GatedCrossEncoder()
-    yield model
-    model.open()
-
-
-@pytest.fixture
-def requests(model) -> Iterator[Requests]:
-    with client_of(model) as client, ThreadPoolExecutor(64) as pool:
-        yield Requests(client, pool)
+def requests(model, request):
+    """The model is busy with a request until the test opens it."""
+    with client_of(model, **getattr(request, "param", {})) as client:
+        yield Requests(client, model)
         model.open()
 
 
+def scores_of(reply: httpx.Response | Future[httpx.Response]) -> list[float]:
+    """Scores in the order of the request."""
+    reply = reply if isinstance(reply, httpx.Response) else reply.result()
+    assert reply.status_code == 200, reply.text
+    results = sorted(reply.json()["results"], key=lambda result: result["index"])
+    return [result["relevance_score"] for result in results]
+
+
 def test_requests_that_wait_are_scored_in_one_pass(requests, model):
-    first = requests.occupy(model)
-    sent = [requests.send(["x" * (i + 1), "y" * (i + 2)]) for i in range(10)]
+    sent = [requests.send("x" * (i + 1), "y" * (i + 2)) for i in range(10)]
     model.open()
-    for i, one in enumerate(sent):
-        assert scores_of(one.result()) == {0: i + 1, 1: i + 2}
-    assert scores_of(first.result()) == {0: 5}
-    assert len(model.passes) == 2
-    assert model.passes[1] == [t for i in range(10) for t in ("x" * (i + 1), "y" * (i + 2))]
+    assert [scores_of(one) for one in sent] == [[i + 1, i + 2] for i in range(10)]
+    assert [len(texts) for texts in model.passes] == [1, 20]
+
+
+@pytest.mark.parametrize("requests", [{"joint_scoring": False}], indirect=True)
+def test_without_joint_scoring_a_pass_is_one_whole_request(requests, model):
+    sent = [requests.send(*["x"] * size) for size in (300, 1)]
+    model.open()
+    assert [len(scores_of(one)) for one in sent] == [300, 1]
+    assert [len(texts) for texts in model.passes] == [1, 300, 1]
 
 
 COST = cost_of(("q", "text"))
 
 
-@pytest.fixture
-def jobs():
-    """Make requests of so many equal pairs each, in a queue."""
-    line = FairQueue()
-    loop = asyncio.new_event_loop()
+class Line:
+    """Requests of so many equal pairs each, and the passes over them."""
 
-    def add(*sizes: int) -> list[Job]:
-        made = [Job([("q", "text")] * size, loop.create_future()) for size in sizes]
-        for job in made:
-            line.add(job)
-        return made
+    def __init__(self, *sizes: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.close()
+        self.jobs: list[Job] = []
+        self.add(*sizes)
 
-    yield line, add
-    loop.close()
+    def add(self, *sizes: int) -> None:
+        for size in sizes:
+            self.jobs.append(Job([("q", "text")] * size, self._loop.create_future()))
 
+    def score(self, pairs: float) -> int:
+        """Run a pass with room for so many pairs, and give how many it had."""
+        before = self.done()
+        take([job for job in self.jobs if job.taken < len(job.pairs)], pairs * COST)
+        return sum(self.done()) - sum(before)
 
-def score(taken: list[Job]) -> list[int]:
-    """End a pass, and tell how many pairs it had of each request."""
-    sizes = [len(job.chunk) for job in taken]
-    for job, size in zip(taken, sizes, strict=True):
-        job.add([0.0] * size, None)
-    return sizes
-
-
-def test_a_small_newcomer_is_whole_in_the_next_pass_beside_four_large_ones(jobs):
-    line, add = jobs
-    large = add(1000, 1000, 1000, 1000)
-    assert sum(score(line.take(100 * COST))) == 100
-    (small,) = add(10)
-    taken = line.take(100 * COST)
-    assert score(taken)[taken.index(small)] == 10
-    assert small.future.done()
-    assert 108 <= sum(len(job.scores) for job in large) <= 125, "no more than the newcomer's share"
+    def done(self) -> list[int]:
+        return [job.taken for job in self.jobs]
 
 
-def test_a_flood_of_small_requests_leaves_half_of_each_pass_to_a_large_one(jobs):
-    line, add = jobs
-    (large,) = add(1000)
-    score(line.take(100 * COST))
+def test_a_small_newcomer_is_whole_in_the_next_pass_beside_large_ones_and_makes_it_short():
+    line = Line(*[1000] * 40)
+    assert line.score(100) == 100
+    line.add(10, 20)
+    assert 60 <= line.score(100) <= 62, "as much again of the large ones, not a whole pass"
+    assert line.done()[-2:] == [10, 20]
+    line.add(1)
+    assert line.score(100) == 25, "never less than a quarter of a pass"
+
+
+def test_a_flood_of_small_requests_leaves_half_of_each_pass_to_the_oldest():
+    line = Line(1000)
+    line.score(100)
     for number in range(1, 5):
-        add(*[10] * 20)
-        score(line.take(100 * COST))
-        assert len(large.scores) == 100 + 50 * number
+        line.add(*[10] * 20)
+        assert line.score(100) == 100
+        assert line.done()[0] == 100 + 50 * number
 
 
-def test_large_requests_share_passes_evenly_and_all_end(jobs):
-    line, add = jobs
-    large = add(400, 400, 400)
-    while not any(job.future.done() for job in large):
-        assert sum(score(line.take(96 * COST))) <= 96
-    assert min(len(job.scores) for job in large) > 300
-    while len(line):
-        score(line.take(96 * COST))
-    assert all(job.future.done() for job in large)
+def test_equal_requests_end_in_the_order_of_arrival():
+    line = Line(*[40] * 8)
+    for _ in range(8):
+        assert line.score(40) == 40
+        ended = [taken == 40 for taken in line.done()]
+        assert ended == sorted(ended, reverse=True)
+    assert all(ended)
 
 
-@pytest.mark.parametrize("room", [0, COST / 2])
-def test_a_pass_has_at_least_a_pair_of_an_old_request_however_dear_it_is(jobs, room):
-    line, add = jobs
-    (old,) = add(3)
-    score(line.take(COST))
-    add(5)
-    assert score(line.take(room or COST)).count(1) >= 1
-    assert len(old.scores) == 2
+@pytest.mark.parametrize("room", [0.1, 0.5, 1])
+def test_a_pass_has_at_least_a_pair_however_dear_it_is(room):
+    line = Line(3, 5)
+    while sum(line.done()) < 8:
+        assert 1 <= line.score(room) <= 2
 
 
-def test_without_joint_scoring_a_pass_is_one_whole_request(jobs):
-    line, add = jobs
-    add(300, 1)
-    assert score(line.take_alone()) == [300]
-    assert score(line.take_alone()) == [1]
-    assert len(line) == 0
-
-
-def test_a_request_that_can_not_be_scored_fails_alone(requests, model):
-    requests.occupy(model)
-    good = [requests.send([f"good {i}"]) for i in range(3)]
-    poisoned = requests.send(["fine", "poison"])
-    late = requests.send(["late"])
+@pytest.mark.parametrize(
+    ("documents", "said"),
+    [
+        (["fine", "poison"], "poisoned"),
+        (["fine", "NaN"], "score nan for document 1"),
+        (["panic"], "SystemExit"),
+        (["lost", "fine"], "1 scores for 2 pairs"),
+    ],
+)
+def test_a_request_that_can_not_be_scored_fails_alone(requests, model, documents, said):
+    good = [requests.send(f"good {i}") for i in range(2)]
+    bad = requests.send(*documents)
+    late = requests.send("late")
     model.open()
-    assert poisoned.result().status_code == 500
-    assert "poisoned" in poisoned.result().json()["message"]
-    assert [scores_of(one.result()) for one in [*good, late]] == [{0: 6}, {0: 6}, {0: 6}, {0: 4}]
-    assert scores_of(post(requests.client, ["after"])) == {0: 5}
+    assert (bad.result().status_code, said in bad.result().json()["message"]) == (500, True)
+    assert [scores_of(one) for one in [*good, late]] == [[6], [6], [4]]
+    assert scores_of(requests.post("after")) == [5]
 
 
 def test_a_failed_large_request_is_not_scored_on(requests, model):
-    requests.occupy(model)
-    requests.client.app.state.batcher._pass_seconds = 1e-9
-    big = requests.send(["poison", *["x"] * 300])
+    requests.batcher._pass_seconds = 1e-9
+    big = requests.send("poison", *["x"] * 300)
     model.open()
     assert big.result().status_code == 500
     assert model.passes[1:] == [["poison"]], "a pair a pass, and no more of them"
 
 
-def test_a_score_that_is_not_finite_fails_its_request_alone(requests, model):
-    requests.occupy(model)
-    broken = requests.send(["fine", "NaN"])
-    good = requests.send(["good"])
-    model.open()
-    assert broken.result().status_code == 500
-    assert "score nan for document 1" in broken.result().json()["message"]
-    assert scores_of(good.result()) == {0: 4}
-
-
 def test_a_client_that_goes_away_frees_its_place(requests, model):
-    requests.occupy(model)
-    kept = requests.send(["kept"])
+    kept = requests.send("kept")
     with pytest.raises(httpx.ReadTimeout):
-        requests.client.post(
-            "/v2/rerank", json={"query": "q", "documents": ["gone"] * 500}, timeout=0.3
-        )
-    wait_until(lambda: waiting_at(requests.client) == 1, "the place to be freed")
+        requests.post(*["gone"] * 500, timeout=0.3)
+    wait_until(lambda: len(requests.batcher) == 1, "the place to be freed")
     model.open()
-    assert scores_of(kept.result()) == {0: 4}
-    assert scores_of(post(requests.client, ["after"])) == {0: 5}
+    assert scores_of(kept) == [4]
+    assert scores_of(requests.post("after")) == [5]
     assert all("gone" not in texts for texts in model.passes)
 
 
 def test_a_client_that_leaves_between_passes_is_not_scored_on(requests, model):
-    requests.client.app.state.batcher._pass_seconds = 1e-9  # a pair a pass
-    with httpx.Client(base_url=requests.client.base_url) as client:
-        body = {"query": "q", "documents": ["gone"] * 1000}
-        asked = requests.pool.submit(client.post, "/v2/rerank", json=body, timeout=1)
-        for number in range(1, 4):
-            wait_until(lambda number=number: len(model.passes) == number, "a pass")
+    requests.batcher._pass_seconds = 1e-9  # a pair a pass
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(requests.post, *["gone"] * 1000, timeout=1)
+        for number in range(2, 5):
             model.let_pass()
+            wait_until(lambda number=number: len(model.passes) == number, "a pass")
         assert isinstance(asked.exception(), httpx.ReadTimeout)
-    wait_until(lambda: waiting_at(requests.client) == 0, "the place to be freed")
+    wait_until(lambda: len(requests.batcher) == 0, "the place to be freed")
     model.open()
-    assert scores_of(post(requests.client, ["after"])) == {0: 5}
-    assert sum(texts.count("gone") for texts in model.passes) < 1000
+    assert scores_of(requests.post("after")) == [5]
+    assert len(model.passes) < 10
 
 
-def test_too_many_waiting_requests_are_sent_away_until_there_is_room():
-    model = GatedCrossEncoder()
-    with (
-        client_of(model, limits=Limits(waiting=3)) as client,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        requests = Requests(client, pool)
-        requests.occupy(model)
-        sent = [requests.send(["waits"]) for _ in range(3)]
-        refused = post(client, ["too many"])
-        assert refused.status_code == 503
-        assert int(refused.headers["retry-after"]) >= 1
-        assert "3 requests wait already" in refused.json()["message"]
-        model.open()
-        assert [scores_of(one.result()) for one in sent] == [{0: 5}] * 3
-        assert scores_of(post(client, ["after"])) == {0: 5}
+@pytest.mark.parametrize("requests", [{"limits": Limits(waiting=3)}], indirect=True)
+def test_too_many_waiting_requests_are_sent_away_until_there_is_room(requests, model):
+    sent = [requests.send("waits") for _ in range(3)]
+    refused = requests.post("too many")
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "3 requests wait already" in refused.json()["message"]
+    model.open()
+    assert [scores_of(one) for one in sent] == [[5]] * 3
+    assert scores_of(requests.post("after")) == [5]
     assert all("too many" not in texts for texts in model.passes)
-
-
-class _Panics(GatedCrossEncoder):
-    """Raises what is no Exception, as a panic of a tokenizer in Rust is none."""
-
-    def score(self, text_pairs):
-        if any("panic" in passage for _, passage in text_pairs):
-            raise SystemExit(3)
-        return super().score(text_pairs)
-
-
-def test_what_is_no_exception_does_not_end_the_server():
-    with client_of(_Panics(is_open=True)) as client:
-        failed = post(client, ["panic"])
-        assert failed.status_code == 500
-        assert "SystemExit" in failed.json()["message"]
-        assert scores_of(post(client, ["after"])) == {0: 5}
-
-
-class _Miscounts(GatedCrossEncoder):
-    def score(self, text_pairs):
-        return super().score(text_pairs)[:-1]
-
-
-def test_a_model_that_gives_too_few_scores_is_never_misaligned():
-    with client_of(_Miscounts(is_open=True)) as client:
-        failed = post(client, ["a", "b"])
-        assert failed.status_code == 500
-        assert "gave 1 scores for 2 pairs" in failed.json()["message"]
-
-
-def test_a_pass_that_can_not_be_counted_does_not_end_the_scoring():
-    with client_of(GatedCrossEncoder(is_open=True)) as client:
-        client.app.state.batcher._on_pass = _fails
-        assert scores_of(post(client, ["one"])) == {0: 3}
-        assert scores_of(post(client, ["three"])) == {0: 5}
-
-
-def _fails(_: object) -> None:
-    msg = "no place for another number"
-    raise ValueError(msg)

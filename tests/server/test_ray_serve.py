@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +18,15 @@ import yaml
 from langchain_rerank import ModelLoadError, RemoteCrossEncoder, TorchCrossEncoder
 from langchain_rerank.ray_session import connected
 from langchain_rerank.server import ray_proxy
-from langchain_rerank.server.ray_serve import DEPLOYMENT, build_app, deployed, scaled, serve_on_ray
+from langchain_rerank.server.ray_serve import (
+    DEPLOYMENT,
+    build_app,
+    deployed,
+    deployment,
+    serve_on_ray,
+)
 from tests.fakes import WordOverlapCrossEncoder
+from tests.server.serving import JSON, Child, child, serve
 from tests.support import free_port, wait_until
 
 pytestmark = [
@@ -35,15 +39,14 @@ pytestmark = [
 ]
 
 DEADLINE_S = 90
-QUERY = "How many people live in Berlin?"
 PASSAGES = [
-    "Berlin had a population of 3,520,031 registered inhabitants.",
-    "Berlin is well known for its museums.",
+    "Berlin had 3,520,031 registered inhabitants.",
+    "Museums.",
     "",
     "The dog 👩‍👩‍👧 sleeps.",
 ]
-PAIRS = [(QUERY, passage) for passage in PASSAGES]
-BODY = {"model": "any", "query": QUERY, "documents": PASSAGES}
+PAIRS = [("How many people live in Berlin?", passage) for passage in PASSAGES]
+BODY = {"query": PAIRS[0][0], "documents": PASSAGES}
 
 
 class SlowCrossEncoder(WordOverlapCrossEncoder):
@@ -54,23 +57,41 @@ class SlowCrossEncoder(WordOverlapCrossEncoder):
         return super().score(text_pairs)
 
 
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
 @pytest.fixture(scope="module")
 def port():
     """The port of a proxy on a Ray of this module, which is gone afterwards."""
     from ray import serve
 
-    number = free_port()
-    before = set(psutil.Process().children(recursive=True))
+    before = children()
     with connected({ray_proxy.VARIABLE: ray_proxy.IMPORT_PATH}) as own:
         assert own
-        started = set(psutil.Process().children(recursive=True))
-        yield number
-        started |= set(psutil.Process().children(recursive=True))
+        started = children()
+        yield free_port()
+        started |= children()
         serve.shutdown()
     _, alive = psutil.wait_procs(started - before, timeout=30)
     for one in alive:
         one.kill()
     assert alive == []
+
+
+@pytest.fixture
+def serving(port):
+    """Serve a cross encoder by replicas, and give the URL."""
+
+    @contextmanager
+    def serving(cross_encoder, *, path="/", settings=None, **options):
+        share = {"num_cpus": 0.5}
+        application = deployment(ray_actor_options=share, **options)
+        bound = application.bind(cross_encoder, 1, settings or {})
+        with deployed(bound, host="127.0.0.1", port=port, route_prefix=path):
+            yield f"http://127.0.0.1:{port}{path.rstrip('/')}/v2/rerank"
+
+    return serving
 
 
 def replicas() -> dict[str, int]:
@@ -80,39 +101,29 @@ def replicas() -> dict[str, int]:
 
 
 def replica_processes() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [one for one in children if f"ServeReplica:rerank:{DEPLOYMENT}" in one.name()]
+    return [one for one in children() if f"ServeReplica:rerank:{DEPLOYMENT}" in one.name()]
 
 
-def test_scores_are_those_in_process(port, tiny_checkpoint):
-    model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
-    application = scaled(1, None).bind(model, 1, {"served_name": "tiny", "api_keys": ["secret"]})
-    # Below a prefix, where a check of the whole path would let everybody in.
-    with deployed(application, host="127.0.0.1", port=port, route_prefix="/search"):
-        url = f"http://127.0.0.1:{port}/search"
-        remote = RemoteCrossEncoder(url=f"{url}/v2/rerank", api_key="secret")
-        assert remote.score(PAIRS) == pytest.approx(model.score(PAIRS), abs=1e-6)
-        refused = httpx.post(f"{url}/v2/rerank", json=BODY)
+def post(url: str, **options: Any) -> httpx.Response:
+    return httpx.post(url, timeout=DEADLINE_S, **({"json": BODY} | options))
+
+
+def test_scores_are_those_in_process_and_keys_and_limits_hold_below_a_prefix(serving, tiny):
+    with serving(tiny, path="/search", settings={"api_keys": ["secret"]}) as url:
+        remote = RemoteCrossEncoder(url=url, api_key="secret")
+        assert remote.score(PAIRS) == pytest.approx(tiny.score(PAIRS), abs=1e-6)
+        refused = post(url)
         assert (refused.status_code, list(refused.json())) == (401, ["message"])
-        key = {"authorization": "Bearer secret", "content-type": "application/json"}
-        large = httpx.post(f"{url}/v2/rerank", content=b" " * (17 * 2**20), headers=key)
+        key = {"authorization": "Bearer secret", **JSON}
+        large = post(url, json=None, content=b" " * (17 * 2**20), headers=key)
         assert large.status_code == 413
-        assert httpx.get(f"{url}/ready").status_code == 200
-        nothing = httpx.get(f"{url}/nothing")
-        assert (nothing.status_code, list(nothing.json())) == (404, ["message"])
-    gone = httpx.get(f"http://127.0.0.1:{port}/ready")
-    assert (gone.status_code, list(gone.json())) == (404, ["message"])
+        assert httpx.get(url.replace("v2/rerank", "ready")).status_code == 200
 
 
-def test_a_killed_replica_loses_no_answer(port):
-    url = f"http://127.0.0.1:{port}"
-    remote = RemoteCrossEncoder(url=f"{url}/v2/rerank")
+def test_a_killed_replica_loses_no_answer(serving):
     expected = WordOverlapCrossEncoder().score(PAIRS)
-    application = scaled(2, None).bind(SlowCrossEncoder(), 1, {})
-    with (
-        deployed(application, host="127.0.0.1", port=port),
-        ThreadPoolExecutor(16) as pool,
-    ):
+    with serving(SlowCrossEncoder(), num_replicas=2) as url, ThreadPoolExecutor(16) as pool:
+        remote = RemoteCrossEncoder(url=url)
         victim, *_ = wait_until(replica_processes, "a replica")
         answers = [pool.submit(remote.score, PAIRS) for _ in range(100)]
         wait_until(lambda: sum(one.done() for one in answers) > 10, "some answers")
@@ -122,149 +133,42 @@ def test_a_killed_replica_loses_no_answer(port):
         assert victim not in replica_processes()
 
 
-def test_a_request_of_a_killed_replica_is_answered_by_502(port):
-    application = scaled(1, None).bind(SlowCrossEncoder(), 1, {})
-    with deployed(application, host="127.0.0.1", port=port), ThreadPoolExecutor(8) as pool:
-        url = f"http://127.0.0.1:{port}/v2/rerank"
-        (victim,) = replica_processes()
-        answers = [pool.submit(httpx.post, url, json=BODY, timeout=DEADLINE_S) for _ in range(8)]
-        wait_until(lambda: any(one.done() for one in answers), "an answer")
-        os.kill(victim.pid, signal.SIGKILL)
-        codes = {(one.result().status_code, *one.result().json()) for one in answers}
-        assert (502, "message") in codes
-        assert {code for code, *_ in codes} <= {200, 502, 503}
-
-
-def test_replicas_are_added_while_requests_wait(port):
-    application = scaled(1, 2).bind(SlowCrossEncoder(), 1, {"joint_scoring": False})
-    with deployed(application, host="127.0.0.1", port=port):
-        assert replicas() == {"RUNNING": 1}
-        ended = threading.Event()
-        url = f"http://127.0.0.1:{port}/v2/rerank"
-
-        def ask() -> set[int]:
-            codes = set()
-            while not ended.is_set():
-                codes.add(httpx.post(url, json=BODY, timeout=DEADLINE_S).status_code)
-            return codes
-
-        with ThreadPoolExecutor(24) as pool:
-            asked = [pool.submit(ask) for _ in range(24)]
-            try:
-                wait_until(lambda: replicas().get("RUNNING") == 2, "the second replica")
-            finally:
-                ended.set()
-            assert set.union(*(one.result() for one in asked)) == {200}
-
-
-def test_what_is_too_much_is_answered_by_503(port):
-    application = scaled(1, None)
-    application = application.options(max_ongoing_requests=2, max_queued_requests=2)
-    with (
-        deployed(application.bind(SlowCrossEncoder(), 1, {}), host="127.0.0.1", port=port),
-        ThreadPoolExecutor(16) as pool,
-    ):
-        url = f"http://127.0.0.1:{port}/v2/rerank"
-        asked = [pool.submit(httpx.post, url, json=BODY, timeout=DEADLINE_S) for _ in range(16)]
-        answers = [one.result() for one in asked]
+def test_what_is_too_much_is_answered_by_503_and_a_second_application_is_refused(serving):
+    options = {"max_ongoing_requests": 2, "max_queued_requests": 2}
+    with serving(SlowCrossEncoder(), **options) as url, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(post, [url] * 16))
         refused = [one for one in answers if one.status_code == 503]
-        assert refused
         assert {one.status_code for one in answers} == {200, 503}
-        assert list(refused[0].json()) == ["message"]
         assert refused[0].headers["retry-after"] == "1"
-        assert httpx.post(url, json=BODY, timeout=DEADLINE_S).status_code == 200
-
-
-def test_an_application_that_is_there_is_left_alone(port):
-    application = scaled(1, None).bind(WordOverlapCrossEncoder(), 1, {})
-    with deployed(application, host="127.0.0.1", port=port):
         with (
             pytest.raises(ValueError, match="already serves an application 'rerank'"),
-            deployed(application, host="127.0.0.1", port=port),
+            serving(SlowCrossEncoder()),
         ):
             pass
-        assert httpx.post(f"http://127.0.0.1:{port}/v2/rerank", json=BODY).status_code == 200
+        assert post(url).status_code == 200
 
 
-def test_a_new_version_takes_over_without_a_lost_answer(port):
-    url = f"http://127.0.0.1:{port}/v2/rerank"
-    names: list[Any] = []
-    ended = threading.Event()
-
-    def ask() -> None:
-        while not ended.is_set():
-            names.append(httpx.post(url, json=BODY, timeout=DEADLINE_S))
-
-    def version(name):
-        return scaled(2, None).bind(WordOverlapCrossEncoder(), 1, {"served_name": name})
-
-    from ray import serve
-
-    with deployed(version("old"), host="127.0.0.1", port=port), ThreadPoolExecutor(2) as pool:
-        before = set(replica_processes())
-        asked = [pool.submit(ask) for _ in range(2)]
-        try:
-            serve.run(version("new"), name="rerank", route_prefix="/")
-        finally:
-            ended.set()
-        for one in asked:
-            one.result()
-        assert {answer.status_code for answer in names} == {200}
-        assert not before & set(replica_processes())
-
-
-def test_a_model_that_can_not_load_is_told(port):
-    application = scaled(1, None).options(max_constructor_retry_count=1)
+def test_a_model_that_can_not_load_is_told(serving):
     model = TorchCrossEncoder(model="/nowhere/at/all")
     with (
         pytest.raises(ModelLoadError, match="/nowhere/at/all"),
-        deployed(application.bind(model, 1, {}), host="127.0.0.1", port=port),
+        serving(model, max_constructor_retry_count=1),
     ):
         pass
 
 
-@pytest.mark.parametrize(("replicas", "most"), [(0, None), (2, 1)])
-def test_numbers_of_replicas_that_can_not_be(replicas, most):
-    with pytest.raises(ValueError, match="expected 1 ≤ replicas ≤ max_replicas"):
-        serve_on_ray(WordOverlapCrossEncoder(), replicas=replicas, max_replicas=most)
+def test_arguments_are_checked():
+    for replicas, most in ((0, None), (2, 1)):
+        with pytest.raises(ValueError, match="expected 1 ≤ replicas ≤ max_replicas"):
+            serve_on_ray(WordOverlapCrossEncoder(), replicas=replicas, max_replicas=most)
+    for wrong in ({"backend": "tensorflow"}, {"modell": "m"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            build_app(wrong)
 
 
-def config() -> dict[str, Any]:
-    """The file that ships."""
-    file = resources.files("langchain_rerank.server") / "serve_config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def test_config_file_is_one():
-    from ray.serve.schema import ServeDeploySchema
-
-    schema = ServeDeploySchema.model_validate(config())
-    assert schema.applications[0].deployments[0].name == DEPLOYMENT
-
-
-@contextmanager
-def running(arguments, log, **environment):
-    """A process of its own, whose own children are gone afterwards."""
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdout=file,
-            stderr=file,
-            env={**os.environ, **environment},
-        )
-    started: set[psutil.Process] = set()
-    try:
-        yield process, lambda: started.update(psutil.Process(process.pid).children(recursive=True))
-    finally:
-        process.kill()
-        process.wait()
-        for one in psutil.wait_procs(started, timeout=10)[1]:
-            one.kill()
-
-
-def until_ready(url, process, log):
+def until_ready(url: str, process: Child) -> None:
     def ready() -> bool:
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, process.output
         try:
             return httpx.get(f"{url}/ready").status_code == 200
         except httpx.TransportError:
@@ -273,43 +177,33 @@ def until_ready(url, process, log):
     wait_until(ready, "the service")
 
 
-def test_arguments_of_the_file_are_checked():
-    with pytest.raises(ValueError, match="backend"):
-        build_app({"backend": "tensorflow"})
-    with pytest.raises(ValueError, match="modell"):
-        build_app({"modell": "m"})
-
-
-def test_config_file_runs_on_a_ray_that_is_there(port, tiny_checkpoint, tmp_path):
+def test_config_file_runs_on_a_ray_that_is_there(port, tiny, tmp_path):
     import ray
 
-    given = config()
+    shipped = resources.files("langchain_rerank.server") / "serve_config.yaml"
+    given = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    assert given["applications"][0]["deployments"][0]["name"] == DEPLOYMENT
     given["http_options"]["port"] = port
-    given["applications"][0]["args"]["model"] = tiny_checkpoint
-    file, log = tmp_path / "config.yaml", tmp_path / "log"
+    given["applications"][0]["args"]["model"] = tiny.model
+    file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(given))
     address = ray.get_runtime_context().gcs_address
     url = f"http://127.0.0.1:{port}"
-    command = ["ray.serve.scripts", "run", str(file)]
-    with running(command, log, RAY_ADDRESS=address) as (process, _):
-        until_ready(url, process, log)
-        model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
+    with child("-m", "ray.serve.scripts", "run", str(file), RAY_ADDRESS=address) as process:
+        until_ready(url, process)
         found = RemoteCrossEncoder(url=f"{url}/v2/rerank").score(PAIRS)
-        assert found == pytest.approx(model.score(PAIRS), abs=1e-6)
+        assert found == pytest.approx(tiny.score(PAIRS), abs=1e-6)
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE_S)
 
 
-def test_the_command(tiny_checkpoint, tmp_path):
-    number, log = free_port(), tmp_path / "log"
+def test_the_command(tiny):
+    number = str(free_port())
     url = f"http://127.0.0.1:{number}"
-    command = ["langchain_rerank.cli", "serve", "--ray", "--replicas", "1"]
-    command += ["--model", tiny_checkpoint, "--port", str(number)]
-    with running(command, log) as (process, note_children):
-        until_ready(url, process, log)
-        note_children()
-        assert httpx.post(f"{url}/v2/rerank", json=BODY).status_code == 200
+    with serve("--ray", "--model", tiny.model, "--port", number) as process:
+        until_ready(url, process)
+        assert post(f"{url}/v2/rerank").status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_S) == 0, log.read_text()
+        assert process.wait(DEADLINE_S) == 0, process.output
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/ready")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 import schemathesis
@@ -14,17 +13,11 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from tests.server.serving import GatedCrossEncoder, client_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
-
-_EXAMPLES = 40
-_CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
+CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[httpx.Client]:
+def server():
     with client_of(GatedCrossEncoder(is_open=True)) as client:
         yield client
 
@@ -37,7 +30,7 @@ def test_no_request_ends_in_a_server_error_or_an_undocumented_reply(server, path
 
     @seed(1)
     @settings(
-        max_examples=_EXAMPLES,
+        max_examples=40,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -45,7 +38,7 @@ def test_no_request_ends_in_a_server_error_or_an_undocumented_reply(server, path
     )
     @given(case=api[path]["POST"].as_strategy(generation_mode=mode))
     def ask(case):
-        reply = case.call_and_validate(base_url=str(server.base_url), checks=_CHECKS)
+        reply = case.call_and_validate(base_url=str(server.base_url), checks=CHECKS)
         statuses[reply.status_code] += 1
 
     ask()
