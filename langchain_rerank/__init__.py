@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_rerank.middleware import RerankMiddleware
     from langchain_rerank.reader import ExtractiveReader
     from langchain_rerank.retriever import RerankRetriever, create_rerank_retriever
+    from langchain_rerank.view import show_reranking
 
 _HOMES = {
     "CachedCrossEncoder": "cross_encoders.cached",
@@ -41,6 +42,7 @@ _HOMES = {
     "create_rag_chain": "chain",
     "create_rerank_retriever": "retriever",
     "index_documents": "chroma",
+    "show_reranking": "view",
 }
 __all__ = [
     "CachedCrossEncoder",
@@ -60,6 +62,7 @@ __all__ = [
     "create_rag_chain",
     "create_rerank_retriever",
     "index_documents",
+    "show_reranking",
 ]
 
 

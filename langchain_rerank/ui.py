@@ -24,15 +24,11 @@ from langchain_rerank.reader import ExtractiveReader
 from langchain_rerank.retriever import create_rerank_retriever
 from langchain_rerank.view import STYLE, answer_html, best_sentences, ranking_html, source_of
 
-require("gradio", install="langchain-rerank[ui]", purpose="The page")
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-
-import gradio as gr  # noqa: E402  # reads the environment once
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import gradio as gr
     from langchain_chroma import Chroma
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.language_models import BaseChatModel
@@ -81,6 +77,8 @@ class Page:
         *models: str,
     ) -> tuple[Any, ...]:
         """Rerank by one model or two: status, answer, view, passages to judge, what they are of."""
+        import gradio as gr
+
         source = (kind, pasted if kind == PASTED else place.strip())
         reranker = {"first_stage_weight": weight, "score_threshold": threshold, "top_n": None}
         depths = {"k": int(fetch_k), "fetch_k": int(fetch_k), "hybrid": hybrid}
@@ -193,6 +191,10 @@ def pasted_store(text: str) -> Chroma:
 
 def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: str) -> gr.Blocks:
     """Lay the page out; `kind`, `place` and `model` are what it begins with."""
+    require("gradio", install="langchain-rerank[ui]", purpose="The page")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, at its import
+    import gradio as gr
+
     with gr.Blocks(title="langchain-rerank", analytics_enabled=False) as blocks:
         gr.Markdown("# What reranking does")
         question = gr.Textbox("", label="Question", autofocus=True, placeholder="Ask the passages")
@@ -227,6 +229,8 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
 
 def serve(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
     """Serve the page on loopback, with nothing from elsewhere in it."""
+    import gradio as gr
+
     blocks.launch(
         server_name="127.0.0.1",
         server_port=port,

@@ -175,18 +175,13 @@ collection.add(ids=["needle"], documents=["ERR_TLS_0x8F31"], embeddings=[[1.0] *
     assert ids(retriever.invoke(QUERY))[0] == "needle"
 
 
-def age(folder: Path, seconds: float) -> None:
-    """Set the time of the last write back."""
-    then = time.time() - seconds
-    os.utime(folder / "chroma.sqlite3", (then, then))
-
-
 def test_unchanged_folder_is_not_read_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "bm25s")
     store = index_documents([NEEDLE], EMBEDDINGS, persist_directory=tmp_path)
-    age(tmp_path, 60)
+    then = time.time() - 60
+    os.utime(tmp_path / "chroma.sqlite3", (then, then))
     reads = ReadsOf(store)
     keyword = KeywordRetriever(store=reads)
     for _ in range(3):
@@ -232,11 +227,11 @@ def test_filter_holds_for_what_changes_during_the_search() -> None:
     assert KeywordRetriever(store=changing).invoke(QUERY, filter={"owner": "ann"}) == []
 
 
-async def test_same_text_of_two_pages_is_found_twice() -> None:
+def test_same_text_of_two_pages_is_found_twice() -> None:
     pages = [Document("The same text.", metadata={"page": page}) for page in (1, 2)]
     store = make_store(*pages)
     hybrid = HybridRetriever(retrievers=[store.as_retriever(), KeywordRetriever(store=store)])
-    for found in (hybrid.invoke("same text"), await hybrid.ainvoke("same text")):
+    for found in every_way(hybrid, "same text"):
         assert sorted(one.metadata["page"] for one in found) == [1, 2]
 
 
@@ -265,12 +260,9 @@ def test_words_of_many_languages_are_found(text: str, query: str) -> None:
     assert ids(keyword.invoke(query)) == ["hit"]
 
 
-def test_marks_are_parts_of_words() -> None:
+def test_marks_are_parts_of_words_and_english_words_are_those_of_bm25s() -> None:
     assert _words("हिन्दी में") == ["हिन्दी", "में"]
     assert _words("ที่") == ["ท", "ี", "่", "ที", "ี่"]
-
-
-def test_english_words_are_those_of_bm25s() -> None:
     for text in topics.values():
         if text.isascii():
             [expected] = bm25s.tokenize([text], return_ids=False, show_progress=False)

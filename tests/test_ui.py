@@ -7,12 +7,12 @@ import shutil
 import pytest
 from langchain_core.documents import Document
 
-from langchain_rerank import ModelLoadError, OnnxCrossEncoder, index_documents
+from langchain_rerank import ModelLoadError, OnnxCrossEncoder, index_documents, ui
 from langchain_rerank.evaluation import load_beir
 from langchain_rerank.offline import OfflineEmbeddings
 from tests.support import free_port
 
-ui = pytest.importorskip("langchain_rerank.ui", reason="gradio is not installed")
+pytest.importorskip("gradio", reason="gradio is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.integration
 

@@ -26,7 +26,7 @@ class _IntegerProduct(torch.autograd.Function):
     """`x @ (integers * scale)`; in ONNX with `x` in integers too, by one scale a call."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         _: Any, x: torch.Tensor, integers: torch.Tensor, scale: torch.Tensor
     ) -> torch.Tensor:
         return x.float() @ (integers * scale)
@@ -100,12 +100,14 @@ def quantize(model: nn.Module, largest: int) -> None:
     for parent in parents:
         # By name, as children alone would leave out the second place.
         for name, child in list(parent._modules.items()):  # noqa: SLF001  # see above
-            replace = _REPLACED.get(type(child))
+            if child is None or (replace := _REPLACED.get(type(child))) is None:
+                continue
             # A head of a few logits costs nothing in float.
-            if replace is not None and min(child.weight.shape) >= _SMALLEST:
-                if id(child) not in made:
-                    made[id(child)] = replace(child, largest)
-                setattr(parent, name, made[id(child)])
+            if min(child.get_parameter("weight").shape) < _SMALLEST:
+                continue
+            if id(child) not in made:
+                made[id(child)] = replace(child, largest)
+            setattr(parent, name, made[id(child)])
     model.float()
 
 

@@ -19,9 +19,7 @@ import onnx
 import pytest
 
 from langchain_rerank import MissingDependencyError, ModelLoadError, OnnxCrossEncoder
-from langchain_rerank.cross_encoders import onnx_export
 from tests import checkpoints
-from tests.cross_encoders.test_parity import FORMS
 
 BERLIN = "How many people live in Berlin?"
 PEOPLE = (
@@ -257,53 +255,6 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, tiny_ch
 def test_settings_that_make_no_sense(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         OnnxCrossEncoder(model="any", **fields)
-
-
-# Which files
-
-
-PUBLISHED = ["", "_O2", "_O4", "_fp16", "_qint8_arm64", "_qint8_avx512_vnni", "_quint8_avx2"]
-GRAPHS = [f"onnx/model{mark}.onnx" for mark in PUBLISHED]
-
-
-@pytest.mark.parametrize(
-    ("names", "kind", "expected"),
-    [
-        (GRAPHS, "x86-vnni", "onnx/model_qint8_avx512_vnni.onnx"),
-        (GRAPHS, "x86", "onnx/model_quint8_avx2.onnx"),
-        ([*GRAPHS, "model.safetensors"], "arm", "onnx/model_qint8_arm64.onnx"),
-        (GRAPHS[:4], "x86", "onnx/model.onnx"),
-        ([*GRAPHS[:4], "pytorch_model.bin"], "x86", None),
-        (["model.onnx", "model_quantized.onnx"], "x86", "model_quantized.onnx"),
-        (["onnx/model.onnx", "model.onnx", "training_args.bin"], "arm", "model.onnx"),
-        (["onnx/model_fp16.onnx", "openvino/model.onnx"], "x86", None),
-    ],
-)
-def test_the_graph_that_suits_the_processor(names, kind, expected):
-    assert onnx_export.best_graph(names, kind) == expected
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["onnx/model.onnx"], "onnx/model.onnx"),
-        (["model.safetensors", "onnx/model.onnx", "pytorch_model.bin"], "model.safetensors"),
-        (["pytorch_model.bin", "training_args.bin"], "pytorch_model.bin"),
-    ],
-)
-def test_only_what_is_needed_is_downloaded(names, expected):
-    wanted = onnx_export.graph_wanted([*names, "config.json", "README.md"])
-    assert set(names) & set(wanted) == {expected}
-    settings = ["config.json", "a/config.json"]
-    assert onnx_export.settings_wanted([*names, *settings]) == settings
-
-
-def test_a_published_graph_is_not_taken_where_modules_come_behind_it(tmp_path, checkpoint):
-    folder = Path(FORMS["ettin, mean and residual"](tmp_path, checkpoint))
-    (folder / "model_quantized.onnx").touch()
-    read, graph = onnx_export.find_model(str(folder))
-    assert [layer.kind for layer in read.layers] == ["Pooling", "Dense", "LayerNorm", "Dense"]
-    assert graph is None
 
 
 def test_a_downloaded_repository_serves_without_a_network(tmp_path, monkeypatch, tiny_model):

@@ -1,4 +1,4 @@
-"""How a checkpoint becomes an int8 graph, and what the cache of graphs promises."""
+"""Which graph is taken, how a checkpoint becomes one, and what the cache of graphs promises."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from pydoc_data.topics import topics
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,13 +16,10 @@ import torch
 from torch import nn
 
 from langchain_rerank import ModelLoadError, OnnxCrossEncoder, TorchCrossEncoder
-from langchain_rerank.cross_encoders import int8_layers
+from langchain_rerank.cross_encoders import int8_layers, onnx_export
 from tests import checkpoints
 from tests.cross_encoders.test_onnx import BERLIN, PAIRS
 from tests.cross_encoders.test_parity import FORMS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EXPORTED = [
     "bert with a prompt",
@@ -221,3 +218,50 @@ def test_a_cache_that_can_not_be_written_is_named(tiny_checkpoint, tmp_path, mon
     monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelLoadError, match="LANGCHAIN_RERANK_CACHE"):
         OnnxCrossEncoder(model=tiny_checkpoint).load()
+
+
+# Which files
+
+
+PUBLISHED = ["", "_O2", "_O4", "_fp16", "_qint8_arm64", "_qint8_avx512_vnni", "_quint8_avx2"]
+GRAPHS = [f"onnx/model{mark}.onnx" for mark in PUBLISHED]
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "expected"),
+    [
+        (GRAPHS, "x86-vnni", "onnx/model_qint8_avx512_vnni.onnx"),
+        (GRAPHS, "x86", "onnx/model_quint8_avx2.onnx"),
+        ([*GRAPHS, "model.safetensors"], "arm", "onnx/model_qint8_arm64.onnx"),
+        (GRAPHS[:4], "x86", "onnx/model.onnx"),
+        ([*GRAPHS[:4], "pytorch_model.bin"], "x86", None),
+        (["model.onnx", "model_quantized.onnx"], "x86", "model_quantized.onnx"),
+        (["onnx/model.onnx", "model.onnx", "training_args.bin"], "arm", "model.onnx"),
+        (["onnx/model_fp16.onnx", "openvino/model.onnx"], "x86", None),
+    ],
+)
+def test_the_graph_that_suits_the_processor(names, kind, expected):
+    assert onnx_export.best_graph(names, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["onnx/model.onnx"], "onnx/model.onnx"),
+        (["model.safetensors", "onnx/model.onnx", "pytorch_model.bin"], "model.safetensors"),
+        (["pytorch_model.bin", "training_args.bin"], "pytorch_model.bin"),
+    ],
+)
+def test_only_what_is_needed_is_downloaded(names, expected):
+    wanted = onnx_export.graph_wanted([*names, "config.json", "README.md"])
+    assert set(names) & set(wanted) == {expected}
+    settings = ["config.json", "a/config.json"]
+    assert onnx_export.settings_wanted([*names, *settings]) == settings
+
+
+def test_a_published_graph_is_not_taken_where_modules_come_behind_it(tmp_path, checkpoint):
+    folder = Path(FORMS["ettin, mean and residual"](tmp_path, checkpoint))
+    (folder / "model_quantized.onnx").touch()
+    read, graph = onnx_export.find_model(str(folder))
+    assert [layer.kind for layer in read.layers] == ["Pooling", "Dense", "LayerNorm", "Dense"]
+    assert graph is None

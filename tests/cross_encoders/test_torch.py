@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from langchain_rerank import ModelLoadError, TorchCrossEncoder
+from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.cancellation import CancelledCallError, cancelled
 from langchain_rerank.cross_encoders import heads, torch_model
 
@@ -143,12 +142,6 @@ def test_a_cancelled_call_ends_between_batches(tiny, monkeypatch):
     assert 0 < len(batches) < len(PAIRS) * 20
 
 
-async def test_coroutines_share_a_model(tiny):
-    expected = tiny.score(PAIRS)
-    results = await asyncio.gather(*(asyncio.to_thread(tiny.score, PAIRS) for _ in range(64)))
-    assert all(result == pytest.approx(expected, abs=1e-5) for result in results)
-
-
 def test_scoring_by_name_imports_neither_flagembedding_nor_sentence_transformers(tiny_checkpoint):
     code = (
         "import sys\nfrom langchain_rerank import Reranker\n"
@@ -182,12 +175,6 @@ def test_memory_does_not_grow_with_every_length_that_is_met(tiny):
             tiny.score([("q", "word " * count), ("q", "word " * (count // 2))])
     assert len(sizes) <= 128
     assert all(size % 8 == 0 for size in sizes)
-
-
-def test_max_length_over_the_checkpoints_is_refused(tiny_checkpoint):
-    model = TorchCrossEncoder(model=tiny_checkpoint, max_length=1024)
-    with pytest.raises(ModelLoadError, match="max_length=1024 is over the 512 tokens"):
-        model.load()
 
 
 def test_an_instruction_for_a_model_that_takes_none_is_an_error(tiny, tiny_checkpoint):

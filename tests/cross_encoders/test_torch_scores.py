@@ -26,9 +26,6 @@ MUSEUMS = "Berlin is well known for its museums."
 PAIRS = real_pairs(60)
 
 
-# Scores.
-
-
 def test_golden_scores(cross_encoder):
     scores = cross_encoder.score([(BERLIN, POPULATION), (BERLIN, MUSEUMS)])
     assert scores == pytest.approx([9.08509, -3.93431], abs=1e-3)

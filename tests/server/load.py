@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from langchain_rerank.cli.common import build_cross_encoder
-
 from tests.server.serving import serve
 
 if TYPE_CHECKING:

@@ -108,11 +108,12 @@ def test_a_small_newcomer_is_whole_in_the_next_pass_beside_large_ones_and_makes_
     assert line.score(100) == 25, "never less than a quarter of a pass"
 
 
-def test_a_flood_of_small_requests_leaves_half_of_each_pass_to_the_oldest():
+@pytest.mark.parametrize("sizes", [[10] * 20, [200]])
+def test_a_flood_of_shorter_requests_leaves_half_of_each_pass_to_the_oldest(sizes):
     line = Line(1000)
     line.score(100)
     for number in range(1, 5):
-        line.add(*[10] * 20)
+        line.add(*sizes)
         assert line.score(100) == 100
         assert line.done()[0] == 100 + 50 * number
 
