@@ -1,32 +1,21 @@
-"""OpenTelemetry spans, where its API is installed; else nothing.
+"""OpenTelemetry spans, which hold names, counts and times, never texts.
 
-The API alone does nothing either, until an app configures an SDK, so no setting is needed here.
-Spans hold names, counts and times, never texts.
+Its API does nothing until an app configures an SDK, so no setting is needed here. It is imported
+with this module, before any call: a child that is forked while another thread imports it would
+wait for that import for ever.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
+
+from opentelemetry import propagate, trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_NAME = "langchain_rerank"
-
-
-class Span(Protocol):
-    """The part of OpenTelemetry's span that is used here."""
-
-    def set_attribute(self, key: str, value: str | float) -> None:
-        """Note a value under a name."""
-
-
-class _NoSpan:
-    def set_attribute(self, key: str, value: str | float) -> None:
-        """Note nothing."""
+Span = trace.Span
 
 
 @contextmanager
@@ -45,15 +34,9 @@ def span(
         attributes: Values known at its start.
         carrier: Headers of an incoming request, whose trace it continues.
     """
-    if not _installed():
-        yield _NoSpan()
-        return
-    from opentelemetry import propagate, trace
-
-    context = propagate.extract(carrier) if carrier is not None else None
-    with trace.get_tracer(_NAME).start_as_current_span(
+    with trace.get_tracer("langchain_rerank").start_as_current_span(
         name,
-        context,
+        propagate.extract(carrier) if carrier is not None else None,
         trace.SpanKind[kind.upper()],
         attributes,
         # Both would hold the error's message, which may quote a text or a server.
@@ -70,15 +53,4 @@ def span(
 
 def inject(headers: dict[str, str]) -> None:
     """Add the current trace context to the headers of an outgoing request."""
-    if _installed():
-        from opentelemetry import propagate
-
-        propagate.inject(headers)
-
-
-@functools.cache
-def _installed() -> bool:
-    try:
-        return importlib.util.find_spec("opentelemetry.trace") is not None
-    except ImportError:
-        return False
+    propagate.inject(headers)
