@@ -39,7 +39,7 @@ _SEPARATOR = re.compile(r"\s*[,;，；、،؛]\s*")  # noqa: RUF001  # full-widt
 _DASH = re.compile(r"\s*[-‐‑‒–—−－~～〜]\s*")  # noqa: RUF001  # full-width on purpose
 _NUMBER = r"\^?\d{1,6}"
 _CITATION = re.compile(
-    rf"(?P<open>\\?{_OPENING}\s*)(?:(?i:documents?|doc|source)\s*)?"
+    rf"\\?{_OPENING}\s*(?:(?i:documents?|doc|source)\s*)?"
     rf"(?P<numbers>{_NUMBER}(?:(?:{_SEPARATOR.pattern}|{_DASH.pattern}){_NUMBER})*)"
     rf"\s*(?:†[^\[\]【】]{{0,60}})?\\?{_CLOSING}"
 )
@@ -140,9 +140,7 @@ class AnswerParser(StrOutputParser):
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[str]:
         thoughts = ThoughtFilter()
-        for piece in input:
-            if said := thoughts.feed(_text(piece)):
-                yield said
+        yield from filter(None, (thoughts.feed(_text(piece)) for piece in input))
         yield thoughts.feed(last=True)
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[str]:
@@ -163,21 +161,15 @@ def cited_numbers(answer: str, count: int) -> list[int]:
     return list(dict.fromkeys(n for mark in _citations(said) for n in _numbers(mark, count)))
 
 
-def mark_footnotes(passage: str) -> str:
-    """Write "[2]" as "[note 2]", as a model that copies it would seem to cite document 2.
-
-    Code keeps its subscripts: where it is marked as code, on lines that look like it, and after
-    names that no prose has.
-    """
-    for mark in _footnotes(passage):
-        place = mark.end("open")
-        passage = f"{passage[:place]}note {passage[place:]}"
-    return passage
-
-
 def strip_footnotes(passage: str) -> str:
-    """Leave footnote marks out, with the space before them."""
-    for mark in _footnotes(passage):
+    """Leave footnote marks such as "[2]" out, with the space before them.
+
+    A model that copies one would seem to cite document 2. Code keeps its subscripts: where it is
+    marked as code, on lines that look like it, and after names that no prose has.
+    """
+    prose = _CODE_LINE.sub(_blank, passage)
+    marks = [mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE)]
+    for mark in reversed(marks):
         passage = passage[: mark.start()].rstrip(" \t") + passage[mark.end() :]
     return passage
 
@@ -207,12 +199,6 @@ def _citations(text: str) -> Iterator[re.Match[str]]:
             subscript_end = end
         elif not _LINK_TARGET.match(prose, end):
             yield mark
-
-
-def _footnotes(passage: str) -> list[re.Match[str]]:
-    """Find in prose, from its end, what would be citations in an answer."""
-    prose = _CODE_LINE.sub(_blank, passage)
-    return [mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE)][::-1]
 
 
 def _numbers(citation: re.Match[str], count: int) -> list[int]:

@@ -17,7 +17,7 @@ from langchain_core.runnables import (
 )
 from typing_extensions import TypedDict
 
-from langchain_rerank.answers import AnswerParser, cited_numbers, mark_footnotes, without_thoughts
+from langchain_rerank.answers import AnswerParser, cited_numbers, strip_footnotes, without_thoughts
 from langchain_rerank.ranking import check_question
 from langchain_rerank.reader import ExtractiveReader, reader_of
 from langchain_rerank.text import well_formed
@@ -86,10 +86,10 @@ def create_rag_chain(
     Returns:
         Takes a question, or `{"question": str, "chat_history": messages}`, and gives a `RagOutput`;
         `stream` gives its keys piece by piece, the answer token by token. With a chat history a
-        chat model first makes the question stand alone for the retriever. A reader can't: it
-        retrieves by the last question and the new one together, and reads by the new one. Where
-        the retriever finds nothing, or nothing above its reranker's `score_threshold`, the answer
-        is `NOTHING_FOUND` and the model isn't called; where a reader quotes nothing, `NO_ANSWER`.
+        chat model first makes the question stand alone for the retriever; a reader retrieves by the
+        last question and the new one together. Where the retriever finds nothing, or nothing above
+        its reranker's `score_threshold`, the answer is `NOTHING_FOUND` and the model isn't called;
+        where a reader quotes nothing, `NO_ANSWER`.
 
         What a reasoning model thinks, in blocks of its own or between tags such as `<think>`, is
         neither searched by, nor answered, nor cited. Only where a model's template puts the opening
@@ -185,14 +185,14 @@ def format_documents(documents: Sequence[Document], source_field: str = "source"
     """Number documents for a prompt, each in a tag that its text can't close.
 
     Gives `<document index="1" source="…">…</document>`, one under the other, XML-escaped, with
-    the metadata field `source_field` as source where it is set. A footnote mark "[2]" of a text
-    becomes "[note 2]", as the model's copy of it would cite document 2.
+    the metadata field `source_field` as source where it is set. A footnote mark "[2]" of a text is
+    left out, as the model's copy of it would cite document 2.
     """
     parts = []
     for index, document in enumerate(documents, start=1):
         source = document.metadata.get(source_field)
         attribute = "" if source is None else f" source={quoteattr(well_formed(str(source)))}"
-        text = escape(mark_footnotes(well_formed(document.page_content)))
+        text = escape(strip_footnotes(well_formed(document.page_content)))
         parts.append(f'<document index="{index}"{attribute}>\n{text}\n</document>')
     return "\n".join(parts)
 
@@ -211,7 +211,7 @@ def _citations(numbers: Iterable[int], documents: Sequence[Document]) -> list[Ci
 
 
 def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
-    """Bring both forms of input into one."""
+    """Bring both forms of input into one, of well-formed texts."""
     state = given if isinstance(given, dict) else {"question": given}
     if "question" not in state:
         msg = f"expected a question or a dict with the key 'question', got the keys {sorted(state)}"
@@ -221,25 +221,22 @@ def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(history, str):
         msg = "chat_history must be a list of messages, got a str"
         raise TypeError(msg)
-    messages = [_clean_message(message) for message in convert_to_messages(history)]
-    return {**_clean(state), "chat_history": messages}
+    cleaned: dict[str, Any] = _clean({**state, "chat_history": convert_to_messages(history)})
+    return cleaned
 
 
 def _clean(value: Any) -> Any:
-    """Make the texts of plain data well-formed: HTTP clients can't encode a lone surrogate."""
+    """Make texts well-formed, as HTTP clients can't encode a lone surrogate, and drop thoughts."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
         return {_clean(key): _clean(entry) for key, entry in value.items()}
+    if isinstance(value, BaseMessage):
+        fields = _clean(dict(value))
+        if value.type == "ai" and isinstance(value.content, str):
+            fields["content"] = without_thoughts(fields["content"])
+        return value.model_copy(update=fields)
     return [_clean(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _clean_message(message: BaseMessage) -> BaseMessage:
-    """Copy a message with well-formed texts, and without what a model thought."""
-    fields = _clean(dict(message))
-    if message.type == "ai" and isinstance(fields["content"], str):
-        fields["content"] = without_thoughts(fields["content"])
-    return message.model_copy(update=fields)
 
 
 def _query(state: dict[str, Any]) -> str:

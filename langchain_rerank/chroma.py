@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,12 @@ from langchain_core.documents import Document
 from langchain_rerank.errors import RerankError
 from langchain_rerank.ranking import check_document
 from langchain_rerank.shared_folder import (
-    any_vector,
     batches,
-    is_open,
     local_folder,
     lost_vectors,
     only_writer,
     take_over,
+    vectors,
 )
 from langchain_rerank.text import well_formed
 
@@ -54,16 +54,15 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
 ) -> Chroma:
     """Put documents into a Chroma collection in cosine space, each of them once.
 
-    A document keeps its id; one without gets an id made of its text and its metadata, so the same
-    text of two pages or files is kept twice. What the collection already holds in the same form is
-    neither embedded nor written again: running a notebook cell twice adds nothing, and an
-    interrupted run goes on where it stopped. (One document is embedded each time, to see that the
-    embeddings are still the same.) A known id with another text or other metadata is updated;
-    documents that are in the collection and not in `documents` stay.
+    A document without an id gets one made of its text and metadata, so the same text of two pages
+    or files is kept twice. What the collection already holds in the same form is neither embedded
+    nor written again, so an interrupted run goes on where it stopped; one document is embedded each
+    time, to see that the embeddings are still the same. A known id with another text or other
+    metadata is updated; documents that are not in `documents` stay.
 
     One process at a time indexes into a folder; another one waits, and says so. What others wrote
-    meanwhile stays. Vectors that Chroma has lost all the same, now or earlier, are embedded and
-    written again, and a warning says how many.
+    meanwhile stays. Vectors that Chroma has lost all the same are embedded and written again, and a
+    warning says how many.
 
     Args:
         documents: What to index. They are not changed.
@@ -104,16 +103,14 @@ def index_documents(  # noqa: PLR0913  # the last three all have defaults
     prepared = _prepare(documents)
     folder = persist_directory if client is None else local_folder(client)
     with only_writer(folder) as others_wrote:
-        was_open = client is not None or is_open(persist_directory)
         # Settings stay Chroma's own: all clients of a folder in one process must have the same.
-        if client is None and persist_directory is None:
-            client = chromadb.EphemeralClient()
-        elif client is None:
-            client = chromadb.PersistentClient(str(persist_directory))
+        if client is None and folder is not None:
+            client = chromadb.PersistentClient(str(folder))
+        client = client or chromadb.EphemeralClient()
         collection = client.get_or_create_collection(
             collection_name, configuration={"hnsw": _HNSW}, embedding_function=None
         )
-        if others_wrote and was_open:
+        if others_wrote:
             take_over(client, collection)
         _check_collection(collection, embeddings)
         store = Chroma(collection_name, embeddings, client=client)
@@ -151,10 +148,7 @@ def _prepare(documents: Iterable[Document]) -> dict[str, Document]:
 
 
 def _stored_metadata(metadata: dict[str, Any], position: int) -> dict[str, Any]:
-    """Metadata as Chroma gives them back: without the fields that are None.
-
-    Some values that Chroma accepts it loses, or chokes on for ever.
-    """
+    """Metadata as Chroma gives them back, without None; an error for what it would lose."""
     stored: dict[str, Any] = {}
     for name, value in metadata.items():
         field = f"metadata field {name!r} of document {position}"
@@ -185,11 +179,7 @@ def _storable(value: object) -> bool:
 
 
 def _check_collection(collection: Collection, embeddings: Embeddings) -> None:
-    """Check the space, and embed one known document again.
-
-    Another model's vectors must not join those that are there. Two models may share a vector size;
-    the mixture would search wrongly and say nothing.
-    """
+    """Check the space, and embed one known document again: a mixture of models finds nothing."""
     space = (collection.configuration_json.get("hnsw") or {}).get("space")
     if space != _HNSW["space"]:
         msg = (
@@ -197,7 +187,9 @@ def _check_collection(collection: Collection, embeddings: Embeddings) -> None:
             "another collection_name, or delete it and index again"
         )
         raise ValueError(msg)
-    for key, then in any_vector(collection).items():
+    parts = batches(collection.get(include=[])["ids"])
+    held = (one for ids in parts for one in vectors(collection, ids).items())
+    for key, then in islice(held, 1):
         for document in _stored(collection, [key]):
             [now] = embeddings.embed_documents([document.page_content])
             norms = max(float(np.linalg.norm(now) * np.linalg.norm(then)), 1e-12)
@@ -227,20 +219,18 @@ def _missing(collection: Collection, prepared: dict[str, Document]) -> list[Docu
     """
     missing = dict(prepared)
     for known in _stored(collection, list(prepared)):
-        key = str(known.id)
-        document = missing.pop(key)
-        if known.page_content != document.page_content or not _equal(
-            known.metadata, document.metadata
-        ):
+        document = missing.pop(str(known.id))
+        same = known.metadata.keys() == document.metadata.keys() and all(
+            _equal(value, document.metadata[name]) for name, value in known.metadata.items()
+        )
+        if not same or known.page_content != document.page_content:
             metadata = {**dict.fromkeys(known.metadata), **document.metadata}
-            missing[key] = document.model_copy(update={"metadata": metadata})
+            missing[str(known.id)] = document.model_copy(update={"metadata": metadata})
     return list(missing.values())
 
 
 def _equal(stored: object, given: object) -> bool:
-    """Whether metadata are the same; Chroma's floats come back off by one in the last place."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        return stored.keys() == given.keys() and all(_equal(stored[k], given[k]) for k in given)
+    """Whether values are the same; Chroma's floats come back off by one in the last place."""
     if isinstance(stored, list) and isinstance(given, list):
         return len(stored) == len(given) and all(map(_equal, stored, given))
     if isinstance(stored, float) and isinstance(given, float):

@@ -5,14 +5,13 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
 
 from langchain_rerank.cross_encoders import from_name
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
@@ -21,14 +20,6 @@ from langchain_rerank.ranking import Candidate, candidates, ranked, with_scores
 from langchain_rerank.scoring import ascore_pairs, check_instruction, score_pairs
 
 logger = logging.getLogger(__name__)
-
-
-class RerankInput(TypedDict):
-    """What `Reranker.as_runnable()` takes."""
-
-    query: str
-    documents: Sequence[Document]
-    instruction: NotRequired[str | None]
 
 
 def _built(model: object) -> object:
@@ -97,23 +88,10 @@ class Reranker(BaseDocumentCompressor):
         check_instruction(self.model, self.instruction)
         return self
 
-    @property
-    def cross_encoder(self) -> BaseCrossEncoder:
-        """The cross encoder that scores: `model`."""
-        return self.model
-
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """Rerank documents.
-
-        Args:
-            documents: The candidates, in first-stage order.
-            query: What they are ranked for.
-            callbacks: Reranking is a run of its own under these.
-
-        Returns:
-            Copies of at most `top_n` of `documents`, best first.
+        """Rerank documents, given in first-stage order, in a run of its own under `callbacks`.
 
         Raises:
             ValueError: The query is blank, or the model takes no `instruction`.
@@ -121,22 +99,21 @@ class Reranker(BaseDocumentCompressor):
             ScoringError: The cross encoder failed, or gave a wrong number of scores.
             ModelLoadError: The model could not be loaded.
         """
-        given = RerankInput(query=query, documents=documents)
+        given = {"query": query, "documents": documents}
         return self.as_runnable().invoke(given, self._config(documents, callbacks))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Rerank documents without blocking the event loop; see `compress_documents`."""
-        given = RerankInput(query=query, documents=documents)
+        given = {"query": query, "documents": documents}
         return await self.as_runnable().ainvoke(given, self._config(documents, callbacks))
 
-    def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
+    def as_runnable(self) -> Runnable[dict[str, Any], list[Document]]:
         """Reranking as a step of an LCEL chain.
 
-        Returns:
-            Takes `{"query": str, "documents": list[Document]}`, and an `"instruction"` for this
-            call if wanted; gives documents.
+        Takes `{"query": str, "documents": list[Document]}`, and an `"instruction"` for this call if
+        wanted; gives documents.
         """
         return RunnableLambda(self._rerank, self._arerank, name="Reranker")
 
@@ -154,7 +131,7 @@ class Reranker(BaseDocumentCompressor):
         fields = self.rank_fields
         return candidates(documents, query, rank_fields=fields, deduplicate=self.deduplicate)
 
-    def _rerank(self, given: RerankInput) -> list[Document]:
+    def _rerank(self, given: dict[str, Any]) -> list[Document]:
         found, instruction = self._chosen(given)
         try:
             scores = score_pairs(self.model, [one.pair for one in found], instruction)
@@ -162,7 +139,7 @@ class Reranker(BaseDocumentCompressor):
             return self._unscored(found, error)
         return self._ranked(found, scores)
 
-    async def _arerank(self, given: RerankInput) -> list[Document]:
+    async def _arerank(self, given: dict[str, Any]) -> list[Document]:
         found, instruction = self._chosen(given)
         try:
             scores = await ascore_pairs(self.model, [one.pair for one in found], instruction)
@@ -170,7 +147,7 @@ class Reranker(BaseDocumentCompressor):
             return self._unscored(found, error)
         return self._ranked(found, scores)
 
-    def _chosen(self, given: RerankInput) -> tuple[list[Candidate], str | None]:
+    def _chosen(self, given: dict[str, Any]) -> tuple[list[Candidate], str | None]:
         if not isinstance(given, dict) or {"query", "documents"} - given.keys():
             came = sorted(given) if isinstance(given, dict) else type(given).__name__
             msg = f"expected a dict with 'query' and 'documents', got {came}"
@@ -181,11 +158,8 @@ class Reranker(BaseDocumentCompressor):
 
     def _ranked(self, found: list[Candidate], scores: list[float]) -> list[Document]:
         if odd := sum(not math.isfinite(score) for score in scores):
-            logger.warning(
-                "%d of %d scores are NaN, the worst of all, or infinite: left out of the metadata",
-                odd,
-                len(scores),
-            )
+            message = "%d of %d scores are NaN, the worst of all, or infinite: not in the metadata"
+            logger.warning(message, odd, len(scores))
         return ranked(
             found,
             scores,

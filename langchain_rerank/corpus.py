@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import tokenize
+from functools import partial
 from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
@@ -119,13 +120,7 @@ def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
 def _split(text: str, metadata: dict[str, str], language: str | None = None) -> list[Document]:
     from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 
-    separators = language and RecursiveCharacterTextSplitter.get_separators_for_language(
-        Language(language)
-    )
-    splitter = RecursiveCharacterTextSplitter(
-        separators or None,
-        is_separator_regex=language is not None,
-        chunk_size=CHUNK_CHARACTERS,
-        chunk_overlap=0,
-    )
-    return splitter.create_documents([text], [metadata])
+    splitter = RecursiveCharacterTextSplitter
+    make = partial(splitter.from_language, Language(language)) if language else splitter
+    made = make(chunk_size=CHUNK_CHARACTERS, chunk_overlap=0)
+    return made.create_documents([text], [metadata])

@@ -7,7 +7,7 @@ go wrong derives from `RerankError`, so one `except` covers the package.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Self
+from typing import Any
 
 
 class RerankError(Exception):
@@ -16,29 +16,21 @@ class RerankError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by a subclass's own arguments, which `args` does not hold: an error that can't be
         # unpickled leaves the parent of a pool's worker waiting for ever.
-        return self._rebuilt, (self.args, vars(self))
+        return _rebuilt, (type(self), self.args, vars(self))
 
-    @classmethod
-    def _rebuilt(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
-        error = cls.__new__(cls, *args)
-        if isinstance(error, ImportError):
-            ImportError.__init__(error, *args)
-        vars(error).update(state)
-        return error
+
+def _rebuilt(kind: type[RerankError], args: tuple[Any, ...], state: dict[str, Any]) -> RerankError:
+    error = kind.__new__(kind, *args)
+    super(RerankError, error).__init__(*args)
+    vars(error).update(state)
+    return error
 
 
 class MissingDependencyError(RerankError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 
     def __init__(self, package: str, install: str, purpose: str) -> None:
-        """Build the message.
-
-        Args:
-            package: Import name of what is missing.
-            install: What to hand to `pip install`, such as `langchain-rerank[hybrid]` or
-                `--no-deps name==1.0`.
-            purpose: What needs it, as the start of a sentence.
-        """
+        """Say that `purpose` needs `package`, which `pip install` with `install` brings."""
         # Quotes keep a shell from expanding the brackets of an extra, but would make one word of
         # an option and a name.
         arguments = f'"{install}"' if "[" in install else install
@@ -46,16 +38,7 @@ class MissingDependencyError(RerankError, ImportError):
 
 
 def require(*packages: str, install: str, purpose: str) -> None:
-    """Check that optional packages are installed, without importing them.
-
-    Args:
-        *packages: Import names.
-        install: What to hand to `pip install` for all of them.
-        purpose: What needs them, as the start of a sentence.
-
-    Raises:
-        MissingDependencyError: For the first one that is not.
-    """
+    """Raise `MissingDependencyError` for the first package not installed; imports none."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, install, purpose)

@@ -17,11 +17,9 @@ UNFINISHED = ".unfinished-"
 
 @contextmanager
 def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
-    """Open a file to write, which takes its place only once it is whole and on the disk.
+    """Open a file to write, in UTF-8 or `binary`, which takes its place once it is on the disk.
 
-    Args:
-        path: Overwritten where it exists. After an error it is as it was before.
-        binary: Takes bytes; else text, in UTF-8, its line ends as they are.
+    A file that exists is replaced; after an error it is as it was before.
     """
     temporary = path.with_name(f"{UNFINISHED}{path.name}-{uuid4().hex}")
     as_text = {} if binary else {"encoding": "utf-8", "newline": "\n"}

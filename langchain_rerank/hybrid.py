@@ -7,7 +7,6 @@ import re
 import threading
 import time
 import unicodedata
-from collections import defaultdict
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
@@ -43,18 +42,18 @@ class HybridRetriever(EnsembleRetriever):
         individual Rank Learning Methods", SIGIR 2009.
         """
         documents: dict[str, Document] = {}
-        scores: dict[str, float] = defaultdict(float)
+        scores: dict[str, float] = {}
         for weight, ranking in zip(self.weights, doc_lists, strict=True):
             for rank, document in enumerate(ranking, start=1):
                 # By content, as langchain_community's Chroma finds documents without their ids.
                 key = repr((document.page_content, sorted(document.metadata.items())))
                 documents.setdefault(key, document)
-                scores[key] += weight / (self.c + rank)
-        return [documents[key] for key in sorted(documents, key=scores.__getitem__, reverse=True)]
+                scores[key] = scores.get(key, 0) + weight / (self.c + rank)
+        return [documents[key] for key in sorted(scores, key=scores.__getitem__, reverse=True)]
 
 
 class _Index(NamedTuple):
-    """What BM25 made of a store: `bm25` is None where no document has a word."""
+    """What was read of a store and made of it: `bm25` is None where no document has a word."""
 
     marker: tuple[tuple[int, ...], ...] | None
     content: int
@@ -113,15 +112,13 @@ class KeywordRetriever(BaseRetriever):
             "where_document": self.where_document if where_document is None else where_document,
         }
         index = self._current_index()
-        allowed = self._allowed(where)
-        ids = _best(index, _words(query), k or self.k, allowed)
+        ids = _best(index, _words(query), k or self.k, self._allowed(where))
         if not ids:
             return []
         # Chroma takes .2 s for ids and a filter together, at 20,000 documents.
         found = self.store.get(ids=ids, include=["documents", "metadatas"])
-        if index.marker is None or index.marker != _change_marker(self.store):
-            # The filter speaks of the documents as they are fetched, not as they were before.
-            allowed = self._allowed(where)
+        # The filter speaks of the documents as they are fetched, not as they were before.
+        allowed = self._allowed(where)
         rows = zip(found["ids"], found["documents"], found["metadatas"], strict=True)
         documents = {
             key: Document(text or "", metadata=metadata or {}, id=key)
@@ -139,38 +136,34 @@ class KeywordRetriever(BaseRetriever):
             known = self._index
             # Read before the documents: a change after it is seen at the next question.
             marker = _change_marker(self.store)
-            if known is None or marker is None or marker != known.marker:
-                stored = self.store.get(include=["documents"])
-                ids, texts = stored["ids"], stored["documents"]
-                content = hash((tuple(ids), tuple(texts)))
-                same = known is not None and content == known.content
-                bm25 = known.bm25 if known is not None and same else _bm25(texts)
-                self._index = known = _Index(marker, content, ids, bm25)
-            return known
+            if known and marker and marker == known.marker:
+                return known
+            stored = self.store.get(include=["documents"])
+            ids, texts = stored["ids"], stored["documents"]
+            content = hash((tuple(ids), tuple(texts)))
+            bm25 = known.bm25 if known and content == known.content else _bm25(texts)
+            self._index = _Index(marker, content, ids, bm25)
+            return self._index
 
 
 def _bm25(texts: list[str | None]) -> Any:
     import bm25s
 
     words = [_words(text or "") for text in texts]
-    if not any(words):
-        return None
     index = bm25s.BM25()
-    index.index(words, show_progress=False)
-    return index
+    if any(words):
+        index.index(words, show_progress=False)
+    return index if any(words) else None
 
 
 def _best(index: _Index, words: list[str], k: int, allowed: set[str] | None) -> list[str]:
     """Ids of the best documents that hold a word, best first."""
     if index.bm25 is None:
         return []
-    mask = None
-    if allowed is not None:
-        mask = np.array([key in allowed for key in index.ids], dtype=np.float32)
-    positions, scores = index.bm25.retrieve(
-        [words], k=min(k, len(index.ids)), show_progress=False, weight_mask=mask
-    )
-    ranking = zip(positions[0], scores[0], strict=True)
+    mask = np.array([allowed is None or key in allowed for key in index.ids], np.float32)
+    k = min(k, len(index.ids))
+    found = index.bm25.retrieve([words], k=k, show_progress=False, weight_mask=mask)
+    ranking = zip(found.documents[0], found.scores[0], strict=True)
     return [index.ids[position] for position, score in ranking if score > 0]
 
 

@@ -116,10 +116,8 @@ class RerankMiddleware(AgentMiddleware):
         """Call the tool and rerank what it found."""
         result = handler(request)
         with self._errors_logged(request):
-            if found := self._found(request, result):
-                message, documents, query = found
-                kept = self._compressor.compress_documents(documents, query)
-                return self._told(message, kept)
+            if isinstance(result, ToolMessage) and (found := self._found(request, result)):
+                return self._told(result, self._compressor.compress_documents(*found))
         return result
 
     async def awrap_tool_call(
@@ -130,27 +128,25 @@ class RerankMiddleware(AgentMiddleware):
         """Call the tool and rerank what it found without blocking the event loop."""
         result = await handler(request)
         with self._errors_logged(request):
-            if found := self._found(request, result):
-                message, documents, query = found
-                kept = await self._compressor.acompress_documents(documents, query)
-                return self._told(message, kept)
+            if isinstance(result, ToolMessage) and (found := self._found(request, result)):
+                return self._told(result, await self._compressor.acompress_documents(*found))
         return result
 
     def _found(
-        self, request: ToolCallRequest, result: object
-    ) -> tuple[ToolMessage, list[Document], str] | None:
+        self, request: ToolCallRequest, result: ToolMessage
+    ) -> tuple[list[Document], str] | None:
         """What to rank and by which query, where there is such."""
         call = request.tool_call
-        if not isinstance(result, ToolMessage) or result.status == "error":
-            return None
-        if self._names is not None and call["name"] not in self._names:
+        if result.status == "error" or (
+            self._names is not None and call["name"] not in self._names
+        ):
             return None
         query = self._query(request) if callable(self._query) else _argument(call, self._query)
         if not query or not query.strip():
             return None
         whole = [_document(one) for one in self._documents(result)]
         documents = [part for one in whole for part in _cut(one, self._max_chars)]
-        return (result, documents, query) if documents else None
+        return (documents, query) if documents else None
 
     def _told(self, message: ToolMessage, kept: Sequence[Document]) -> ToolMessage:
         """The message with what was kept in the place of the texts that were found."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from langchain_core.documents import Document
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import BaseModel, PlainValidator
 
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
 
 # The sigmoid of a logit above 36 is 1.0 in double precision.
 _LARGEST_LOGIT = 36.0
@@ -29,30 +31,28 @@ class Candidate:
     pair: tuple[str, str]
 
 
-def check_query(query: str) -> None:
-    """Raise `TypeError` for what is not a str, `ValueError` for a blank one."""
+def check_query(query: str) -> str:
+    """Return a query, well-formed; `TypeError` for what is not a str, `ValueError` if blank."""
     if not isinstance(query, str):
         msg = f"query must be a str, got {type(query).__name__}"
         raise TypeError(msg)
     if not query.strip():
         msg = f"query must hold text, got {query!r}"
         raise ValueError(msg)
+    return well_formed(query)
+
+
+class _Asked(BaseModel):
+    query: Annotated[str, PlainValidator(check_query)]
 
 
 def check_question(query: str) -> str:
-    """Return a checked query, well-formed; a blank one is a pydantic error, also a `ValueError`.
+    """Check a query as `check_query` does; a blank one is a pydantic error, also a `ValueError`.
 
-    A tool made of a retriever hands on what its model wrote. LangChain's agents answer a pydantic
-    error of a tool with a message by which the model can try again; any other ends their run.
+    LangChain's agents answer such an error of a tool, to which the model may have handed a blank
+    query, with a message by which it can try again; any other ends their run.
     """
-    try:
-        check_query(query)
-    except ValueError as error:
-        blank = PydanticCustomError("blank_query", "{reason}", {"reason": str(error)})
-        details = InitErrorDetails(type=blank, loc=("query",), input=query)
-        title = "query"
-        raise ValidationError.from_exception_data(title, [details]) from error
-    return well_formed(query)
+    return _Asked(query=query).query
 
 
 def check_document(document: Document, position: int) -> None:
@@ -81,8 +81,7 @@ def candidates(
         ValueError: The query is blank.
         TypeError: The query, a document or its text is of another type; the message names it.
     """
-    check_query(query)
-    query = well_formed(query)
+    query = check_query(query)
     found = []
     seen: set[tuple[str, str]] = set()
     for rank, document in enumerate(documents, start=1):
@@ -148,8 +147,7 @@ def fused_scores(
     """Mix two standardized lists: (1 - w) · z(logit) + w · z(-log(first-stage rank)).
 
     The first stage counts by its ranks, as LangChain's retrievers drop scores; the logarithm of a
-    rank falls about as evidence of relevance does. The cross encoder counts by its scores, which
-    tell a clear winner from a narrow one.
+    rank falls about as evidence of relevance does.
 
     Source: weighted CombSUM (Fox and Shaw, TREC-2, 1994; Bruch, Gai and Ingber, "An Analysis of
     Fusion Functions for Hybrid Retrieval", TOIS 2023); ranks by their logarithm: Le Calvé and
@@ -161,41 +159,29 @@ def fused_scores(
         first_stage_weight: w; 0 gives the order of the scores, 1 that of the first stage.
 
     Returns:
-        One value a document, higher is better, comparable within the query only; NaN where the
-        score is NaN.
+        One value a document, higher is better, comparable within the query only; NaN for NaN.
 
     Raises:
         ValueError: There are not as many ranks as scores, or a rank is below 1.
     """
-    known = [
-        (score, rank)
-        for score, rank in zip(scores, first_stage_ranks, strict=True)
-        if not math.isnan(score)
-    ]
+    pairs = zip(scores, first_stage_ranks, strict=True)
+    known = [(score, -math.log(rank)) for score, rank in pairs if not math.isnan(score)]
     relevance = z_scores(as_logits([score for score, _ in known]))
-    retrieval = z_scores([-math.log(rank) for _, rank in known])
-    mixed = (
-        (1 - first_stage_weight) * ours + first_stage_weight * first
-        for ours, first in zip(relevance, retrieval, strict=True)
-    )
+    retrieval = z_scores([rank for _, rank in known])
+    w = first_stage_weight
+    mixed = ((1 - w) * ours + w * first for ours, first in zip(relevance, retrieval, strict=True))
     return [math.nan if math.isnan(score) else next(mixed) for score in scores]
 
 
 def as_logits(scores: Sequence[float]) -> list[float]:
-    """Undo a sigmoid, so that nothing depends on a cross encoder's `normalize`.
+    """Undo a sigmoid, in which the best documents seem equal, so that `normalize` counts nothing.
 
-    Sigmoids crowd near 0 and 1: standardized as they are, the best documents would seem equal.
-
-    Args:
-        scores: Of one query, none NaN. If all are within 0–1 they are taken for sigmoids.
-
-    Returns:
-        Finite logits: what a sigmoid no longer tells apart becomes -36 or 36, and an infinite score
-        the nearest finite one.
+    Takes scores of one query, none NaN; all within 0–1 are taken for sigmoids. Gives finite logits:
+    -36 or 36 for what a sigmoid no longer tells apart, the nearest finite one for an infinite one.
     """
     values = np.asarray(scores, dtype=float)
     low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT
-    if np.all((values >= 0) & (values <= 1)):
+    if are_shares(values):
         with np.errstate(divide="ignore"):
             values = np.log(values) - np.log1p(-values)
     else:
@@ -205,11 +191,16 @@ def as_logits(scores: Sequence[float]) -> list[float]:
     return logits
 
 
+def are_shares(scores: npt.ArrayLike) -> bool:
+    """Tell whether scores are all within 0–1, as a sigmoid gives them."""
+    values = np.asarray(scores)
+    return bool(np.all((values >= 0) & (values <= 1)))
+
+
 def z_scores(values: Sequence[float]) -> list[float]:
     """Shift and scale finite values to mean 0 and standard deviation 1; equal ones become 0."""
     # Within 1 nothing overflows, however large a score.
     largest = max(map(abs, values), default=0.0) or 1.0
-    scaled = [value / largest for value in values]
-    deviation = pstdev(scaled) if scaled else 0.0
-    mean = fmean(scaled) if scaled else 0.0
-    return [(value - mean) / deviation if deviation else 0.0 for value in scaled]
+    scaled = [value / largest for value in values] or [0.0]
+    mean, deviation = fmean(scaled), pstdev(scaled) or math.inf
+    return [(value / largest - mean) / deviation for value in values]

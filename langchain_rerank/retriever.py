@@ -16,7 +16,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import patch_config, set_config_context
 from langchain_core.runnables.utils import coro_with_context
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
@@ -24,19 +24,6 @@ from langchain_rerank.ranking import candidates, check_question
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
-
-_DEFAULT_K = 5
-
-
-def _default_k(fields: dict[str, Any]) -> int:
-    """Take the number that the compressor keeps; what is its default bows to `fetch_k`."""
-    # Fields that were wrong are not there; older releases of pydantic ask all the same.
-    fetch_k: int = fields.get("fetch_k", _DEFAULT_K)
-    for step in reversed(_steps(fields.get("base_compressor"))):
-        if name := _limit_of(step):
-            own: int = getattr(step, name) or fetch_k
-            return own if name in step.model_fields_set else min(own, fetch_k)
-    return min(_DEFAULT_K, fetch_k)
 
 
 class RerankRetriever(ContextualCompressionRetriever):
@@ -53,11 +40,9 @@ class RerankRetriever(ContextualCompressionRetriever):
         >>> from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
         >>> documents = [Document("Berlin has museums."), Document("Berlin has 3,520,031 people.")]
         >>> store = InMemoryVectorStore.from_documents(documents, OfflineEmbeddings())
-        >>> retriever = RerankRetriever(
-        ...     base_retriever=store.as_retriever(),
-        ...     base_compressor=Reranker(model=offline_reranker()),
-        ...     k=1,
-        ... )
+        >>> reranker = Reranker(model=offline_reranker())
+        >>> first_stage = store.as_retriever()
+        >>> retriever = RerankRetriever(base_retriever=first_stage, base_compressor=reranker, k=1)
         >>> retriever.invoke("How many people live in Berlin?")[0].page_content
         'Berlin has 3,520,031 people.'
     """
@@ -66,9 +51,8 @@ class RerankRetriever(ContextualCompressionRetriever):
 
     fetch_k: int = 100
     """How many candidates to take from the first stage, at least `k`."""
-    k: int = Field(default_factory=_default_k)
-    """How many documents to return; takes the place of the compressor's `top_n`, which it is unless
-    given."""
+    k: int | None = None
+    """How many documents to return; None returns what the compressor keeps."""
 
     @model_validator(mode="after")
     def _check_depths(self) -> Self:
@@ -78,13 +62,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     def invoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
-        """Retrieve and rerank documents.
-
-        Args:
-            input: The question.
-            config: Reaches the first stage too, with what is configurable there.
-            **kwargs: `k`, `fetch_k`, `instruction`, and keywords for the first stage.
-        """
+        """Retrieve and rerank; `config` and the keywords of the call reach the first stage too."""
         config = ensure_config(config)
         kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
         return super().invoke(input, config, **kwargs)
@@ -92,7 +70,7 @@ class RerankRetriever(ContextualCompressionRetriever):
     async def ainvoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
-        """Retrieve and rerank documents without blocking the event loop; see `invoke`."""
+        """Retrieve and rerank without blocking the event loop; see `invoke`."""
         config = ensure_config(config)
         kwargs = {"run_id": config.get("run_id"), **kwargs, "config_of_call": config}
         return await super().ainvoke(input, config, **kwargs)
@@ -106,10 +84,8 @@ class RerankRetriever(ContextualCompressionRetriever):
         with set_config_context(config) as context:
             found = context.run(first_stage.invoke, query, config)
         found = _distinct(found, query, compressor)[:fetch_k]
-        if not found:
-            return []
-        callbacks = run_manager.get_child()
-        return list(compressor.compress_documents(found, query, callbacks=callbacks))[:k]
+        callbacks = config["callbacks"]
+        return [*compressor.compress_documents(found, query, callbacks)][:k] if found else []
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **call: Any
@@ -120,10 +96,8 @@ class RerankRetriever(ContextualCompressionRetriever):
             search = context.run(first_stage.ainvoke, query, config)
             found = await coro_with_context(search, context)
         found = _distinct(found, query, compressor)[:fetch_k]
-        if not found:
-            return []
-        callbacks = run_manager.get_child()
-        return list(await compressor.acompress_documents(found, query, callbacks=callbacks))[:k]
+        callbacks = config["callbacks"]
+        return [*await compressor.acompress_documents(found, query, callbacks)][:k] if found else []
 
     def _settled(
         self,
@@ -134,7 +108,7 @@ class RerankRetriever(ContextualCompressionRetriever):
         fetch_k: int | None = None,
         instruction: str | None = None,
         **keywords: Any,
-    ) -> tuple[Any, BaseDocumentCompressor, int, int, RunnableConfig]:
+    ) -> tuple[Any, BaseDocumentCompressor, int | None, int, RunnableConfig]:
         """Settle what one call asks: the stages set to it, both depths, and the stages' config."""
         k = self.k if k is None else k
         fetch_k = self.fetch_k if fetch_k is None else fetch_k
@@ -161,8 +135,8 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
             retrievers: with retries, fallbacks, query rewriting, branches …
         reranker: A model's name or path, a cross encoder, a `Reranker` or any other document
             compressor; None takes BAAI/bge-reranker-v2-m3.
-        k: How many documents to return; None takes the reranker's `top_n`, which is 5 unless set,
-            and if unset no more than `fetch_k`.
+        k: How many documents to return; None returns what the reranker keeps, which for a
+            `Reranker` is its `top_n`: 5 unless set.
         fetch_k: How many candidates to rerank, at least `k`.
         search_kwargs: Keywords of every search of a vector store, such as `{"filter": {…}}`. A
             keyword given per call takes the place of the one of that name, as in LangChain.
@@ -197,20 +171,21 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
         )
         raise TypeError(msg)
     first_stage = as_first_stage(source, search_kwargs, hybrid=hybrid)
-    depths = {"fetch_k": fetch_k} | ({} if k is None else {"k": k})
-    return RerankRetriever(base_retriever=first_stage, base_compressor=reranker, **depths)
+    return RerankRetriever(
+        base_retriever=first_stage, base_compressor=reranker, k=k, fetch_k=fetch_k
+    )
 
 
-def check_depths(k: int, fetch_k: int) -> None:
+def check_depths(k: int | None, fetch_k: int) -> None:
     """Raise `ValueError` unless 0 < k <= fetch_k, `TypeError` for what is no int."""
-    for name, value in (("fetch_k", fetch_k), ("k", k)):
+    for name, value in (("fetch_k", fetch_k), ("k", fetch_k if k is None else k)):
         if isinstance(value, bool) or not isinstance(value, SupportsIndex):
             msg = f"{name} must be an int, got {value!r}"
             raise TypeError(msg)
         if value <= 0:
             msg = f"{name} must be > 0, got {value}"
             raise ValueError(msg)
-    if fetch_k < k:
+    if k is not None and fetch_k < k:
         msg = f"fetch_k must be at least k, got fetch_k={fetch_k} with k={k}"
         raise ValueError(msg)
 
@@ -227,13 +202,7 @@ def _steps(compressor: object) -> list[Any]:
     return [compressor]
 
 
-def _limit_of(step: object) -> str | None:
-    """Find the field by which a document compressor says how many documents it keeps at most."""
-    fields = type(step).model_fields if isinstance(step, BaseDocumentCompressor) else {}
-    return next((name for name in ("top_n", "top_k", "k") if name in fields), None)
-
-
-def _keeping(compressor: Any, k: int, instruction: str | None) -> Any:
+def _keeping(compressor: Any, k: int | None, instruction: str | None) -> Any:
     """Copy a compressor so that it keeps `k` documents, a pipeline so that its last step does.
 
     Earlier steps keep what they kept, if that is enough for the last one.
@@ -242,17 +211,15 @@ def _keeping(compressor: Any, k: int, instruction: str | None) -> Any:
         kind = type(compressor).__name__
         msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
         raise ValueError(msg)
-    steps: list[Any] = []
-    limited = False
-    for step in reversed(_steps(compressor)):
-        update: dict[str, Any] = {}
-        if name := _limit_of(step):
-            own = getattr(step, name)
-            update[name] = own and max(own, k) if limited else k
-            limited = True
+    steps = _steps(compressor)
+    for place, step in enumerate(steps):
+        last = place == len(steps) - 1
+        # The fields by which LangChain's compressors say how many documents they keep at most.
+        limits = {name: getattr(step, name, None) for name in ("top_n", "top_k", "k") if k}
+        update = {name: k if last else max(own, k) for name, own in limits.items() if own}
         if instruction is not None and isinstance(step, Reranker):
             update["instruction"] = instruction
-        steps.insert(0, step.model_copy(update=update) if update else step)
+        steps[place] = step.model_copy(update=update) if update else step
     is_pipeline = isinstance(compressor, DocumentCompressorPipeline)
     return compressor.model_copy(update={"transformers": steps}) if is_pipeline else steps[0]
 
@@ -261,6 +228,5 @@ def _distinct(
     found: list[Document], query: str, compressor: BaseDocumentCompressor
 ) -> list[Document]:
     """Drop repeated documents before the cut to `fetch_k`, by the first `Reranker`'s rule."""
-    rerankers = rerankers_in(compressor)
-    choose = rerankers[0].candidates if rerankers else candidates
+    choose = next((one.candidates for one in rerankers_in(compressor)), candidates)
     return [one.document for one in choose(found, query)]

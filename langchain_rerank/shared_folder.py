@@ -46,14 +46,6 @@ def local_folder(client: ClientAPI) -> Path | None:
     return None
 
 
-def is_open(folder: str | Path | None) -> bool:
-    """Whether this process has a client of the folder, or may have one."""
-    from chromadb.api.shared_system_client import SharedSystemClient
-
-    known = getattr(SharedSystemClient, "_identifier_to_system", None)
-    return known is None or str(folder) in known
-
-
 @contextmanager
 def only_writer(folder: str | Path | None) -> Iterator[bool]:
     """Keep other processes and threads from indexing into a folder; None locks nothing.
@@ -88,11 +80,8 @@ def take_over(client: ClientAPI, collection: Collection) -> None:
     """Bring the vectors that other processes have written into this process's graph."""
     import chromadb
 
-    folder = local_folder(client)
-    if folder is None or collection.count() == 0:
-        return
     # Chroma shares one graph between all clients of a folder that spell it alike.
-    path = f"{folder}{os.sep}."
+    path = f"{local_folder(client)}{os.sep}."
     elsewhere: Any = chromadb.PersistentClient(path, tenant=client.tenant, database=client.database)
     with closing(elsewhere):
         theirs = elsewhere.get_collection(collection.name, embedding_function=None)
@@ -108,25 +97,9 @@ def take_over(client: ClientAPI, collection: Collection) -> None:
 
 
 def lost_vectors(collection: Collection) -> list[str]:
-    """Return the ids of documents without a vector.
-
-    A search for all documents lists those that have one: 50 ms for 20,000. The graph that it walks
-    need not reach each, so what it leaves out is asked for by id.
-    """
-    ids = collection.get(include=[])["ids"]
-    missing = set(ids)
-    for vector in any_vector(collection).values():
-        found = collection.query(vector[np.newaxis], n_results=len(ids), include=[])
-        missing.difference_update(found["ids"][0])
-    return sorted(missing.difference(vectors(collection, sorted(missing))))
-
-
-def any_vector(collection: Collection) -> Vectors:
-    """Return the first vector that there is, by its id."""
-    for batch in batches(collection.get(include=[])["ids"]):
-        for key, vector in vectors(collection, batch).items():
-            return {key: vector}
-    return {}
+    """Return the ids of documents without a vector; takes .6 s for 20,000."""
+    parts = batches(collection.get(include=[])["ids"])
+    return [key for ids in parts for key in sorted(set(ids) - vectors(collection, ids).keys())]
 
 
 def vectors(collection: Collection, ids: list[str]) -> Vectors:
@@ -140,9 +113,6 @@ def vectors(collection: Collection, ids: list[str]) -> Vectors:
     except InternalError as error:
         if "Error finding id" not in str(error):
             raise
-        if len(ids) == 1:
-            return {}
         half = len(ids) // 2
-        return vectors(collection, ids[:half]) | vectors(collection, ids[half:])
-    rows = zip(found["ids"], np.asarray(found["embeddings"], np.float32), strict=True)
-    return dict(rows)
+        return vectors(collection, ids[:half]) | vectors(collection, ids[half:]) if half else {}
+    return dict(zip(found["ids"], np.asarray(found["embeddings"], np.float32), strict=True))

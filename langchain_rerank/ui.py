@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -19,10 +18,18 @@ from langchain_rerank.chain import create_rag_chain
 from langchain_rerank.chroma import document_id, index_documents
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import require
-from langchain_rerank.files import replacing
+from langchain_rerank.evaluation import Dataset, load_beir, write_beir
+from langchain_rerank.ranking import check_query
 from langchain_rerank.reader import ExtractiveReader
 from langchain_rerank.retriever import create_rerank_retriever
-from langchain_rerank.view import STYLE, answer_html, best_sentences, ranking_html, source_of
+from langchain_rerank.view import (
+    STYLE,
+    answer_html,
+    best_sentences,
+    by_threshold,
+    ranking_html,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +65,7 @@ class Page:
             labels: Folder of the labelled questions, in BEIR's layout.
             llm: Answers; without one the best sentences are quoted.
         """
-        self._store = lru_cache(maxsize=4)(open_store)
+        self.store = lru_cache(maxsize=4)(open_store)
         self._model = lru_cache(maxsize=4)(build_model)
         self._labels = labels
         self._llm = llm
@@ -73,73 +80,82 @@ class Page:
         fetch_k: int,
         hybrid: bool,  # noqa: FBT001  # Gradio gives values by position
         weight: float,
-        threshold: float | None,
+        threshold: float,
         *models: str,
     ) -> tuple[Any, ...]:
         """Rerank by one model or two: status, answer, view, passages to judge, what they are of."""
         import gradio as gr
 
         source = (kind, pasted if kind == PASTED else place.strip())
-        reranker = {"first_stage_weight": weight, "score_threshold": threshold, "top_n": None}
         depths = {"k": int(fetch_k), "fetch_k": int(fetch_k), "hybrid": hybrid}
-        shown = []
         try:
-            _check(question)
-            for number, name in enumerate(name.strip() for name in models if name.strip()):
-                model = self._model(name)
-                found = self._found(question, source, Reranker(model=model, **reranker), depths)
-                shown.append((f"Model {name}", f"rr{number}", model, *found))
-            status, answer, view = self._shown(question, shown, int(k))
+            check_query(question)
+            shown = []
+            for number, name in enumerate(_named(models)):
+                reranker = Reranker(model=self._model(name), first_stage_weight=weight, top_n=None)
+                found, seconds = self._found(question, source, reranker, depths)
+                documents, above = by_threshold(found, threshold or None)
+                limits = {"kept": min(int(k), above), "above": above, "anchor": f"rr{number}"}
+                shown.append(
+                    self._shown(question, name, reranker.model, documents, seconds, limits)
+                )
         except Exception as error:  # noqa: BLE001  # whatever went wrong, the page says it
-            text = escape(" ".join(str(error).split()) or type(error).__name__)
-            return f'<p role="alert">⚠ {text}</p>', "", "", gr.update(choices=[]), {}
-        kept = shown[0][3][: int(k)]
-        choices = [(f"[{n}] {_line(one)}", _id(one)) for n, one in enumerate(kept, start=1)]
+            return _alert(error), "", "", gr.update(choices=[]), {}
+        statuses, answers, views, [context, *_] = zip(*shown, strict=True)
+        choices = [(f"[{n}] {_line(one)}", _id(one)) for n, one in enumerate(context, start=1)]
         judged = {"question": question, "source": source, "ids": [key for _, key in choices]}
-        return status, answer, view, gr.update(choices=choices, value=[]), judged
+        view = f'{STYLE}<div class="rr-models">{"".join(views)}</div>'
+        ticks = gr.update(choices=choices, value=[])
+        return _status("<br>".join(statuses)), answers[0], view, ticks, judged
 
     def _found(
         self, question: str, source: tuple[str, str], reranker: Reranker, depths: dict[str, Any]
-    ) -> tuple[list[Document], float, float]:
-        """The reranked candidates, and the seconds of first stage and reranking."""
+    ) -> tuple[list[Document], dict[str, float]]:
+        """The reranked candidates, and the seconds of both stages."""
         if hasattr(reranker.model, "load"):
             reranker.model.load()
-        retriever = create_rerank_retriever(self._store(*source), reranker=reranker, **depths)
+        retriever = create_rerank_retriever(self.store(*source), reranker=reranker, **depths)
         collector = RunCollectorCallbackHandler()
         documents = retriever.invoke(question, {"callbacks": [collector]})
         [run] = collector.traced_runs
         ranking = sum(_seconds(one) for one in run.child_runs if one.name == "Reranker")
-        return documents, _seconds(run) - ranking, ranking
+        return documents, {"first stage": _seconds(run) - ranking, "reranking": ranking}
 
-    def _shown(self, question: str, shown: list[tuple[Any, ...]], k: int) -> tuple[str, str, str]:
-        status, answers, views = [], [], []
-        for name, anchor, model, documents, retrieval, ranking in shown:
-            context = documents[:k]
-            reader = self._llm or ExtractiveReader(model)
-            started = time.perf_counter()
-            answered = create_rag_chain(reader, RunnableLambda(_always(context)))
-            result = answered.invoke(question)
-            times = {"first stage": retrieval, "reranking": ranking}
-            times["answer"] = time.perf_counter() - started
-            said = " · ".join(f"{stage} {1000 * time:,.0f} ms" for stage, time in times.items())
-            status.append(f"<b>{escape(name)}</b>: {said}")
-            answers.append(answer_html(result["answer"], result["citations"], anchor))
-            best = best_sentences(model, question, documents[:_ROWS])
-            view = ranking_html(documents, best, kept=k, rows=_ROWS, anchor=anchor)
-            views.append(f'<div class="rr-model"><h3>{escape(name)}</h3>{view}</div>')
-        said = f'<p role="status">{"<br>".join(status)}</p>'
-        return said, answers[0], f'{STYLE}<div class="rr-models">{"".join(views)}</div>'
+    def _shown(  # noqa: PLR0913, PLR0917  # all that was found by one model
+        self,
+        question: str,
+        name: str,
+        model: BaseCrossEncoder,
+        documents: list[Document],
+        seconds: dict[str, float],
+        limits: dict[str, Any],
+    ) -> tuple[str, str, str, list[Document]]:
+        """How long each stage took, the answer, the view and the kept passages of one model."""
+        kept = documents[: limits["kept"]]
+        reader = self._llm or ExtractiveReader(model)
+        started = time.perf_counter()
+        result = create_rag_chain(reader, RunnableLambda(lambda _: kept)).invoke(question)
+        seconds["answer"] = time.perf_counter() - started
+        times = " · ".join(f"{stage} {1000 * time:,.0f} ms" for stage, time in seconds.items())
+        title = f"Model {escape(name)}"
+        answer = answer_html(result["answer"], result["citations"], limits["anchor"])
+        best = best_sentences(model, question, documents[:_ROWS])
+        view = ranking_html(documents, best, rows=_ROWS, **limits)
+        view = f'<div class="rr-model"><h3>{title}</h3>{view}</div>'
+        return f"<b>{title}</b>: {times}", answer, view, kept
 
     def save(self, judged: dict[str, Any], ticked: list[str]) -> str:
         """Write which of the passages answer the question, for `langchain-rerank eval`."""
-        if not judged or not ticked:
-            return '<p role="alert">⚠ Ask, then tick at least one passage that answers it.</p>'
-        stored = self._store(*judged["source"]).get()
-        texts = zip(stored["ids"], stored["documents"], strict=True)
-        grades = {key: int(key in ticked) for key in judged["ids"]}
-        count = save_labels(self._labels, judged["question"], grades, dict(texts))
-        where = escape(str(self._labels))
-        return f'<p role="status">{count} labelled questions in {where}</p>'
+        try:
+            if not judged or not ticked:
+                return _alert("Ask, then tick at least one passage that answers it.")
+            stored = self.store(*judged["source"]).get()
+            texts = dict(zip(stored["ids"], stored["documents"], strict=True))
+            grades = {key: int(key in ticked) for key in judged["ids"]}
+            count = save_labels(self._labels, judged["question"], grades, texts)
+        except Exception as error:  # noqa: BLE001  # such as a folder that can't be written
+            return _alert(error)
+        return _status(f"{count} labelled questions in {escape(str(self._labels))}")
 
 
 def save_labels(
@@ -156,22 +172,16 @@ def save_labels(
     Returns:
         How many questions have judgments now.
     """
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    known = load_beir(folder) if (folder / "qrels" / "test.tsv").exists() else None
     key = hashlib.sha256(question.encode()).hexdigest()[:16]
-    for name, texts in (("corpus", corpus), ("queries", {key: question})):
-        path = folder / f"{name}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        known = {entry["_id"]: entry["text"] for entry in map(json.loads, lines)} | dict(texts)
-        with replacing(path) as file:
-            for one, text in known.items():
-                file.write(json.dumps({"_id": one, "text": text}) + "\n")
-    path = folder / "qrels" / "test.tsv"
-    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    rows = [row for row in rows if row.split("\t")[0] != key]
-    rows += [f"{key}\t{one}\t{grade}" for one, grade in grades.items()]
-    with replacing(path) as file:
-        file.write("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
-    return len({row.split("\t")[0] for row in rows})
+    documents = {one: Document(text, id=one) for one, text in corpus.items()}
+    dataset = Dataset(
+        queries={**(known.queries if known else {}), key: question},
+        qrels={**(known.qrels if known else {}), key: grades},
+        corpus={**((known and known.corpus) or {}), **documents},
+    )
+    write_beir(dataset, folder)
+    return len(dataset.qrels)
 
 
 def pasted_store(text: str) -> Chroma:
@@ -187,10 +197,6 @@ def pasted_store(text: str) -> Chroma:
     return index_documents(
         documents, OfflineEmbeddings(), collection_name=name, show_progress=False
     )
-
-
-def _always(documents: list[Document]) -> Callable[[str], list[Document]]:
-    return lambda _: documents
 
 
 def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: str) -> gr.Blocks:
@@ -213,7 +219,7 @@ def create_page(page: Page, *, kind: str = REFERENCE, place: str = "", model: st
             k = gr.Slider(1, 20, value=5, step=1, label="k: passages kept")
             fetch_k = gr.Slider(1, 200, value=50, step=1, label="fetch_k: candidates")
             weight = gr.Slider(0, 1, value=0, label="Weight of the first stage")
-            threshold = gr.Number(None, label="Lowest score kept (empty: none)")
+            threshold = gr.Slider(0, 1, value=0, step=0.01, label="Lowest score kept")
             hybrid = gr.Checkbox(label="Hybrid: BM25 beside the vectors")
             first = gr.Textbox(model, label="Model A: offline, a hub's name or a folder")
             second = gr.Textbox("", label="Model B, to compare (empty: none)")
@@ -247,10 +253,21 @@ def serve(blocks: gr.Blocks, port: int, *, wait: bool = True) -> None:
     )
 
 
-def _check(question: str) -> None:
-    if not question.strip():
-        msg = "The question is empty. Write one, then ask."
+def _alert(error: object) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f'<p role="alert">⚠ {escape(text)}</p>'
+
+
+def _status(html: str) -> str:
+    return f'<p role="status">{html}</p>'
+
+
+def _named(models: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in models if name.strip()]
+    if not names:
+        msg = "There is no model. Name one: offline, a hub's name or a folder."
         raise ValueError(msg)
+    return names
 
 
 def _seconds(run: Run) -> float:

@@ -132,15 +132,10 @@ def save_tokenizer(
     limit: int | None = LIMIT,
     **settings: Any,
 ) -> Any:
-    """Save a small tokenizer of its own.
+    """Save a small tokenizer of its own, of bytes ("bpe") or "unigram".
 
-    Args:
-        folder: Where to.
-        marks: Special tokens by their role.
-        kind: "bpe", on bytes, or "unigram".
-        pair: How a pair stands between special tokens; None puts none around it.
-        limit: Its model_max_length; None states none.
-        **settings: For `PreTrainedTokenizerFast`, such as `chat_template`.
+    `marks` are special tokens by their role, `pair` is how a pair stands between them, `limit` its
+    model_max_length.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -170,22 +165,20 @@ def save_xlm_roberta(folder: Path, *, limit: int | None = LIMIT, **config: Any) 
 
 def save_deberta(folder: Path) -> str:
     """DeBERTa-v2, with relative positions and token types."""
-    pair = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
-    tokenizer = save_tokenizer(folder, _CLS, kind="unigram", pair=pair)
-    return save_model(
-        folder,
-        "DebertaV2ForSequenceClassification",
-        vocab_size=len(tokenizer),
-        num_labels=1,
-        max_position_embeddings=LIMIT,
-        relative_attention=True,
-        position_buckets=16,
-        pos_att_type=["p2c", "c2p"],
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        position_biased_input=False,
-        type_vocab_size=2,
+    tokenizer = save_tokenizer(
+        folder, _CLS, kind="unigram", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
     )
+    positions = {
+        "max_position_embeddings": LIMIT,
+        "relative_attention": True,
+        "position_buckets": 16,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+    }
+    sizes = {"vocab_size": len(tokenizer), "num_labels": 1, "type_vocab_size": 2}
+    return save_model(folder, "DebertaV2ForSequenceClassification", **sizes, **positions)
 
 
 def save_modernbert(folder: Path, class_name: str, **config: Any) -> str:

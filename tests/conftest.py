@@ -11,7 +11,8 @@ os.environ["LANGSMITH_TRACING"] = "false"
 # Waiting threads of one library must not take the cores from those of another.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -25,6 +26,8 @@ from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
 from tests.checkpoints import save_bert
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from langchain_core.embeddings import Embeddings
 
 
@@ -66,3 +69,27 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     return exporter
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[Any]:
+    """A Ray of two cores for all tests of a session, connected before as a user's own."""
+    import ray
+
+    from langchain_rerank.server import ray_proxy
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # It ends workers when other programs fill the machine.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    os.environ[ray_proxy.VARIABLE] = ray_proxy.IMPORT_PATH
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=128 * 2**20,
+    )
+    yield ray
+    ray.shutdown()

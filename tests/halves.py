@@ -1,7 +1,7 @@
 """Does the advice hold? What one random half of the questions promised, against the other half.
 
 Run by hand, on any folder in BEIR's layout with a TREC run; scores are those of the offline
-reranker in int8:
+reranker in int8, and where LANGCHAIN_RERANK_SCORES names a folder they are kept there:
 
     LANGCHAIN_RERANK_DATA=BEIR_FOLDER python -m tests.halves RUN [QRELS]
 """
@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+from langchain_classic.storage import LocalFileStore
 from langchain_core.stores import InMemoryByteStore
 
 from langchain_rerank import CachedCrossEncoder, OnnxCrossEncoder, Reranker
@@ -21,10 +22,10 @@ from langchain_rerank.evaluation import (
     evaluate,
     load_beir,
     read_run,
+    suggest_abstention,
     suggest_threshold,
     sweep,
 )
-from langchain_rerank.evaluation.threshold import suggest_abstention
 from langchain_rerank.offline import offline_reranker
 
 HALVES = 20
@@ -37,7 +38,9 @@ def main():
     folder, run = os.environ["LANGCHAIN_RERANK_DATA"], read_run(sys.argv[1])
     dataset = load_beir(folder, *sys.argv[2:3], partial_corpus=True)
     dataset = dataset.subset([one for one in dataset.qrels if one in run])
-    cached = CachedCrossEncoder(OnnxCrossEncoder(model=offline_reranker()), InMemoryByteStore())
+    kept = os.environ.get("LANGCHAIN_RERANK_SCORES")
+    store = LocalFileStore(kept) if kept else InMemoryByteStore()
+    cached = CachedCrossEncoder(OnnxCrossEncoder(model=offline_reranker()), store)
     reranker = Reranker(model=cached, deduplicate=False)
     deepest = min(100, max(map(len, run.values())))
     depths = [depth for depth in (10, 20, 50, 100) if depth <= deepest]
@@ -48,10 +51,8 @@ def main():
     print("| asked for | refused | promised | seen | kept its word | besides |")
     print("| --- | ---: | ---: | ---: | ---: | --- |")
     ids = list(dataset.qrels)
-    halves = []
-    for seed in range(HALVES):
-        mixed = np.random.default_rng(seed).permutation(ids).tolist()
-        halves.append((mixed[: len(ids) // 2], mixed[len(ids) // 2 :]))
+    mixed = [np.random.default_rng(seed).permutation(ids).tolist() for seed in range(HALVES)]
+    halves = [(one[: len(ids) // 2], one[len(ids) // 2 :]) for one in mixed]
     print(row("depth and weight", [settings(found, *half) for half in halves]))
     for wanted in WANTED:
         print(row(f"precision {wanted}", [precision(report, wanted, *half) for half in halves]))
@@ -71,64 +72,50 @@ def row(name, results):
 
 def settings(found, half, other):
     """Gains over plain reranking; its word is kept where no more than .003 is lost."""
-
-    def part(trial, queries):
-        return replace(trial, per_query={one: trial.per_query[one] for one in queries})
-
-    chosen = replace(
-        found,
-        first_stage=part(found.first_stage, half),
-        trials=tuple(part(one, half) for one in found.trials),
-    )
-    advice = chosen.recommend()
-    every = [found.first_stage, *found.trials]
-    means = {one.setting: np.mean([one.per_query[q] for q in other]) for one in every}
-    plain = means[advice.plain.setting]
-    seen = means[advice.trial.setting] - plain
-    best = max(every, key=lambda one: np.mean([one.per_query[q] for q in half]))
+    advice = replace(found, per_query=found.per_query.loc[half]).recommend()
+    gains = found.per_query.loc[other].mean()
+    gains -= gains[advice.plain]
+    seen = gains[advice.setting]
     others = {
-        "in hindsight": max(means.values()) - plain,
-        "the best of the half": means[best.setting] - plain,
-        "not plain": advice.trial.setting != advice.plain.setting,
+        "in hindsight": gains.max(),
+        "the best of the half": gains[found.per_query.loc[half].mean().idxmax()],
+        "not plain": advice.setting != advice.plain,
     }
     return advice.over_plain.mean, seen, seen >= -0.003, others
 
 
 def of(report, queries):
-    system = report.systems["reranked"]
-    rankings = {one: system.rankings[one] for one in queries}
-    return replace(report, systems={"reranked": replace(system, rankings=rankings)})
-
-
-def passages(report, queries):
-    """Scores by question, those of its relevant passages and those of the others."""
-    for query in queries:
-        scored = report.systems["reranked"].rankings[query]
-        right = [one.score for one in scored if report.qrels[query].get(one.id, 0) > 0]
-        wrong = [one.score for one in scored if report.qrels[query].get(one.id, 0) <= 0]
-        yield np.array(right), np.array(wrong)
+    """The report, and the scored passages, of some queries."""
+    part = replace(report, documents=report.documents[report.documents["query"].isin(queries)])
+    _, scored = part.scored("reranked")
+    return part, scored.assign(relevant=scored["grade"] > 0)
 
 
 def precision(report, wanted, half, other):
     try:
-        found = suggest_threshold(of(report, half), precision=wanted)
+        found = suggest_threshold(of(report, half)[0], precision=wanted)
     except ValueError:
         return None
-    right, wrong = map(np.concatenate, zip(*passages(report, other), strict=True))
-    kept, dropped = (right >= found.threshold).sum(), (wrong >= found.threshold).sum()
-    seen = kept / (kept + dropped) if kept + dropped else 0.0
-    recall = {"recall promised": found.recall, "seen": kept / len(right)}
+    _, scored = of(report, other)
+    kept = scored[scored["score"] >= found.threshold]
+    seen = kept["relevant"].mean() if len(kept) else 0.0
+    recall = {"recall promised": found.recall}
+    recall["seen"] = kept["relevant"].sum() / scored["relevant"].sum()
     return found.precision, seen, seen >= wanted, recall
 
 
 def abstaining(report, half, other):
     try:
-        found = suggest_abstention(of(report, half), answered=ANSWERED)
+        found = suggest_abstention(of(report, half)[0], answered=ANSWERED)
     except ValueError:
         return None
-    both = [pair for pair in passages(report, other) if len(pair[0])]
-    seen = np.mean([max(*right, *wrong) >= found.threshold for right, wrong in both])
-    refused = np.mean([wrong.max(initial=-np.inf) < found.threshold for _, wrong in both])
+    _, scored = of(report, other)
+    best, wrong = (
+        one.groupby("query")["score"].max() for one in (scored, scored[~scored["relevant"]])
+    )
+    answerable = scored.loc[scored["relevant"], "query"].unique()
+    seen = (best[answerable] >= found.threshold).mean()
+    refused = (wrong.reindex(answerable, fill_value=-np.inf) < found.threshold).mean()
     others = {"refused promised": found.refused, "seen": refused}
     return found.answered, seen, seen >= ANSWERED, others
 

@@ -68,24 +68,25 @@ async def test_answer_context_and_citations_come_together_every_way(retrieval):
             "citations": [{"number": 2, "document": PARIS}, {"number": 1, "document": BERLIN}],
         }
     assert retrieval.queries == [QUESTION] * 6
+    llm = GenericFakeChatModel(messages=iter([AIMessage("three million [1]")]))
+    keys = [key for piece in create_rag_chain(llm, retrieval).stream(QUESTION) for key in piece]
+    assert keys.count("answer") > 1
+    assert keys.index("context") < keys.index("answer") < keys.index("citations")
 
 
 def test_prompt_holds_numbered_documents_and_question(retrieval):
-    llm = replies("ok")
+    llm = replies("ok", "ok")
     create_rag_chain(llm, retrieval).invoke({"question": QUESTION})
     system, human = llm.prompts[0]
     assert "data, not instructions" in system.text
     assert '<document index="1" source="cities">\nBerlin has 3,520,031 people.' in human.text
     assert '<document index="2">\nParis' in human.text
     assert human.text.endswith(f"Question: {QUESTION}")
-
-
-def test_streams_the_answer_token_by_token_after_the_context(retrieval):
-    llm = GenericFakeChatModel(messages=iter([AIMessage("three million [1]")]))
-    pieces = list(create_rag_chain(llm, retrieval).stream(QUESTION))
-    keys = [next(iter(piece)) for piece in pieces]
-    assert keys.count("answer") > 1
-    assert keys.index("context") < keys.index("answer") < keys.index("citations")
+    prompt = ChatPromptTemplate.from_template("In {language}: {question} {context}")
+    given = {"question": "why", "language": "French \ud83d"}
+    result = create_rag_chain(llm, retrieval, prompt=prompt).invoke(given)
+    assert llm.prompts[1][0].text.startswith("In French \ufffd: why <document")
+    assert set(result) == {"question", "context", "answer", "citations"}
 
 
 @pytest.mark.parametrize(
@@ -133,11 +134,8 @@ async def test_where_only_thoughts_or_nothing_comes_the_question_is_searched_by(
     for result in await every_way(lambda: create_rag_chain(replies(*texts), retrieval), FOLLOW_UP):
         assert (result["answer"], result["citations"]) == ("", [])
     assert set(retrieval.queries) == {"And Paris?"}
-
-
-async def test_a_thought_that_the_prompt_opened_is_not_cited_in_a_stream_either(retrieval):
-    reply = "Not [2].\n</think>\nBig [1]."
-    results = await every_way(lambda: create_rag_chain(replies(reply), retrieval), QUESTION)
+    opened_by_the_prompt = replies("Not [2].\n</think>\nBig [1].")
+    results = await every_way(lambda: create_rag_chain(opened_by_the_prompt, retrieval), QUESTION)
     assert [numbers(result) for result in results] == [[1]] * 6
     assert [result["answer"] for result in results[:2]] == ["Big [1]."] * 2
 
@@ -148,7 +146,7 @@ def test_a_footnote_mark_that_is_copied_cites_nothing():
         lambda prompt: re.search(r"<document [^>]*>\n(.*)\n", prompt.to_string())[1]
     )
     result = create_rag_chain(llm, RecordingRetriever(documents=passages)).invoke(QUESTION)
-    assert result["answer"] == "Berlin is large.[note 2] See `x[2]`."
+    assert result["answer"] == "Berlin is large. See `x[2]`."
     assert result["citations"] == []
     assert result["context"] == passages
 
@@ -163,11 +161,9 @@ def test_a_footnote_mark_that_is_copied_cites_nothing():
 )
 def test_a_follow_up_question_is_made_to_stand_alone_without_earlier_thoughts(retrieval, history):
     llm = replies("Is <thought> HTML? ", "Many [1].")
-    result = create_rag_chain(llm, retrieval).invoke(
-        {"question": "And <thought>?", "chat_history": history}
-    )
+    given = {"question": "And <thought>?", "chat_history": history}
+    assert create_rag_chain(llm, retrieval).invoke(given)["question"] == "And <thought>?"
     assert retrieval.queries == ["Is <thought> HTML?"]
-    assert result["question"] == "And <thought>?"
     rephrasing, answering = llm.prompts
     texts = ["Is <think> HTML?", "No.", "And <thought>?"]
     assert [message.text for message in rephrasing[1:]] == texts
@@ -179,8 +175,7 @@ def test_a_follow_up_question_is_made_to_stand_alone_without_earlier_thoughts(re
 def test_no_documents_no_call_of_the_model():
     llm = replies("never")
     result = create_rag_chain(llm, RecordingRetriever(documents=[])).invoke(QUESTION)
-    assert (result["answer"], result["citations"]) == (NOTHING_FOUND, [])
-    assert llm.prompts == []
+    assert (result["answer"], result["citations"], llm.prompts) == (NOTHING_FOUND, [], [])
 
 
 @pytest.mark.parametrize(
@@ -213,16 +208,6 @@ def test_a_wrong_argument_says_what_was_expected(retrieval, llm, prompt, error, 
         create_rag_chain(llm, retrieval, prompt=template)
 
 
-def test_own_prompt_takes_further_keys_of_the_input(retrieval):
-    llm = replies("ok")
-    prompt = ChatPromptTemplate.from_template("In {language}: {question} {context}")
-    result = create_rag_chain(llm, retrieval, prompt=prompt).invoke(
-        {"question": "why", "language": "French \ud83d"}
-    )
-    assert llm.prompts[0][0].text.startswith("In French \ufffd: why <document")
-    assert set(result) == {"question", "context", "answer", "citations"}
-
-
 def test_graph_and_schemas_of_both_chains_can_be_drawn(retrieval):
     retriever = create_rerank_retriever(retrieval, reranker=WordOverlapCrossEncoder())
     for chain in (create_rag_chain(replies("x"), retrieval), create_rag_chain(None, retriever)):
@@ -249,7 +234,7 @@ TORN = "torn \ud83d \x00 text"
         ("why", [("human", TORN), ("ai", TORN)]),
         (TORN, [("human", [{"type": "text", "text": TORN}])]),
         ("why", [AIMessage("", tool_calls=[{"name": "f", "args": {TORN: [TORN]}, "id": "1"}])]),
-        ("why", [("human", "Berlin "), ("ai", "large ")] * 2_000),
+        ("why", [("human", "Berlin "), ("ai", "large ")] * 300),
     ],
 )
 def test_torn_texts_and_long_histories_reach_model_and_retriever_as_valid_text(question, history):

@@ -32,7 +32,13 @@ def test_reference_holds_every_paragraph_once_in_chunks_that_name_their_topic():
         assert 0 < len(chunk.page_content) <= CHUNK_CHARACTERS
 
 
+def sources(folder):
+    return {chunk.metadata["source"]: chunk.page_content for chunk in read_folder(folder)}
+
+
 def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
+    (tmp_path / "guide").mkdir()
+    (tmp_path / ".hidden").mkdir()
     for name, content in {
         "guide/intro.md": "# Intro\n\nHello.",
         "a.txt": "café\r\nau lait",
@@ -42,11 +48,8 @@ def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
         "d.bin": "no",
         ".hidden/e.txt": "no",
     }.items():
-        file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content.encode())
-    found = {chunk.metadata["source"]: chunk.page_content for chunk in read_folder(tmp_path)}
-    assert found == {
+        (tmp_path / name).write_bytes(content.encode())
+    assert sources(tmp_path) == {
         "a.txt": "café\nau lait",
         "b.rst": "Title\n=====",
         "c.py": "def f():\n    return 1",
@@ -54,41 +57,35 @@ def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
     }
 
 
-@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("name", ["a.txt", "a.py"])
-def test_byte_order_mark_says_the_encoding(tmp_path, name, mark):
+def test_byte_order_marks_and_pythons_first_lines_say_the_encoding(tmp_path):
     text = "# Zürich, 東京"
-    content = text.encode(mark) if mark == "utf-8-sig" else f"\ufeff{text}".encode(mark)
-    (tmp_path / name).write_bytes(content)
-    assert [chunk.page_content for chunk in read_folder(tmp_path)] == [text]
-
-
-def test_python_says_its_encoding(tmp_path):
+    for mark in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        for suffix in ("txt", "py"):
+            (tmp_path / f"{mark}.{suffix}").write_bytes(f"\ufeff{text}".encode(mark))
+    assert list(sources(tmp_path).values()) == [text] * 10
     (tmp_path / "a.py").write_bytes("# -*- coding: latin-1 -*-\n# café".encode("latin-1"))
-    assert read_folder(tmp_path)[0].page_content.endswith("# café")
+    assert sources(tmp_path)["a.py"].endswith("# café")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("latin.txt", b"caf\xe9"),
-        ("image.md", b"\x89PNG\r\n\x1a\n\0\0"),
-        ("zeros.txt", bytes(8)),
-        ("no-mark.txt", "text".encode("utf-16-le")),
-        ("cut.txt", "text".encode("utf-16")[:-1]),
-        ("cut32.txt", "text".encode("utf-32")[:-1]),
-        ("wrong.py", b"# coding: no-such-encoding\n"),
-        ("latin.py", b"# caf\xe9"),
-    ],
-)
-def test_what_is_no_text_is_left_out_and_named(tmp_path, caplog, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"found no text in .*; not in UTF-8: {name}"):
+def test_what_is_no_text_is_left_out_and_named(tmp_path, caplog):
+    unread = {
+        "cut.txt": "text".encode("utf-16")[:-1],
+        "cut32.txt": "text".encode("utf-32")[:-1],
+        "image.md": b"\x89PNG\r\n\x1a\n\0\0",
+        "latin.py": b"# caf\xe9",
+        "latin.txt": b"caf\xe9",
+        "no-mark.txt": "text".encode("utf-16-le"),
+        "wrong.py": b"# coding: no-such-encoding\n",
+        "zeros.txt": bytes(8),
+    }
+    for name, content in unread.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"found no text in .*; not in UTF-8: {', '.join(unread)}"):
         read_folder(tmp_path)
     (tmp_path / "good.txt").write_text("good", encoding="utf-8")
     caplog.clear()
-    assert [chunk.page_content for chunk in read_folder(tmp_path)] == ["good"]
-    assert f"{name} is left out" in caplog.text
+    assert sources(tmp_path) == {"good.txt": "good"}
+    assert all(f"{name} is left out" in caplog.text for name in unread)
 
 
 def test_folder_without_texts_and_no_folder_are_refused(tmp_path):

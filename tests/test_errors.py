@@ -25,20 +25,13 @@ class UsersError(RemoteError):
 
     def __init__(self, *, shard: int) -> None:
         super().__init__(f"shard {shard} is gone", url="http://host", status=503)
-        self.shard = shard
-
-
-def noted() -> RerankError:
-    error = ScoringError("failed")
-    error.add_note("while scoring shard 3")
-    return error
+        self.add_note("while scoring")
 
 
 ERRORS = [
     MissingDependencyError("bm25s", "langchain-rerank[hybrid]", "BM25"),
     RemoteError("no", url="http://host", status=503, attempts=3),
     UsersError(shard=3),
-    noted(),
     *(kind("said") for kind in (EvaluationError, ModelLoadError, ScoringError)),
     RerankError(),
 ]

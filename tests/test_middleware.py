@@ -178,8 +178,6 @@ async def test_an_error_of_the_tool_reaches_the_caller_as_it_was():
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        agent([search], keeping()).invoke(ASKED)
-    with pytest.raises(ConnectionError):
         await agent([search], keeping()).ainvoke(ASKED)
 
 

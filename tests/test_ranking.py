@@ -6,12 +6,11 @@ import asyncio
 import copy
 import json
 import math
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from scipy import special, stats
@@ -35,9 +34,7 @@ class TableCrossEncoder(WordOverlapCrossEncoder):
         return [self.table[passage] for _, passage in text_pairs]
 
 
-def rerank(
-    documents: list[Document] | str, table: dict[str, float], **options: Any
-) -> list[Document]:
+def rerank(documents: Any, table: dict[str, float], **options: Any) -> list[Document]:
     """Rerank both ways, which must give the same and leave the input as it was."""
     reranker = Reranker(**{"model": TableCrossEncoder(table), "top_n": None, **options})
     if isinstance(documents, str):
@@ -60,15 +57,13 @@ TABLES = st.fixed_dictionaries(dict.fromkeys(TEXTS, SCORES))
 OURS = ("relevance_score", "retrieval_rank", "fused_score")
 METADATA = st.dictionaries(st.sampled_from(["tags", *OURS]), st.sampled_from([7, "a", ["a"]]))
 IDS = st.sampled_from([None, "", "1", "2", "3"])
-DOCUMENTS = st.lists(
-    st.builds(Document, page_content=st.sampled_from(TEXTS), id=IDS, metadata=METADATA), max_size=8
-)
+ANY = st.builds(Document, page_content=st.sampled_from(TEXTS), id=IDS, metadata=METADATA)
+DOCUMENTS = st.lists(ANY, max_size=8)
 SOME_WEIGHTS = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
 
 
-@settings(max_examples=60)
 @given(documents=DOCUMENTS, table=TABLES)
-def test_every_document_comes_back_in_score_order(documents: list, table: dict) -> None:
+def test_every_document_comes_back_in_score_order(documents, table):
     ranked = rerank(documents, table, deduplicate=False)
     ranks = values(ranked, "retrieval_rank")
     assert sorted(ranks) == list(range(1, len(documents) + 1))
@@ -86,31 +81,27 @@ def test_every_document_comes_back_in_score_order(documents: list, table: dict) 
     assert order == sorted(order)
 
 
-@given(
-    documents=DOCUMENTS, table=TABLES, weight=SOME_WEIGHTS, top_n=st.integers(1, 9), limit=SCORES
-)
+@given(documents=DOCUMENTS, table=TABLES, weight=SOME_WEIGHTS, top_n=st.integers(1, 9), at=SCORES)
 def test_threshold_means_the_relevance_score_and_comes_before_top_n(
-    documents: list, table: dict, weight: float, top_n: int, limit: float
-) -> None:
+    documents, table, weight, top_n, at
+):
     everything = rerank(documents, table, first_stage_weight=weight)
-    above = [document for document in everything if table[document.page_content] >= limit]
-    limits: Any = {"top_n": top_n, "score_threshold": limit}
+    above = [document for document in everything if table[document.page_content] >= at]
+    limits = {"top_n": top_n, "score_threshold": at}
     assert rerank(documents, table, first_stage_weight=weight, **limits) == above[:top_n]
 
 
 @given(documents=DOCUMENTS, table=TABLES)
-def test_of_duplicates_the_first_stage_best_stays(documents: list, table: dict) -> None:
-    model = TableCrossEncoder(table)
-    kept = sorted(values(rerank(documents, table, model=model), "retrieval_rank"))
+def test_of_duplicates_the_first_stage_best_stays(documents, table):
+    kept = sorted(values(rerank(documents, table), "retrieval_rank"))
     for rank, document in enumerate(documents, start=1):
         earlier = [documents[other - 1] for other in kept if other < rank]
         same_text = document.page_content in texts(earlier)
         same_id = bool(document.id) and document.id in [other.id for other in earlier]
         assert (rank in kept) is not (same_text or same_id)
-    assert {len(call) for call in model.calls} <= {len(kept)}
 
 
-def test_scores_that_json_lacks_are_left_out_with_one_warning(caplog) -> None:
+def test_scores_that_json_lacks_are_left_out_with_one_warning(caplog):
     table = {"nan": math.nan, "best": 1.0, "worst": -math.inf, "nan too": math.nan, "top": math.inf}
     reranker = Reranker(model=TableCrossEncoder(table), first_stage_weight=0.1)
     ranked = reranker.compress_documents([Document(text) for text in table], "query")
@@ -121,17 +112,14 @@ def test_scores_that_json_lacks_are_left_out_with_one_warning(caplog) -> None:
 
 
 @given(documents=DOCUMENTS, table=TABLES, weight=SOME_WEIGHTS)
-def test_weight_changes_the_order_and_adds_a_fused_score(
-    documents: list, table: dict, weight: float
-) -> None:
+def test_weight_changes_the_order_and_adds_a_fused_score(documents, table, weight):
     plain = rerank(documents, table)
     mixed = rerank(documents, table, first_stage_weight=weight)
     fused = [document.metadata.pop("fused_score", None) for document in mixed]
     nans = [math.isnan(table[document.page_content]) for document in mixed]
     assert sorted(mixed, key=str) == sorted(plain, key=str)
     assert nans == sorted(nans)
-    if weight == 0:
-        assert mixed == plain
+    assert weight > 0 or mixed == plain
     assert [value is None for value in fused] == [nan or weight == 0 for nan in nans]
     known = [value for value in fused if value is not None]
     assert known == sorted(known, reverse=True)
@@ -151,12 +139,11 @@ ABCD = {"a": 0.30, "b": 0.35, "c": 0.9, "d": 0.01}
         (dict.fromkeys("cab", 0.0), 0.1, "cab"),
     ],
 )
-def test_weight_mixes_both_orders(table: dict, weight: float, order: str) -> None:
-    ranked = rerank("".join(table), table, first_stage_weight=weight)
-    assert texts(ranked) == list(order)
+def test_weight_mixes_both_orders(table, weight, order):
+    assert texts(rerank("".join(table), table, first_stage_weight=weight)) == list(order)
 
 
-def test_the_rank_that_counts_is_that_of_the_first_duplicate() -> None:
+def test_the_rank_that_counts_is_that_of_the_first_duplicate():
     ranked = rerank("aaaabc", {"a": 1.0, "b": 3.0, "c": 2.0}, first_stage_weight=0.4)
     ranked.sort(key=lambda document: document.page_content)
     assert values(ranked, "retrieval_rank") == [1, 5, 6]
@@ -165,81 +152,46 @@ def test_the_rank_that_counts_is_that_of_the_first_duplicate() -> None:
 
 # Fusion as arithmetic
 
-FINITE = st.floats(-1e100, 1e100)
 LOGITS = st.lists(st.floats(-15, 15), min_size=1, max_size=12)
-WEIGHTS = st.floats(0, 1)
 
 
-def falling(values: list[float]) -> list[int]:
-    return sorted(range(len(values)), key=lambda position: -values[position])
-
-
-@given(values=st.lists(FINITE, max_size=12))
-@example([0.1, 0.1, 0.1])
-@example([1e-300, 2e-300])
-@example([-1.7e308, 1.7e308, 1.7e308])
-def test_z_scores_have_mean_0_and_deviation_1(values: list[float]) -> None:
-    standardized = z_scores(values)
-    if len(set(values)) < 2:
-        assert standardized == [0.0] * len(values)
-    else:
-        assert fmean(standardized) == pytest.approx(0, abs=1e-6)
-        assert np.std(standardized) == pytest.approx(1, abs=1e-6)
-        assert sorted(standardized) == [standardized[i] for i in falling(values)][::-1]
-
-
-def test_parts_are_scipys_and_every_logit_is_finite() -> None:
+def test_parts_are_scipys_and_the_mix_is_by_hand():
     values = [3.0, -1.0, 0.5, 0.5, 11.0]
     assert z_scores(values) == pytest.approx(stats.zscore(values))
+    assert z_scores([0.1] * 3) == [0.0] * 3
+    for tiny_or_huge in ([1e-300, 2e-300], [-1.7e308, 1.7e308]):
+        assert z_scores(tiny_or_huge) == pytest.approx([-1, 1])
     probabilities = [1e-9, 0.25, 0.5, 0.999, 1 - 1e-9]
     assert as_logits(probabilities) == pytest.approx(special.logit(probabilities))
     assert as_logits([0.0, 5e-324, 0.5, 1.0]) == [-36.0, -36.0, 0.0, 36.0]
     assert as_logits([math.inf, 3.0, -7.0, -math.inf]) == [3.0, 3.0, -7.0, -7.0]
     assert as_logits([math.inf, -math.inf]) == [0.0, 0.0]
-
-
-def test_values_by_hand() -> None:
     # z of (4, 1, 1): mean 2, deviation √2. z of -log(1, 2, 4) = -(0, 1, 2) log 2: (1, 0, -1) √1.5.
     a, b = math.sqrt(2), math.sqrt(1.5)
     expected = [0.75 * a + 0.25 * b, -0.75 / a, -0.75 / a - 0.25 * b]
     assert fused_scores([4.0, 1.0, 1.0], [1, 2, 4], 0.25) == pytest.approx(expected)
+    for ranks in ([1], [0, 1]):
+        with pytest.raises(ValueError, match=r"shorter|math domain|positive"):
+            fused_scores([1.0, 2.0], ranks, 0.5)
 
 
-@given(logits=LOGITS, weight=WEIGHTS, scale=st.floats(0.1, 10), shift=st.floats(20, 30))
-def test_sigmoid_scale_and_offset_of_scores_do_not_count(
-    logits: list[float], weight: float, scale: float, shift: float
-) -> None:
+@given(logits=LOGITS, weight=st.floats(0, 1))
+def test_the_sigmoid_of_scores_does_not_count(logits, weight):
     logits = [*logits, -1.0]
     ranks = list(range(1, len(logits) + 1))
     spread = max(logits) - min(logits)
     if spread == 0 or spread > 1e-3:  # below, rounding is part of what is mixed
         expected = pytest.approx(fused_scores(logits, ranks, weight), abs=1e-5)
         assert fused_scores(sigmoid(np.array(logits)).tolist(), ranks, weight) == expected
-        moved = [(logit - 40) * scale - shift for logit in logits]
-        assert fused_scores(moved, ranks, weight) == expected
 
 
-@given(scores=st.lists(st.floats(), max_size=12), weight=WEIGHTS)
-def test_nan_stays_and_all_else_is_finite(scores: list[float], weight: float) -> None:
-    fused = fused_scores(scores, range(1, len(scores) + 1), weight)
+@given(scores=st.lists(st.floats(), max_size=12), weight=st.floats(0, 1))
+def test_nan_stays_all_else_is_finite_and_weight_1_is_the_first_stage(scores, weight):
+    ranks = list(range(1, len(scores) + 1))
+    fused = fused_scores(scores, ranks, weight)
     assert [math.isnan(value) for value in fused] == [math.isnan(score) for score in scores]
     assert not any(map(math.isinf, fused))
-
-
-@given(scores=st.lists(FINITE, max_size=12), data=st.data())
-def test_weight_1_is_the_first_stage_a_tie_too_and_0_the_scores(
-    scores: list[float], data: st.DataObject
-) -> None:
-    ranks = data.draw(st.permutations(range(1, len(scores) + 1)))
-    by_rank = falling([-rank for rank in ranks])
-    assert falling(fused_scores(scores, ranks, 1)) == by_rank
-    assert falling(fused_scores([0.7] * len(ranks), ranks, 0.1)) == by_rank
-    # Far apart magnitudes may round to one value, but none overtakes another.
-    fused = fused_scores(scores, ranks, 0)
-    assert [fused[i] for i in falling(scores)] == sorted(fused, reverse=True)
-
-
-@pytest.mark.parametrize(("ranks", "message"), [([1], "shorter"), ([0, 1], "math domain|positive")])
-def test_ranks_match_the_scores_and_start_at_1(ranks: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        fused_scores([1.0, 2.0], ranks, 0.5)
+    first = [one for one in fused_scores(scores, ranks, 1) if not math.isnan(one)]
+    assert first == sorted(first, reverse=True)
+    tied = fused_scores([0.7] * len(ranks), ranks, 0.1)
+    assert tied == sorted(tied, reverse=True)

@@ -8,24 +8,19 @@ import pytest
 from langchain_core.documents import Document
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
-from langchain_rerank import (
-    Reranker,
-    RerankRetriever,
-    TorchCrossEncoder,
-    index_documents,
-)
+from langchain_rerank import Reranker, RerankRetriever, TorchCrossEncoder, index_documents
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from langchain_core.retrievers import BaseRetriever
 
+ANSWER = "Berlin had a population of 3,520,031 registered inhabitants."
 FACTS = [
     "Berlin is well known for its museums.",
-    "Berlin had a population of 3,520,031 registered inhabitants.",
+    ANSWER,
     "Paris lies on the Seine.",
     "The Spree flows through Berlin.",
     "Hamburg has the largest port in Germany.",
-    "In 1894 the Reichstag was finished.",
 ]
 
 
@@ -52,4 +47,4 @@ class TestRerankRetriever(RetrieversIntegrationTests):
         return "How many people live in Berlin?"
 
     def test_the_answer_comes_first(self, retriever: BaseRetriever) -> None:
-        assert retriever.invoke(self.retriever_query_example)[0].page_content == FACTS[1]
+        assert retriever.invoke(self.retriever_query_example)[0].page_content == ANSWER

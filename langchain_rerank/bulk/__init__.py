@@ -1,4 +1,4 @@
-"""Bulk reranking: millions of (query, candidates) rows in files, over Ray Data.
+"""Bulk reranking: millions of (query, candidates) rows in files, in actors of Ray.
 
 A job that was killed goes on: its folder holds what decides its content, and its finished parts.
 """
@@ -7,59 +7,52 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
+from collections import deque
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.cross_encoders import BaseCrossEncoder
-
-from langchain_rerank.bulk.blocks import ERRORS, PARQUET, BlockScorer, Columns, plan
-from langchain_rerank.bulk.job import SUMMARY, claimed, input_files, manifest, write_json
+from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, plan
+from langchain_rerank.bulk.job import claimed, input_files, manifest
+from langchain_rerank.cores import available_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
-from langchain_rerank.errors import ScoringError, require
-from langchain_rerank.ray_session import connected
+from langchain_rerank.errors import RerankError, ScoringError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["BulkProgress", "BulkResult", "Columns", "rerank_files"]
+    from langchain_core.cross_encoders import BaseCrossEncoder
 
-# Each of Ray's blocks costs the driver memory and time; past this, one holds several of ours.
-_MOST_RAY_BLOCKS = 10_000
+__all__ = ["BulkResult", "Columns", "rerank_files"]
 
-
-@dataclass(frozen=True, slots=True)
-class BulkProgress:
-    """Where a running job stands."""
-
-    blocks: int
-    """Blocks of the job."""
-    finished: int
-    """Blocks finished, in earlier runs too."""
-    pairs: int
-    """Pairs scored in this run."""
-    pairs_per_s: float
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What a run of a job did; the job is finished."""
+    """What a run of a job has done, so far or in the end.
+
+    Attributes:
+        output: Folder of the parts, in the order of the input by name.
+        blocks: Blocks of the job.
+        skipped: Blocks that were finished before this run.
+        finished: Blocks that are finished, in earlier runs too.
+        rows: Rows scored in this run.
+        pairs: Pairs scored in this run.
+        seconds: Of this run, loading of models included.
+    """
 
     output: Path
-    """Folder of the parts, in the order of the input by name."""
     blocks: int
-    """Blocks of the job."""
     skipped: int
-    """Blocks that were finished before this run."""
-    rows: int
-    """Rows scored in this run."""
-    pairs: int
-    """Pairs scored in this run."""
-    seconds: float
-    """Of this run, loading of models included."""
+    finished: int
+    rows: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
 
     @property
     def pairs_per_s(self) -> float:
@@ -76,9 +69,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     workers: int = 1,
     block_rows: int = 256,
     columns: Columns | None = None,
-    cpus_per_worker: float | None = None,
-    gpus_per_worker: float | None = None,
-    progress: Callable[[BulkProgress], None] | None = None,
+    progress: Callable[[BulkResult], None] | None = None,
 ) -> BulkResult:
     """Rerank every row of Parquet or JSON lines files, on one machine or a Ray cluster.
 
@@ -98,15 +89,12 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         model: A model's name or path, from which a `TorchCrossEncoder` is built, or any
             `BaseCrossEncoder` that can be pickled.
         top_n: How many results a row keeps; None keeps all.
-        workers: How many actors score at once, each with a model of its own.
+        workers: How many actors score at once, each with a model of its own; they share the CPUs
+            and GPUs that Ray has.
         block_rows: Rows of a block: what a kill can cost, and what one actor holds in memory. A
             block of a Parquet file decodes its row group up to its own rows, so that row groups of
             at most some ten thousand rows are read fastest.
         columns: Names of the columns.
-        cpus_per_worker: Cores of an actor; None shares this machine's cores, and takes 1 each on
-            a cluster.
-        gpus_per_worker: GPUs of an actor, also a fraction; None shares this machine's GPUs, and
-            takes none on a cluster.
         progress: Called after each block.
 
     Raises:
@@ -126,120 +114,98 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     columns, output, files = columns or Columns(), Path(output).resolve(), input_files(inputs)
     blocks = plan(files, block_rows)
     with claimed(output, manifest(files, block_rows, columns, top_n, cross_encoder)):
-        ending = "parquet" if files[0].suffix.lower() in PARQUET else "jsonl"
-        tasks = [
-            {**asdict(block), "part": str(part)}
-            for block in blocks
-            if not (part := output / f"part-{block.number:08d}.{ending}").exists()
-        ]
-        result = BulkResult(output, len(blocks), len(blocks) - len(tasks), 0, 0, 0.0)
-        summary = output / SUMMARY
-        if tasks:
-            # It says that the job is finished.
-            summary.unlink(missing_ok=True)
-            scorer = (cross_encoder, columns, top_n)
-            resources = (min(workers, len(tasks)), cpus_per_worker, gpus_per_worker)
-            # Closed at once after an error too: no actor works on in a folder that is free.
-            with closing(_scored(tasks, scorer, *resources)) as reports:
-                result = _total(result, reports, progress)
-        if not summary.exists():
-            last = {"rows": result.rows, "pairs": result.pairs, "seconds": result.seconds}
-            write_json(summary, {"blocks": result.blocks, "last_run": last})
-    return result
-
-
-def _total(
-    result: BulkResult,
-    reports: Iterator[dict[str, Any]],
-    progress: Callable[[BulkProgress], None] | None,
-) -> BulkResult:
-    """Add up the reports of blocks; raises what a block failed by, of a type in `ERRORS`."""
-    finished, started = result.skipped, time.monotonic()
-    for done in reports:
-        if done["error"]:
-            raise ERRORS[done["error"]](done["message"])
-        finished += 1
-        result = replace(
-            result,
-            rows=result.rows + done["rows"],
-            pairs=result.pairs + done["pairs"],
-            seconds=time.monotonic() - started,
-        )
-        if progress:
-            progress(BulkProgress(result.blocks, finished, result.pairs, result.pairs_per_s))
+        left = [block for block in blocks if not block.part(output).exists()]
+        skipped, started = len(blocks) - len(left), time.monotonic()
+        result = BulkResult(output, len(blocks), skipped, finished=skipped)
+        if not left:
+            return result
+        scorer = (output, cross_encoder, columns, top_n)
+        with _connected(), closing(_scored(left, scorer, min(workers, len(left)))) as reports:
+            for rows, pairs in reports:
+                result = replace(
+                    result,
+                    finished=result.finished + 1,
+                    rows=result.rows + rows,
+                    pairs=result.pairs + pairs,
+                    seconds=time.monotonic() - started,
+                )
+                if progress:
+                    progress(result)
     return result
 
 
 def _scored(
-    tasks: list[dict[str, Any]],
-    scorer: tuple[BaseCrossEncoder, Columns, int | None],
-    workers: int,
-    cpus: float | None,
-    gpus: float | None,
-) -> Generator[dict[str, Any]]:
-    """Score blocks in actors, giving what is reported of each as it is finished."""
-    with connected(), _quiet_data():
-        import ray
-        from ray.exceptions import RayError
+    blocks: list[Block], scorer: tuple[Any, ...], workers: int
+) -> Generator[tuple[int, int]]:
+    """Score blocks in actors, giving the numbers of rows and pairs of each as it is finished."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
 
-        cpus, gpus = _each(workers, cpus, gpus)
-        blocks = min(len(tasks), _MOST_RAY_BLOCKS)
-        reports = ray.data.from_items(tasks, override_num_blocks=blocks).map(
-            BlockScorer,  # type: ignore[arg-type]  # a class whose objects are called, as Ray says
-            fn_constructor_args=(*scorer, max(1, int(cpus))),
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        try:
-            yield from reports.iter_rows()
-        except RayError as error:
-            msg = f"Ray could not finish the job, whose finished blocks stay: {error}"
-            raise ScoringError(msg) from error
+    left, running = deque(blocks), dict[Any, tuple[Any, Block]]()
+    cpus, gpus = _share("CPU", workers), _share("GPU", workers)
+    # An actor that dies is started again, and with it its block, so many times.
+    again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
+    actor_of: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(BlockScorer)
+    actors = [actor_of.remote(*scorer, max(1, int(cpus))) for _ in range(workers)]
+    idle = list(actors)
+    try:
+        while left or running:
+            while left and idle:
+                actor, block = idle.pop(), left.popleft()
+                running[actor.score.remote(block)] = actor, block
+            (done,), _ = ray.wait(list(running))
+            actor, block = running.pop(done)
+            idle.append(actor)
+            try:
+                yield ray.get(done)
+            except RayTaskError as error:
+                if isinstance(error.cause, RerankError | OSError | ValueError):
+                    raise error.cause from None
+                raise ScoringError(str(error)) from error
+            except RayError as error:
+                msg = (
+                    f"{block.path}, row {block.first}: {_TRIES} times the process that scored "
+                    f"{block.rows} rows from there came to a sudden end, as it does when memory "
+                    "runs out: take fewer block_rows or workers"
+                )
+                raise ScoringError(msg) from error
+    finally:
+        # Also after an error: no actor works on in a folder that is free.
+        for actor in actors:
+            ray.kill(actor)
 
 
-def _each(workers: int, cpus: float | None, gpus: float | None) -> tuple[float, float]:
-    """Return CPUs and GPUs of each worker on the connected Ray; None shares this machine's.
-
-    Raises:
-        ValueError: A single machine has fewer than all of them take.
-    """
+def _share(kind: str, workers: int) -> float:
+    """Share the CPUs or GPUs of the connected Ray, so that all workers find room on its nodes."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
-    if len(nodes) > 1:
-        return 1 if cpus is None else cpus, gpus or 0
-    there = nodes[0].get("CPU", 0.0), nodes[0].get("GPU", 0.0)
-    for name, wanted, has in (("CPUs", cpus, there[0]), ("GPUs", gpus, there[1])):
-        if wanted is not None and wanted * workers > has:
-            msg = (
-                f"{workers} workers of {wanted:g} {name} need {wanted * workers:g}, "
-                f"this machine's Ray has {has:g}: take fewer workers or less for each"
-            )
-            raise ValueError(msg)
-    return (
-        _whole(there[0] / workers) if cpus is None else cpus,
-        min(1.0, _whole(there[1] / workers)) if gpus is None else gpus,
-    )
-
-
-def _whole(number: float) -> float:
-    """Cut to what Ray takes: whole numbers above 1, else four decimals."""
-    return float(int(number)) if number > 1 else math.floor(number * 10_000) / 10_000
+    every = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    nodes = list(filter(None, every)) or [0.0]
+    share = min(nodes) / math.ceil(workers / len(nodes))
+    # Ray takes whole numbers above 1, else four decimals; a model runs on one GPU.
+    whole = float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
+    return min(1.0, whole) if kind == "GPU" else whole
 
 
 @contextmanager
-def _quiet_data() -> Iterator[None]:
-    """Keep Ray Data's progress bars and logs to itself for a while."""
-    from ray.data import DataContext
+def _connected() -> Iterator[None]:
+    """Connect to Ray for a while, quietly; one that was connected before is left alone."""
+    import ray
 
-    context = DataContext.get_current()
-    logger = logging.getLogger("ray.data")
-    before = context.enable_progress_bars, logger.level
-    context.enable_progress_bars = False
-    logger.setLevel(logging.CRITICAL)
+    own = not ray.is_initialized()
+    if own:
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        os.environ.update(quiet | os.environ)
+        alone: dict[str, Any] = {
+            "address": "local",  # never one that runs on this machine for something else
+            "num_cpus": available_cores(),
+            "object_store_memory": 128 * 2**20,  # about its least, as what travels is small
+            "include_dashboard": False,
+        }
+        options = {} if os.environ.get("RAY_ADDRESS") else alone
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         yield
     finally:
-        context.enable_progress_bars = before[0]
-        logger.setLevel(before[1])
+        if own:
+            ray.shutdown()

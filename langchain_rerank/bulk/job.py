@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = (*PARQUET, ".jsonl", ".ndjson", ".json")
 # Readers of a folder of Parquet files or JSON lines leave out names that start with "_".
-MANIFEST, SUMMARY, _LOCK = "_job.json", "_summary.json", ".lock"
+MANIFEST, _LOCK = "_job.json", ".lock"
 # Settings that decide how scores are got, not what they are: another run may have others. Not
 # `batch_tokens`: what is scored beside a pair changes its score a little, in int8 by up to 0.18.
 _FREE_TO_CHANGE = {
@@ -31,7 +31,7 @@ _FREE_TO_CHANGE = {
     *("max_reply_bytes", "max_retries", "timeout", "connect_timeout", "read_timeout"),
 }
 # Raise it with every change of what the manifest holds or of how blocks are cut.
-_VERSION = 3
+_VERSION = 4
 
 
 def input_files(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -41,33 +41,25 @@ def input_files(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no input file.
-        ValueError: No path was given, one was given twice, or the files are of two formats.
+        ValueError: One was given twice, or they are of no format or of two.
     """
     files: list[Path] = []
     for path in map(Path, [inputs] if isinstance(inputs, str | Path) else inputs):
-        if not path.exists():
-            msg = f"expected an input file or a folder of them, got {path}, which is not there"
-            raise FileNotFoundError(msg)
-        found = [path]
+        found = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.is_dir():
-            visible = (file for file in sorted(path.iterdir()) if file.name[0] not in "._")
-            found = [file for file in visible if file.suffix.lower() in _ENDINGS]
-        if not found:
-            msg = f"expected files that end in {', '.join(_ENDINGS)} in {path}, found none"
+            found = [one for one in found if one.suffix in _ENDINGS and one.name[0] not in "._"]
+        if not found or not path.exists():
+            msg = f"expected an input file or a folder of {', '.join(_ENDINGS)}, none is at {path}"
             raise FileNotFoundError(msg)
-        files += [file.resolve() for file in found]
-    if not files:
-        msg = "expected at least one input file, got none"
+        files += [one.resolve() for one in found]
+    if strangers := [one for one in files if one.suffix not in _ENDINGS]:
+        msg = f"expected files that end in {', '.join(_ENDINGS)}, got {strangers[0]}"
         raise ValueError(msg)
-    for file in files:
-        if file.suffix.lower() not in _ENDINGS:
-            msg = f"expected a file that ends in {', '.join(_ENDINGS)}, got {file}"
-            raise ValueError(msg)
-        if files.count(file) > 1:
-            msg = f"expected each input file once, got {file} twice"
-            raise ValueError(msg)
-    if len({file.suffix.lower() in PARQUET for file in files}) > 1:
-        msg = "expected input files of one format, got jsonl and parquet: give each its own job"
+    if len({one.suffix in PARQUET for one in files}) != 1:
+        msg = f"expected input files of one format, JSON lines or Parquet, got {len(files)}"
+        raise ValueError(msg)
+    if twice := [one for one in files if files.count(one) > 1]:
+        msg = f"expected each input file once, got {twice[0]} twice"
         raise ValueError(msg)
     return files
 
@@ -86,7 +78,7 @@ def manifest(
         "block_rows": block_rows,
         "columns": asdict(columns),
         "top_n": top_n,
-        "model": describe(cross_encoder),
+        "model": _described(cross_encoder),
     }
 
 
@@ -94,34 +86,27 @@ def _stamp(file: Path) -> list[int]:
     return [file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def describe(thing: Any) -> Any:
-    """Describe what decides the scores of a cross encoder, of one around another the inner's too.
-
-    A text that may be a secret is told by its digest.
-    """
+def _described(thing: Any) -> Any:
+    """Tell what decides the scores of a cross encoder, also of one inside another."""
+    if isinstance(thing, bool | int | float | None):
+        return thing
+    if isinstance(thing, str | os.PathLike):  # it may be a secret
+        return hashlib.sha256(os.fsencode(thing)).hexdigest()[:16]
     if isinstance(thing, BaseModel):
-        settings = thing.model_dump(mode="json", exclude=_FREE_TO_CHANGE, fallback=describe)
+        settings = thing.model_dump(mode="json", exclude=_FREE_TO_CHANGE, fallback=_described)
+    elif isinstance(thing, BaseCrossEncoder):
+        own = {name: value for name, value in vars(thing).items() if name not in _FREE_TO_CHANGE}
+        settings = {name: _described(value) for name, value in own.items()}
     else:
-        if not isinstance(thing, BaseCrossEncoder):
-            return type(thing).__name__
-        settings = {name: _setting(name, value) for name, value in vars(thing).items()}
-        settings = {name: value for name, value in settings.items() if value is not None}
+        return type(thing).__name__
     described = {"class": type(thing).__name__, **settings}
     for name in ("model", "model_name"):
         if isinstance(value := getattr(thing, name, None), str):
             described[name] = value
             # Other weights under the same path are another model.
-            if files := sorted(file for file in Path(value).glob("**/*") if file.is_file()):
-                described["files"] = {str(file.relative_to(value)): _stamp(file) for file in files}
+            for file in sorted(one for one in Path(value).glob("**/*") if one.is_file()):
+                described[f"file {file.relative_to(value)}"] = _stamp(file)
     return described
-
-
-def _setting(name: str, value: Any) -> Any:
-    if isinstance(value, BaseCrossEncoder):
-        return describe(value)
-    if isinstance(value, str | os.PathLike) and name not in _FREE_TO_CHANGE:
-        return hashlib.sha256(os.fsencode(value)).hexdigest()[:16]
-    return value if isinstance(value, bool | int | float) and name not in _FREE_TO_CHANGE else None
 
 
 @contextmanager
@@ -135,30 +120,28 @@ def claimed(output: Path, wanted: dict[str, Any]) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / _LOCK, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(output / _LOCK, timeout=0):
+            # What a killed writer has left.
+            for path in output.glob(f"{UNFINISHED}*"):
+                path.unlink(missing_ok=True)
+            _check(output, json.loads(json.dumps(wanted)))
+            yield
     except Timeout as error:
         msg = f"another run is at work in {output}: wait for it, or choose another output folder"
         raise ValueError(msg) from error
-    try:
-        # What a killed writer has left.
-        for path in output.glob(f"{UNFINISHED}*"):
-            path.unlink(missing_ok=True)
-        _check(output, json.loads(json.dumps(wanted)))
-        yield
-    finally:
-        lock.release()
 
 
 def _check(output: Path, wanted: dict[str, Any]) -> None:
     """Compare a job with the one whose folder it is; a new folder gets its manifest."""
     path = output / MANIFEST
     if not path.exists():
-        if strangers := sorted(file.name for file in output.iterdir() if file.name != _LOCK):
-            msg = f"{output} holds other files, such as {strangers[0]}: choose an empty folder"
-            raise ValueError(msg)
-        write_json(path, wanted)
+        for other in output.iterdir():
+            if other.name != _LOCK:
+                msg = f"{output} holds other files, such as {other.name}: choose an empty folder"
+                raise ValueError(msg)
+        with replacing(path) as file:
+            json.dump(wanted, file, indent=2)
         return
     try:
         was, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(wanted)
@@ -181,9 +164,3 @@ def _flat(content: Any, name: str = "") -> dict[str, Any]:
         return {name: content}
     nested = (_flat(value, f"{name} {key}".strip()) for key, value in content.items())
     return {key: value for one in nested for key, value in one.items()}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path, binary=True) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")

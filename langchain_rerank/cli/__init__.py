@@ -7,6 +7,7 @@ import typer
 from langchain_rerank.cli.bulk_files import bulk
 from langchain_rerank.cli.demo import demo
 from langchain_rerank.cli.eval import evaluate
+from langchain_rerank.cli.judge import judge
 from langchain_rerank.cli.page import page
 from langchain_rerank.cli.serve import serve
 
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command("eval")(evaluate)
+app.command()(judge)
 app.command()(bulk)
 app.command()(serve)
 app.command("ui")(page)

@@ -19,7 +19,7 @@ from langchain_rerank.cli.common import (
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from langchain_rerank.bulk import BulkProgress
+    from langchain_rerank.bulk import BulkResult
 
 
 def bulk(  # noqa: PLR0913  # one parameter an option
@@ -35,8 +35,6 @@ def bulk(  # noqa: PLR0913  # one parameter an option
     documents_column: Annotated[str, Option(help="Column of the documents.")] = "documents",
     text_field: Annotated[str, Option(help="Field of a document that is an object.")] = "text",
     results_column: Annotated[str, Option(help="Column to add.")] = "results",
-    cpus_per_worker: Annotated[float | None, Option(min=0, help="Else an equal share.")] = None,
-    gpus_per_worker: Annotated[float | None, Option(min=0, help="Else an equal share.")] = None,
 ) -> None:
     """Rerank every row of files, in blocks that a second run does not repeat.
 
@@ -46,7 +44,7 @@ def bulk(  # noqa: PLR0913  # one parameter an option
     with one_line_errors(), tqdm(unit=" blocks") as bar:
         from langchain_rerank.bulk import Columns, rerank_files
 
-        def show(now: BulkProgress) -> None:
+        def show(now: BulkResult) -> None:
             bar.total, bar.n = now.blocks, now.finished
             bar.set_postfix_str(f"{now.pairs_per_s:,.0f} pairs/s")
 
@@ -58,8 +56,6 @@ def bulk(  # noqa: PLR0913  # one parameter an option
             workers=workers,
             block_rows=block_rows,
             columns=Columns(query_column, documents_column, text_field, results_column),
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
             progress=show,
         )
     console.print(

@@ -68,8 +68,8 @@ def cached_index(command: str, place: str, documents: Sequence[Document]) -> Chr
 
     Args:
         command: Who asks; each command has collections of its own.
-        place: What the corpus is: a collection of the same place with other documents is deleted.
-        documents: The corpus; what the collection lacks of it is indexed.
+        place: What the corpus is, which has one collection.
+        documents: The corpus; what the collection lacks of it is indexed, what is not of it leaves.
 
     Raises:
         ModelLoadError: The cache folder can't be written.
@@ -81,25 +81,20 @@ def cached_index(command: str, place: str, documents: Sequence[Document]) -> Chr
     from langchain_rerank.chroma import document_id, index_documents
     from langchain_rerank.offline import OfflineEmbeddings
 
-    corpus = f"{command}-{_digest(place)}-"
-    name = corpus + _digest(*sorted(map(document_id, documents)))
     index = cache_dir() / "chroma"
     with cache_errors(index):
         index.mkdir(parents=True, exist_ok=True)
-    client = chromadb.PersistentClient(str(index))
-    known = [collection.name for collection in client.list_collections()]
-    for outdated in known:
-        if outdated.startswith(corpus) and outdated != name:
-            client.delete_collection(outdated)
-    if name not in known:
-        console.print("Indexing the passages, once:")
-    return index_documents(
-        documents, OfflineEmbeddings(), collection_name=name, client=client, show_progress=True
+    store = index_documents(
+        documents,
+        OfflineEmbeddings(),
+        collection_name=f"{command}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}",
+        client=chromadb.PersistentClient(str(index)),
+        show_progress=True,
     )
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    outdated = set(store.get(include=[])["ids"]).difference(map(document_id, documents))
+    if outdated:
+        store.delete(list(outdated))
+    return store
 
 
 def snippet(text: str) -> str:

@@ -138,16 +138,16 @@ def _swept(
         data,
         models=models,
         fetch_k=[*(depth for depth in _DEPTHS if depth < fetch_k), fetch_k],
-        measure=report.settings.measures[0],
+        measure=report.measures[0],
         k=min(_MOST_RETURNED, fetch_k),
-        min_relevance=report.settings.min_relevance,
+        min_relevance=report.min_relevance,
     )
 
 
 def _print_report(report: Report) -> None:
     """Print the tables of a report, and the queries that lost most."""
     console.print(Markdown(report.to_markdown()))
-    measure = report.settings.measures[0]
+    measure = report.measures[0]
     worst = report.worst_queries(_WORST)
     if worst.empty:
         console.print(f"No query lost in {measure}.")
@@ -155,7 +155,7 @@ def _print_report(report: Report) -> None:
     lines = [f"Queries that lost most in {measure}, and documents that moved:"]
     for query_id, query, before, after in worst.itertuples(index=False):
         lines.append(f"{query}: {before:.4f} → {after:.4f}")
-        for move in report.moves(query_id, depth=_WORST):
+        for move in report.moves(query_id, depth=_WORST).itertuples():
             ranks = " → ".join(str(rank or "–") for rank in (move.old_rank, move.new_rank))
             grade = "not judged" if move.grade is None else f"grade {move.grade}"
             lines.append(f"    {ranks}, {grade}: {' '.join(move.text.split())[:60]}")
@@ -174,9 +174,9 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(well_formed(text))
-    runs = dict(zip(("before.trec", "after.trec"), report.systems.items(), strict=True))
-    for name, (system, result) in runs.items():
-        write_run(folder / name, result.run(), tag="_".join(system.split()))
+    runs = dict(zip(("before.trec", "after.trec"), report.systems, strict=True))
+    for name, system in runs.items():
+        write_run(folder / name, report.run(system), tag="_".join(system.split()))
     figures = _figures(report, sweep)
     for name, figure in figures.items():
         with replacing(folder / name, binary=True) as file:
@@ -192,8 +192,9 @@ def _figures(report: Report, sweep: Sweep | None) -> dict[str, Figure]:
     figures = {
         "measures.png": evaluation.plot_measures(report),
         "differences.png": evaluation.plot_measures(report, differences=True),
-        "tradeoff.png": evaluation.plot_tradeoff(sweep or report),
     }
+    if sweep is not None:
+        figures["tradeoff.png"] = evaluation.plot_tradeoff(sweep)
     if report.reranking_systems:
         figures["scores.png"] = evaluation.plot_scores(report)
     for query in report.worst_queries(1)["query_id"][:1]:

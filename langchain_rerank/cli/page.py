@@ -52,6 +52,9 @@ def page(  # noqa: PLR0913  # one parameter an option
         )
         kind = ui.CHROMA if chroma else ui.FOLDER if docs else ui.REFERENCE
         place = collection if chroma else str(docs or "")
+        if kind != ui.REFERENCE:
+            with console.status("Opening the passages"):
+                opened.store(kind, place)
         blocks = ui.create_page(opened, kind=kind, place=place, model=model)
         console.print(f"The page: http://127.0.0.1:{port} (Ctrl+C ends it)")
         ui.serve(blocks, port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,10 @@ DialectName = Literal["cohere", "tei", "voyage", "nvidia", "pinecone", "llamacpp
 RESERVED = frozenset(
     {"documents", "instruction", "model", "passages", "query", "texts", "top_k", "top_n"}
 )
+# "msg" is of FastAPI's list, whose "input", which comes after it, repeats the documents.
+_SAID = re.compile(
+    r'"(?:message|error|detail|msg)"\s*:\s*("(?:[^"\\]|\\(?:["\\/bfnrt]|u[\da-fA-F]{4}))*")'
+)
 
 
 def _documents(query: str, documents: Sequence[object]) -> dict[str, Any]:
@@ -28,24 +33,21 @@ def _documents(query: str, documents: Sequence[object]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How one kind of server is asked and answers."""
+    """How one kind of server is asked and answers.
+
+    `fields` makes a body's own fields of a query and its passages. The reply's field `results`
+    (None: the reply itself) lists an `index` and a `score` each, which may be `logits`, of which we
+    make 0–1. `path` is that of a url without one; `key_header` holds the key.
+    """
 
     fields: Callable[[str, list[str]], dict[str, Any]] = _documents
-    """Makes the body's own fields of a query and its passages."""
     results: str | None = "results"
-    """The reply's field that holds the results; None is a list by itself."""
     score: str = "relevance_score"
-    """A result's field that holds the score."""
     logits: bool = False
-    """Scores are logits, of which we make 0–1."""
     instruction: bool = False
-    """Bodies may have a field `instruction`."""
     max_documents: int = 1000
-    """Most documents of a request."""
     path: str = "/rerank"
-    """Of a url that has none."""
     key_header: str = "authorization"
-    """The header that holds the key, as `Bearer KEY` in this one."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -123,12 +125,10 @@ def scores(dialect: Dialect, reply: bytes, count: int) -> list[float]:
         read = _reply_of(dialect.results, dialect.score).validate_json(reply)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, wrong["loc"]))
-        shape = f'[{{"index": int, "{dialect.score}": float}}, …]'
-        shape = f'{{"{dialect.results}": {shape}}}' if dialect.results else shape
-        msg = f"expected {shape}, got {len(reply)} bytes; {place or 'the reply'}: {wrong['msg']}"
+        place = ".".join(map(str, wrong["loc"])) or "the reply"
+        msg = f"expected a {dialect.score} and index each, got {len(reply)} bytes; {place}: "
         # Not from pydantic's error, which shows the reply.
-        raise WrongReplyError(msg) from None
+        raise WrongReplyError(msg + wrong["msg"]) from None
     results = read.results if dialect.results else read
     found = {result.index: result.score for result in results}
     if len(results) != count or found.keys() != set(range(count)):
@@ -142,30 +142,18 @@ def scores(dialect: Dialect, reply: bytes, count: int) -> list[float]:
 @functools.cache
 def _reply_of(results: str | None, score: str) -> TypeAdapter[Any]:
     finite = Field(strict=True, allow_inf_nan=False, validation_alias=score)
-    result: Any = create_model(
-        "Result", index=Annotated[int, Field(strict=True)], score=Annotated[float, finite]
-    )
-    if results is None:
-        return TypeAdapter(list[result])
-    return TypeAdapter(create_model("Reply", results=(list[result], Field(alias=results))))
+    index = Annotated[int, Field(strict=True)]
+    result: Any = create_model("Result", index=index, score=Annotated[float, finite])
+    listed = create_model("Reply", results=(list[result], Field(alias=results)))
+    return TypeAdapter(listed if results else list[result])
 
 
 def error_message(reply: bytes) -> str:
     """Find what a server says about an error: one line, not yet trimmed, empty for nothing."""
     text = reply.decode("utf-8", "replace")
-    try:
-        found = _said(json.loads(text))
-    except (ValueError, RecursionError):
+    if found := _SAID.search(text):
+        text = json.loads(found[1], strict=False)
+    elif text.lstrip().startswith(("<", "{", "[")):
         # A proxy's page tells no more than the status does.
-        found = "" if text.lstrip().startswith("<") else text
-    return " ".join("".join(c if c.isprintable() else " " for c in found).split())
-
-
-def _said(given: Any) -> str:
-    if isinstance(given, str):
-        return given
-    if isinstance(given, dict):
-        # "msg" is of FastAPI's list; its "input" would repeat the documents.
-        keys = ("message", "error", "detail", "msg")
-        return next((said for key in keys if (said := _said(given.get(key)))), "")
-    return "; ".join(filter(None, map(_said, given))) if isinstance(given, list) else ""
+        text = ""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

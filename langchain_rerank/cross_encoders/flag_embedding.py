@@ -232,6 +232,10 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         if self.long_documents != "first":
             room = reranker.max_length - self._overhead()
             pairs, owners = tokenization.text_windows(reranker.tokenizer, pairs, room)
+        else:
+            most = reranker.max_length
+            starts = [tokenization.start_of(reranker.tokenizer, text, most) for _, text in pairs]
+            pairs = [(query, start) for (query, _), start in zip(pairs, starts, strict=True)]
         logits = reranker.compute_score(list(pairs), **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from langchain_rerank.cancellation import check_cancelled
 from langchain_rerank.errors import ScoringError
 
 if TYPE_CHECKING:
@@ -79,16 +80,17 @@ def check_loaded(reranker: Any, missing: Sequence[str]) -> None:
 
 
 def guard_forward(model: Any) -> None:
-    """Stop FlagEmbedding from taking every RuntimeError for a lack of memory.
+    """End a call that was given up at its next batch, and others' errors with their cause.
 
-    It answers with ever smaller batches, down to none, and loses the cause. A `ScoringError` is
-    none, so it passes.
+    FlagEmbedding takes every RuntimeError for a lack of memory, answers with ever smaller batches,
+    down to none, and loses the cause. A `ScoringError` is none, so it passes.
     """
     import torch
 
     unguarded = model.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        check_cancelled()
         try:
             return unguarded(*args, **kwargs)
         except torch.OutOfMemoryError as error:

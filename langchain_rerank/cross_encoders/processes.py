@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import os
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_EXIT_TIMEOUT_S = 5.0
 
 
 class PerProcess(Generic[T]):
@@ -36,3 +42,47 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+_loops_lock = PerProcess(threading.Lock)
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """Return this process's event loop in a thread of its own, started if need be.
+
+    `score` and `ascore` run the same coroutine there, from any thread and event loop, as fsspec
+    does it. At exit its tasks are cancelled, and waited for.
+    """
+    process = os.getpid()
+    with _loops_lock.get():
+        if process not in _loops:
+            started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+            thread = threading.Thread(
+                target=lambda: asyncio.run(_until_exit(started)),
+                name="langchain-rerank",
+                daemon=True,
+            )
+            thread.start()
+            _loops[process], exiting = started.result()
+            atexit.register(_stop, process, thread, exiting)
+        return _loops[process]
+
+
+def is_background_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a loop is that of this process, and not over; takes no lock."""
+    return _loops.get(os.getpid()) is loop
+
+
+async def _until_exit(
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
+) -> None:
+    started.set_result((asyncio.get_running_loop(), exiting := asyncio.Event()))
+    await exiting.wait()
+
+
+def _stop(process: int, thread: threading.Thread, exiting: asyncio.Event) -> None:
+    # A forked child inherits this hook.
+    if process == os.getpid():
+        _loops.pop(process).call_soon_threadsafe(exiting.set)
+        thread.join(_EXIT_TIMEOUT_S)

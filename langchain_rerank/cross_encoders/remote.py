@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PrivateAttr,
     SecretStr,
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
 
-from langchain_rerank.cross_encoders.addresses import all_urls, parse_url
 from langchain_rerank.cross_encoders.base import FrozenSettings
 from langchain_rerank.cross_encoders.dialects import DIALECTS, RESERVED, DialectName
-from langchain_rerank.cross_encoders.http_client import RerankClient, background_loop
+from langchain_rerank.cross_encoders.endpoints import parse_url, shown
+from langchain_rerank.cross_encoders.http_client import RerankClient
+from langchain_rerank.cross_encoders.processes import background_loop
 from langchain_rerank.cross_encoders.tokenization import check_pairs
 from langchain_rerank.text import well_formed
 
@@ -44,8 +47,20 @@ _HOSTED: dict[str, tuple[str, DialectName, str]] = {
 }
 
 
+def _printable(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", secret.get_secret_value()):
+        msg = "must be printable ASCII without spaces at its ends, as it goes into a header"
+        raise ValueError(msg)
+    return secret
+
+
+# RFC 9110, section 5.6.2: what the name of a header is made of.
+_HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+_HeaderValue = Annotated[SecretStr, AfterValidator(_printable)]
+
+
 class _Connections:
-    """The client of a cross encoder and its copies by `with_instruction`, opened when used."""
+    """What a cross encoder and its copies by `with_instruction` share, opened when used."""
 
     client: RerankClient | None = None
 
@@ -72,12 +87,10 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     Scores are the server's: 0–1 from most (vLLM's and TEI's own settings can make them logits);
     of the logits of llama.cpp and NVIDIA we make 0–1. (Of Qwen3-Reranker llama.cpp gives 0–1 by
     itself: take `dialect="cohere"` there.) One object serves any number of threads and event
-    loops; they share its connections. `score` and `ascore` do the same. Requests that meet a
-    connection error, a timeout or a status 429, 502, 503 or 504 are sent again, to another server
-    if there are several. A copy made by `pickle`, `copy` or `model_copy` has the settings, the key
-    among them, and connections of its own.
-
-    Proxies and certificates are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,
+    loops; they share its connections. Requests that meet a connection error, a timeout or a status
+    429, 502, 503 or 504 are sent again, to another server if there are several. A copy made by
+    `pickle`, `copy` or `model_copy` has the settings, the key among them, and connections of its
+    own. Proxies and certificates are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,
     NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR), read when connections are opened.
 
     Example:
@@ -88,9 +101,9 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """
 
     # Errors of validation would show keys.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, allow_inf_nan=False)
 
-    url: str | tuple[str, ...]
+    url: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """The endpoint's address, or several servers' of one model, among which requests are spread.
     One without a path gets the dialect's. A user and password in it are sent by basic
     authentication, in place of `api_key`."""
@@ -98,29 +111,29 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """The shape of bodies and replies; "cohere" is also Jina's, vLLM's, infinity's and ours."""
     model: str | None = None
     """The body's `model`; None leaves it out."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: dict[_HeaderName, _HeaderValue] = Field(default_factory=dict)
     """More headers of each request."""
-    api_key: SecretStr | None = Field(default=None, validate_default=True)
+    api_key: _HeaderValue | None = Field(default=None, validate_default=True)
     """Sent as `Authorization: Bearer …`, to Pinecone as `Api-Key`. None takes that of
     LANGCHAIN_RERANK_API_KEY, unless `url` or `headers` hold credentials; "" sends none."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """More fields of each body, as vLLM's `truncate_prompt_tokens` or TEI's `raw_scores`."""
     instruction: str | None = None
     """What to look for, for servers that take one: vLLM and Contextual AI, both "cohere"."""
-    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    timeout: float = Field(default=60.0, gt=0)
     """Seconds for one whole `score`, retries and waiting included; to reach another server after
     one that hangs, well above `read_timeout`."""
-    connect_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds to connect to a server."""
-    read_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    read_timeout: float = Field(default=30.0, gt=0)
     """Seconds that a server may take from a request to the end of its answer."""
     max_retries: int = Field(default=4, ge=0)
     """How many times one request is sent again."""
     max_documents: int | None = Field(default=None, ge=1)
     """Most documents of one request; None takes what the dialect's servers accept: 32 for "tei"
     and "nvidia", 100 for "pinecone", else 1000."""
-    max_concurrency: int = Field(default=8, ge=1)
-    """Most requests of one `score` in flight at once; all calls of one object share 32 places."""
+    max_concurrency: int = Field(default=32, ge=1)
+    """Most requests in flight at once, of all calls."""
     max_reply_bytes: int = Field(default=16 * 2**20, ge=1)
     """Most bytes of a reply."""
 
@@ -128,14 +141,10 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     @classmethod
     def cohere(cls, model: str = "rerank-v4.0-fast", **settings: Any) -> Self:
-        """Cohere's hosted Rerank (its API v2).
-
-        Args:
-            model: Its name there; `rerank-v4.0-pro` is slower and better.
-            **settings: Other fields; `api_key` is that of COHERE_API_KEY or CO_API_KEY if left out.
+        """Cohere's hosted Rerank (its API v2), with other fields as settings.
 
         Raises:
-            ValueError: There is no key.
+            ValueError: There is no key: neither `api_key` nor COHERE_API_KEY nor CO_API_KEY.
         """
         return cls._hosted("cohere", model, settings)
 
@@ -174,68 +183,47 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not url:
-            msg = "url must name at least one server, got none"
-            raise ValueError(msg)
-        for one in all_urls(url):
+        for one in _several(url):
             parse_url(one)
         return url
 
-    @field_validator("headers")
-    @classmethod
-    def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, value in headers.items():
-            # RFC 9110, section 5.6.2: what the name of a header is made of.
-            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
-                msg = "headers must have names of letters, digits and hyphens"
-                raise ValueError(msg)
-            if not re.fullmatch(r"[\t -~]*", value.get_secret_value()):
-                msg = f"the header {name} must be printable ASCII, got another character"
-                raise ValueError(msg)
-        return headers
-
     @field_validator("api_key")
     @classmethod
-    def _check_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        urls = all_urls(info.data.get("url", ()))
+    def _key_of_environment(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        urls = _several(info.data.get("url", ()))
         named = {"authorization", "api-key"} & set(map(str.lower, info.data.get("headers", {})))
         if key is None and not named and not any(httpx.URL(url).userinfo for url in urls):
             key = _from_environment(API_KEY)
-        if key is not None and not re.fullmatch("[!-~]*", key.get_secret_value()):
-            msg = "api_key must be printable ASCII without spaces, as it goes into a header"
-            raise ValueError(msg)
-        return key
+        return key and _printable(key)
 
     @field_validator("extra_body")
     @classmethod
-    def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
+    def _check_extra(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := RESERVED & extra.keys():
-            msg = f"extra_body can't set {sorted(taken)}, which the documents and fields decide"
+            msg = f"can't set {sorted(taken)}, which the documents and fields decide"
             raise ValueError(msg)
-        try:
-            json.dumps(extra, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError) as error:
-            msg = f"extra_body must be JSON: {error}"
-            raise ValueError(msg) from error
         return extra
 
-    @field_validator("instruction")
-    @classmethod
-    def _check_instruction(cls, instruction: str | None, info: ValidationInfo) -> str | None:
-        dialect = info.data.get("dialect", "cohere")
-        hosts = {httpx.URL(url).host for url in all_urls(info.data.get("url", ()))}
-        takes_one = DIALECTS[dialect].instruction and not hosts.intersection(_WITHOUT_INSTRUCTION)
-        if instruction is not None and not takes_one:
-            at = f"dialect={dialect!r} at {', '.join(sorted(hosts))}"
+    @model_validator(mode="after")
+    def _check_instruction(self) -> Self:
+        hosts = {parse_url(url).host for url in self.urls}
+        takes_one = DIALECTS[self.dialect].instruction and hosts.isdisjoint(_WITHOUT_INSTRUCTION)
+        if self.instruction is not None and not takes_one:
+            at = f"dialect={self.dialect!r} at {', '.join(sorted(hosts))}"
             msg = f"the servers of {at} take no instruction: leave it out"
             raise ValueError(msg)
-        return instruction
+        return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """One url or several as several, each once."""
+        return _several(self.url)
 
     @field_serializer("url", when_used="json")
     def _shown_url(self, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Leave credentials out, as JSON does with the key."""
-        shown = tuple(str(parse_url(one)) for one in all_urls(url))
-        return shown[0] if isinstance(url, str) else shown
+        found = tuple(shown(parse_url(one)) for one in _several(url))
+        return found[0] if isinstance(url, str) else found
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -298,3 +286,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
 def _from_environment(*variables: str) -> SecretStr | None:
     return next((SecretStr(key) for name in variables if (key := os.environ.get(name))), None)
+
+
+def _several(url: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (url,) if isinstance(url, str) else tuple(dict.fromkeys(url))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,7 @@ class TorchModel:
         if device == "cpu":
             pack_linear_layers(self._scorer)
         self._device = device
+        self._process = os.getpid()
         self._held_tokens: int | None = None
         # What stands around a pair, by instruction.
         self.frame = functools.lru_cache(64)(
@@ -90,8 +92,15 @@ class TorchModel:
         """Score every window; shape (windows,).
 
         Raises:
-            ScoringError: One window alone does not fit into memory.
+            ScoringError: One window alone does not fit into memory, or this process was forked
+                from the one that put the weights on a GPU.
         """
+        if self._device != "cpu" and os.getpid() != self._process:
+            msg = (
+                f"a forked process can't use {self._device}, on which its parent has put the model;"
+                " start processes by multiprocessing's 'spawn', or score with device=\"cpu\" there"
+            )
+            raise ScoringError(msg)
         features, prefix = windows.features, None
         if self._scorer.shares_prefixes:
             shared, features = batching.without_prefix(features)

@@ -6,11 +6,11 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-import numpy as np
 from langchain_core.documents import Document
 
 from langchain_rerank.chroma import document_id
 from langchain_rerank.ranking import check_document
+from langchain_rerank.text import well_formed
 
 LARGEST_GRADE = 1_000_000
 """In either direction: trec_eval, which measures, counts in C and takes memory by grade."""
@@ -23,8 +23,8 @@ class Dataset:
     Only queries that have judgments are evaluated, in the order of `qrels`, as trec_eval does it.
 
     Raises:
-        ValueError: Queries, judgments or corpus are empty, a query is blank, judgments name a
-            query or document that isn't there, or a document's id isn't its key.
+        ValueError: Queries, judgments or corpus are empty, a query is blank, an id is not UTF-8,
+            judgments name a query or document that isn't there, or a document's id isn't its key.
         TypeError: A part is no mapping, a query no str, a grade no int, a document no `Document`.
 
     Example:
@@ -52,8 +52,8 @@ class Dataset:
     systems: judgments may name documents that it lacks. They count in ideal rankings and recall."""
 
     def __post_init__(self) -> None:
-        parts = {"queries": self.queries, "qrels": self.qrels, "corpus": self.corpus}
-        for part, value in parts.items():
+        for part in ("queries", "qrels", "corpus"):
+            value = getattr(self, part)
             if not isinstance(value, Mapping) and (part, value) != ("corpus", None):
                 msg = f"{part} must be a mapping by id, got {type(value).__name__}"
                 raise TypeError(msg)
@@ -143,40 +143,13 @@ class Dataset:
         if unknown := [query_id for query_id in chosen if query_id not in self.qrels]:
             msg = f"expected ids of judged queries, got {unknown[0]!r}, which is none"
             raise ValueError(msg)
-        return replace(
-            self,
-            queries={one: self.queries[one] for one in chosen},
-            qrels={one: self.qrels[one] for one in chosen},
-        )
-
-    def split(self, fraction: float = 0.5, *, seed: int = 0) -> tuple[Self, Self]:
-        """Split the judged queries at random, to choose on one part and to judge on the other.
-
-        Args:
-            fraction: Share of the queries in the first part, between 0 and 1.
-            seed: The same seed splits the same queries in the same way.
-
-        Returns:
-            Two data sets over the same corpus, the queries of each in the order they have here.
-
-        Raises:
-            ValueError: A part would be empty.
-        """
-        query_ids = list(self.qrels)
-        size = round(fraction * len(query_ids))
-        if not 0 < size < len(query_ids):
-            msg = f"expected a fraction that leaves both parts of {self!r} a query, got {fraction}"
-            raise ValueError(msg)
-        order = np.random.default_rng(seed).permutation(len(query_ids)).tolist()
-        first, second = sorted(order[:size]), sorted(order[size:])
-        return (
-            self.subset(query_ids[place] for place in first),
-            self.subset(query_ids[place] for place in second),
-        )
+        queries = {one: self.queries[one] for one in chosen}
+        return replace(self, queries=queries, qrels={one: self.qrels[one] for one in chosen})
 
 
 def check_query_text(query_id: str, text: str) -> None:
     """Raise `TypeError` for a query that is no str, `ValueError` for a blank one, with its id."""
+    check_id(query_id)
     if not isinstance(text, str):
         msg = f"text of query {query_id!r} must be a str, got {type(text).__name__}"
         raise TypeError(msg)
@@ -185,10 +158,18 @@ def check_query_text(query_id: str, text: str) -> None:
         raise ValueError(msg)
 
 
+def check_id(text: str) -> None:
+    """Raise `ValueError` for what no file can hold, or C code, which ends it at a NUL."""
+    if well_formed(text) != text or "\0" in text:
+        msg = f"expected an id of UTF-8, without NUL and lone surrogates, got {text!r}"
+        raise ValueError(msg)
+
+
 def check_judgment(
     query_id: str, doc_id: str, grade: int, corpus: Container[str] | None = None
 ) -> None:
     """Raise `TypeError` or `ValueError` for a wrong grade, or a document that a corpus lacks."""
+    check_id(doc_id)
     what = f"grade of document {doc_id!r} for query {query_id!r} must be an int"
     if type(grade) is not int:
         msg = f"{what}, got {type(grade).__name__}"

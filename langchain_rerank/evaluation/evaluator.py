@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from langchain_rerank.evaluation.measures import (
-    bootstrap_interval,
+    Draws,
+    Estimate,
     check_draws,
     depth,
+    estimate,
     paired_test,
     parse_measures,
     per_query_values,
 )
-from langchain_rerank.evaluation.report import EvaluationSettings, Report, Summary, SystemResult
-from langchain_rerank.evaluation.systems import Answer, AnySystem, ask, check_system
+from langchain_rerank.evaluation.report import STAGES, Report
+from langchain_rerank.evaluation.systems import Answer, AnySystem, ask, check_system, progress
+from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import ir_measures
+    import pandas as pd
 
     from langchain_rerank.evaluation.datasets import Dataset
 
@@ -69,106 +74,109 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
 
     Raises:
         EvaluationError: A system failed on a query; nothing is kept.
-        ValueError: A measure or setting is wrong, there is no system or no judgment, or a
-            system's documents are not those of the data set's corpus.
-        TypeError: `systems` is no mapping, or a system is of another type.
+        ValueError: A measure or setting is wrong, there is no judgment, or a system's documents
+            are not those of the data set's corpus.
+        TypeError: `systems` is no mapping or empty, or a system is of another type.
         MissingDependencyError: The extra `eval` is not installed.
     """
     parsed = parse_measures(measures, min_relevance=min_relevance)
-    check_draws(confidence, resamples, seed)
-    if not isinstance(systems, Mapping):
-        msg = f"systems must map names to systems, got {type(systems).__name__}"
+    draws = check_draws(confidence, resamples, seed)
+    if not isinstance(systems, Mapping) or not systems:
+        msg = f"systems must map one name or more to systems, got {systems!r:.100}"
         raise TypeError(msg)
-    if not systems:
-        msg = "expected at least one system, got none"
-        raise ValueError(msg)
     for name, system in systems.items():
         check_system(name, system, dataset)
     judged = dataset.judged()
-    names = tuple(map(str, parsed))
-    settings = EvaluationSettings(names, min_relevance, confidence, resamples, seed)
-    answers = {
-        name: _ask_all(name, system, judged, id_key, show_progress=show_progress)
-        for name, system in systems.items()
-    }
+    answers = {}
+    for name, system in systems.items():
+        if not isinstance(system, Mapping):
+            # Models load at their first call.
+            ask(name, system, judged, next(iter(judged.qrels)), id_key)
+        queries = progress(name, judged, show=show_progress)
+        answers[name] = {query: ask(name, system, judged, query, id_key) for query in queries}
     notes = checked_notes(answers, judged, parsed, min_relevance)
-    results: dict[str, SystemResult] = {}
-    for name, given in answers.items():
-        baseline = next(iter(results.values()), None)
-        results[name] = _result(given, baseline, judged, parsed, settings)
-    qrels = {query: dict(grades) for query, grades in judged.qrels.items()}
-    # Of an id_key, an id may stand for several passages.
+    import pandas as pd
+
+    values = {
+        name: _values(given, judged, parsed, min_relevance) for name, given in answers.items()
+    }
+    names, first = list(map(str, parsed)), next(iter(values.values()))
+    rows = [_summary(one, None if one is first else first, names, draws) for one in values.values()]
     texts = {
-        key: text
+        one.id: well_formed(one.text)
         for given in answers.values()
         for answer in given.values()
-        for key, text in answer.texts.items()
-        if id_key is None
+        for one in answer.ranking
     }
-    return Report(dataset.name, judged.queries, qrels, results, settings, texts, tuple(notes))
+    return Report(
+        dataset=dataset.name,
+        queries={query: well_formed(text) for query, text in judged.queries.items()},
+        measures=tuple(names),
+        min_relevance=min_relevance,
+        draws=draws,
+        summary=pd.DataFrame(rows, index=pd.Index(list(values), name="system")),
+        per_query=pd.concat(values, names=["system"]).astype(float),
+        documents=_documents(answers, judged),
+        # Of an id_key, an id may stand for several passages.
+        texts={} if id_key else texts,
+        notes=tuple(notes),
+    )
 
 
-def _ask_all(
-    name: str, system: AnySystem, dataset: Dataset, id_key: str | None, *, show_progress: bool
-) -> dict[str, Answer]:
-    """Put every query to a system, the first one twice: models load at their first call."""
-    from tqdm.auto import tqdm
-
-    queries = list(dataset.qrels)
-    if not isinstance(system, Mapping):
-        ask(name, system, dataset, queries[0], id_key)
-    bar = tqdm(queries, desc=name, unit="query", disable=not show_progress)
-    return {query: ask(name, system, dataset, query, id_key) for query in bar}
-
-
-def _result(
+def _values(
     answers: Mapping[str, Answer],
-    baseline: SystemResult | None,
     dataset: Dataset,
     measures: Sequence[ir_measures.Measure],
-    settings: EvaluationSettings,
-) -> SystemResult:
-    """Measure one system's answers, and compare them to the first system's."""
-    rankings = {query: answer.ranking for query, answer in answers.items()}
-    ids = {query: [document.id for document in found] for query, found in rankings.items()}
+    min_relevance: int,
+) -> pd.DataFrame:
+    """Measure one system's answers: a row a query."""
+    ids = {query: [one.id for one in answer.ranking] for query, answer in answers.items()}
     candidates = {query: answer.candidates for query, answer in answers.items()}
     values = per_query_values(measures, ids, dataset.qrels)
-    recall = parse_measures(["SetR"], min_relevance=settings.min_relevance)
-    [found] = per_query_values(recall, candidates, dataset.qrels).values()
-    stages = dict.fromkeys(stage for answer in answers.values() for stage in answer.seconds)
-    # Where the first stage found nothing there was nothing to rerank.
-    seconds = {s: tuple(a.seconds.get(s, 0.0) for a in answers.values()) for s in stages}
-    before = None if baseline is None else baseline.per_query
-    summaries = {
-        measure: _summary(
-            list(given.values()),
-            None if before is None else list(before[measure].values()),
-            settings,
-        )
-        for measure, given in values.items()
-    }
-    mean_recall = float(np.mean(list(found.values())))
-    return SystemResult(rankings, candidates, seconds, values, summaries, mean_recall)
+    recall = parse_measures(["SetR"], min_relevance=min_relevance)
+    values["candidates"] = list(map(len, candidates.values()))
+    values["candidate recall"] = per_query_values(recall, candidates, dataset.qrels)
+    timed = {stage for answer in answers.values() for stage in answer.seconds}
+    for stage in filter(timed.__contains__, STAGES):
+        # Where the first stage found nothing there was nothing to rerank.
+        values[stage] = [answer.seconds.get(stage, 0.0) for answer in answers.values()]
+    return values
 
 
 def _summary(
-    values: list[float], baseline: list[float] | None, settings: EvaluationSettings
-) -> Summary:
-    draws = {"resamples": settings.resamples, "seed": settings.seed}
-    mean = float(np.mean(values))
-    interval = bootstrap_interval(values, confidence=settings.confidence, **draws)
-    if baseline is None:
-        return Summary(mean, interval)
-    differences = np.subtract(values, baseline).tolist()
-    return Summary(
-        mean=mean,
-        interval=interval,
-        difference=float(np.mean(differences)),
-        difference_interval=bootstrap_interval(
-            differences, confidence=settings.confidence, **draws
-        ),
-        p_value=paired_test(differences, **draws),
-    )
+    values: pd.DataFrame, baseline: pd.DataFrame | None, measures: Sequence[str], draws: Draws
+) -> dict[str, float]:
+    """Average one system's values, and compare them to the first system's."""
+    row: dict[str, float] = {}
+    flips = {"resamples": draws["resamples"], "seed": draws["seed"]}
+    for measure in measures:
+        found, difference, p = estimate(values[measure], **draws), Estimate(*[np.nan] * 3), np.nan
+        if baseline is not None:
+            differences = (values[measure] - baseline[measure]).to_numpy()
+            difference = estimate(differences, **draws)
+            p = paired_test(differences, **flips)
+        for name, one in ((measure, found), (f"{measure} difference", difference)):
+            row |= {name: one.mean, f"{name} low": one.low, f"{name} high": one.high}
+        row[f"{measure} p"] = p
+    row["candidate recall"] = float(np.mean(values["candidate recall"]))
+    for stage in filter(values.__contains__, STAGES):
+        for percent in (50, 95):
+            row[f"{stage} p{percent} ms"] = float(np.percentile(values[stage], percent)) * 1000
+    return row
+
+
+def _documents(answers: Mapping[str, Mapping[str, Answer]], dataset: Dataset) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        (name, query, rank, one.id, one.score, one.retrieval_rank, dataset.qrels[query].get(one.id))
+        for name, given in answers.items()
+        for query, answer in given.items()
+        for rank, one in enumerate(answer.ranking, start=1)
+    ]
+    columns = ["system", "query", "rank", "id", "score", "retrieval_rank", "grade"]
+    numbers = dict.fromkeys(["score", "retrieval_rank", "grade"], float)
+    return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
 def checked_notes(
@@ -191,9 +199,8 @@ def checked_notes(
         )
     if own := {q for given in answers.values() for q, a in given.items() if a.own_left_out}:
         notes.append(
-            f"The documents of {len(own)} of {len(grades)} queries are those queries themselves: "
-            "as by BEIR's rule, a query's own document is left out of its results, though it is in "
-            "the corpus."
+            f"{len(own)} of {len(grades)} queries are documents of the corpus themselves: as by "
+            "BEIR's rule, a query's own document is left out of its results."
         )
     for name, given in answers.items():
         returned = {one.id for answer in given.values() for one in answer.ranking}
@@ -205,7 +212,7 @@ def checked_notes(
             )
             raise ValueError(msg)
         longest = max(len(answer.ranking) for answer in given.values())
-        deeper = [str(measure) for measure in measures if (depth(measure) or 0) > longest]
+        deeper = [str(measure) for measure in measures if longest < depth(measure) < math.inf]
         if deeper and (corpus is None or longest < len(corpus)):
             notes.append(
                 f"{name} returned at most {longest} documents a query, {', '.join(deeper)} would "

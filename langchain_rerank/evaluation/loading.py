@@ -1,21 +1,25 @@
-"""Data sets from folders in BEIR's layout, and from ir_datasets."""
+"""Data sets in BEIR's layout and TREC runs, in and out; data sets from ir_datasets."""
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
-from langchain_rerank.evaluation.datasets import Dataset, check_judgment, check_query_text
-from langchain_rerank.evaluation.runs import line_error, numbered_lines, require_eval
+from langchain_rerank.errors import require
+from langchain_rerank.evaluation.datasets import Dataset, check_id, check_judgment, check_query_text
+from langchain_rerank.evaluation.measures import Run, ranking
+from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator, Mapping
 
 _HEADER = ["query-id", "corpus-id", "score"]
+_TREC_COLUMNS = ("query id", "Q0", "document id", "rank", "score", "tag")
 
 
 def load_beir(
@@ -42,9 +46,8 @@ def load_beir(
         partial_corpus: Accept judgments of documents that are not in the corpus; see `Dataset`.
 
     Returns:
-        The queries that have judgments. A document's text is its `page_content`; its title is
-        `metadata["title"]`, which `rank_fields=("title",)` lets a Reranker read as BEIR's systems
-        do.
+        The queries that have judgments. A document's title is `metadata["title"]`, which
+        `rank_fields=("title",)` lets a Reranker read as BEIR's systems do.
 
     Raises:
         ValueError: A file is missing, empty or holds a bad line, an id comes twice, or judgments
@@ -52,17 +55,51 @@ def load_beir(
     """
     folder = Path(folder).resolve()
     judgments = _qrels_file(folder, qrels)
-    records = _read_jsonl(folder / "corpus.jsonl") if load_corpus else {}
-    corpus = {key: _document(key, one["text"], one.get("title")) for key, one in records.items()}
-    queries = _read_jsonl(folder / "queries.jsonl", queries=True)
-    grades = _read_qrels(judgments, queries, corpus if load_corpus and not partial_corpus else None)
-    return Dataset(
-        queries={query_id: queries[query_id]["text"] for query_id in grades},
-        qrels=grades,
-        corpus=corpus if load_corpus else None,
-        name=f"{folder.name}/{judgments.stem}",
-        partial_corpus=partial_corpus,
-    )
+    corpus = None
+    if load_corpus:
+        records = _read_jsonl(folder / "corpus.jsonl").items()
+        corpus = {key: _document(key, one["text"], one.get("title")) for key, one in records}
+    queries = {key: one["text"] for key, one in _read_jsonl(folder / "queries.jsonl").items()}
+    grades = _read_qrels(judgments, queries, None if partial_corpus else corpus)
+    asked = {query_id: queries[query_id] for query_id in grades}
+    name = f"{folder.name}/{judgments.stem}"
+    return Dataset(asked, grades, corpus, name, partial_corpus=partial_corpus)
+
+
+def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> None:
+    """Write a data set as `load_beir` reads it; files that are there are replaced.
+
+    Args:
+        dataset: Of its documents' metadata the title alone is kept: BEIR has no more.
+        folder: Made if missing.
+        qrels: The judgments' file is `qrels/<qrels>.tsv`.
+
+    Raises:
+        ValueError: The data set has no corpus, or an id holds a tab or a line break.
+    """
+    folder = Path(folder)
+    documents = [
+        {"_id": one.id, "title": one.metadata.get("title") or "", "text": one.page_content}
+        for one in dataset.documents
+    ]
+    queries = [{"_id": key, "text": text} for key, text in dataset.queries.items()]
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_qrels(folder / "qrels" / f"{qrels}.tsv", dataset.qrels)
+    for name, records in (("corpus", documents), ("queries", queries)):
+        with replacing(folder / f"{name}.jsonl") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgments in BEIR's layout; a ValueError for an id that its columns can't hold."""
+    ids = {*qrels, *(key for grades in qrels.values() for key in grades)}
+    if wrong := next((key for key in ids if "\t" in key or len(key.splitlines()) > 1), None):
+        msg = f"expected ids without tabs and line breaks, got {wrong!r}"
+        raise ValueError(msg)
+    with replacing(path) as file:
+        file.write("\t".join(_HEADER) + "\n")
+        for query_id, grades in qrels.items():
+            file.writelines(f"{query_id}\t{key}\t{grade}\n" for key, grade in grades.items())
 
 
 def _document(key: str, text: str, title: str | None) -> Document:
@@ -74,109 +111,89 @@ def _qrels_file(folder: Path, qrels: str | Path) -> Path:
     for path in (named, Path(qrels)):
         if path.is_file():
             return path
-    present = sorted(path.stem for path in named.parent.glob("*.tsv"))
-    found = f"there are: {', '.join(present)}" if present else "there are none"
-    msg = f"expected judgments in {named} or a path to some, got qrels={str(qrels)!r}; {found}"
-    raise ValueError(msg)
+    present = ", ".join(sorted(path.stem for path in named.parent.glob("*.tsv"))) or "none"
+    msg = f"expected judgments in {named} or a path to some, got qrels={str(qrels)!r}; there are: "
+    raise ValueError(msg + present)
 
 
-def _read_jsonl(path: Path, *, queries: bool = False) -> dict[str, dict[str, Any]]:
+def _read_jsonl(path: Path) -> dict[str, dict[str, str]]:
     """Read a file's objects by their ids."""
     if not path.is_file():
         msg = f"expected a folder in BEIR's layout, but there is no file {path}"
         raise ValueError(msg)
-    records: dict[str, dict[str, Any]] = {}
-    for number, line in numbered_lines(path):
-        try:
-            record = _record(line)
-            if queries:
+    records: dict[str, dict[str, str]] = {}
+    for number, line in _lines(path):
+        with _naming(path, number):
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                msg = f"expected a JSON object, got a {type(record).__name__}"
+                raise TypeError(msg)
+            for name in ("_id", "text", "title") if record.get("title") else ("_id", "text"):
+                if not isinstance(record.get(name), str):
+                    kind = type(record[name]).__name__ if name in record else f"only {[*record]}"
+                    msg = f"expected a string in the field {name!r}, got {kind}"
+                    raise TypeError(msg)
+            check_id(record["_id"])
+            if record["_id"] in records or not record["_id"]:
+                msg = f"expected an id that no earlier line has, got {record['_id']!r}"
+                raise ValueError(msg)
+            if path.stem == "queries":
                 check_query_text(record["_id"], record["text"])
-            if record["_id"] in records:
-                msg = f"the id {record['_id']!r} stands in an earlier line already"
-                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
-        except (ValueError, TypeError) as error:
-            raise line_error(path, number, error) from error
-        records[record["_id"]] = record
+            records[record["_id"]] = record
     if not records:
         msg = f"expected JSON objects, one a line, got an empty file: {path}"
         raise ValueError(msg)
     return records
 
 
-def _record(line: str) -> dict[str, Any]:
-    try:
-        record: object = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        msg = f"expected a JSON object: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(record, dict):
-        msg = f"expected a JSON object, got a {type(record).__name__}"
-        raise TypeError(msg)
-    for name in ("_id", "text", "title") if record.get("title") else ("_id", "text"):
-        if name not in record:
-            msg = f"expected the field {name!r}, got the fields {sorted(record)}"
-            raise ValueError(msg)
-        if not isinstance(record[name], str):
-            msg = f"expected a string in the field {name!r}, got {type(record[name]).__name__}"
-            raise TypeError(msg)
-    key = record["_id"]
-    if not key or "\0" in key or well_formed(key) != key:
-        msg = f"expected an id without NUL and lone surrogates, and not empty, got {key!r}"
-        raise ValueError(msg)
-    return record
-
-
 def _read_qrels(
     path: Path, queries: Container[str], corpus: Container[str] | None
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in numbered_lines(path):
+    for number, line in _lines(path):
         if number == 1 and line.split() == _HEADER:
             continue
-        try:
-            query_id, doc_id, grade = _judgment(line)
+        with _naming(path, number):
+            # Some published files end lines in tabs; TREC's have an iteration in the second column.
+            columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
+            if len(columns) not in {3, 4}:
+                msg = f"expected query id, document id and grade, got {len(columns)} columns"
+                raise ValueError(msg)
+            query_id, *_, doc_id, grade = columns
             if query_id not in queries:
                 msg = f"the query {query_id!r} is not in queries.jsonl"
-                raise ValueError(msg)  # noqa: TRY301  # below it gets its file and line
-            check_judgment(query_id, doc_id, grade, corpus)
-            _add(qrels, query_id, doc_id, grade)
-        except ValueError as error:
-            raise line_error(path, number, error) from error
+                raise ValueError(msg)
+            check_judgment(query_id, doc_id, int(grade), corpus)
+            # Published files repeat some judgments; only those that don't agree are wrong.
+            known = qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade))
+            if known != int(grade):
+                msg = f"{doc_id!r} is judged twice for query {query_id!r}: {known}, then {grade}"
+                raise ValueError(msg)
     if not qrels:
         msg = f"expected judgments, got a file without any: {path}"
         raise ValueError(msg)
     return qrels
 
 
-def _judgment(line: str) -> tuple[str, str, int]:
-    """Split a line of three columns (BEIR) or four (TREC, with an iteration in the second)."""
-    # Some published files end lines in tabs.
-    columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
-    match columns:
-        case [query_id, doc_id, grade] | [query_id, _, doc_id, grade]:
-            pass
-        case _:
-            msg = (
-                f"expected query id, document id and grade, got {len(columns)} columns: "
-                f"{line[:100]!r}"
-            )
-            raise ValueError(msg)
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file that hold text, numbered from 1, without their line ends."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            with _naming(path, number):
+                # Editors on Windows put a byte order mark before the first line.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield number, text.rstrip("\r\n")
+
+
+@contextmanager
+def _naming(path: Path, number: int) -> Iterator[None]:
+    """Make one error, which names file and line, of whatever is wrong with a line."""
     try:
-        return query_id, doc_id, int(grade)
-    except ValueError as error:
-        msg = f"expected a whole number as grade, got {grade[:100]!r}"
+        yield
+    except (ValueError, TypeError, RecursionError) as error:
+        msg = f"{path}, line {number}: {error}"
         raise ValueError(msg) from error
-
-
-def _add(qrels: dict[str, dict[str, int]], query_id: str, doc_id: str, grade: int) -> None:
-    """Add a judgment. Published files repeat some; only those that don't agree are wrong."""
-    known = qrels.setdefault(query_id, {}).setdefault(doc_id, grade)
-    if known != grade:
-        msg = (
-            f"document {doc_id!r} is judged twice for query {query_id!r}, {known} before and "
-            f"{grade} here"
-        )
-        raise ValueError(msg)
 
 
 def load_ir_dataset(
@@ -193,33 +210,25 @@ def load_ir_dataset(
 
     Raises:
         MissingDependencyError: ir_datasets is not installed.
-        ValueError: There is no such set, it lacks a part, or it judges a document differently.
+        ValueError: There is no such set, or it lacks a part.
     """
-    require_eval("ir_datasets", purpose="load_ir_dataset")
+    require("ir_datasets", install="ir-datasets", purpose="load_ir_dataset")
     import ir_datasets
 
     try:
         source = ir_datasets.load(name)
+        qrels = source.qrels_dict()
+        asked = {one.query_id: one for one in source.queries_iter()}
+        documents = source.docs_iter() if load_corpus else None
     except KeyError as error:
         msg = f"expected an id that ir_datasets knows, such as 'beir/scifact/test', got {name!r}"
         raise ValueError(msg) from error
-    for part in ("queries", "qrels", "docs") if load_corpus else ("queries", "qrels"):
-        if not source.has(part):
-            msg = f"ir_datasets has no {part} for {name!r}; its id may go on, as in '…/test'"
-            raise ValueError(msg)
-    qrels: dict[str, dict[str, int]] = {}
-    for qrel in source.qrels_iter():
-        _add(qrels, qrel.query_id, qrel.doc_id, qrel.relevance)
-    texts = {query.query_id: query.default_text() for query in source.queries_iter()}
-    return Dataset(
-        queries={query_id: text for query_id, text in texts.items() if query_id in qrels},
-        qrels=qrels,
-        corpus={doc.doc_id: _ir_document(doc) for doc in source.docs_iter()}
-        if load_corpus
-        else None,
-        name=name,
-        partial_corpus=partial_corpus,
-    )
+    except AttributeError as error:
+        msg = f"ir_datasets has not all of {name!r}: {error}; its id may go on, as in '…/test'"
+        raise ValueError(msg) from error
+    queries = {key: asked[key].default_text() for key in qrels}
+    corpus = None if documents is None else {one.doc_id: _ir_document(one) for one in documents}
+    return Dataset(queries, qrels, corpus, name, partial_corpus=partial_corpus)
 
 
 def _ir_document(doc: Any) -> Document:
@@ -227,3 +236,61 @@ def _ir_document(doc: Any) -> Document:
     if hasattr(doc, "text"):
         return _document(doc.doc_id, doc.text, getattr(doc, "title", None))
     return _document(doc.doc_id, doc.default_text(), None)
+
+
+def read_run(path: str | Path) -> dict[str, dict[str, float]]:
+    """Read a TREC run file: query id, "Q0", document id, rank, score and tag on each line.
+
+    Returns:
+        The queries in the order of the file, the documents of each best first.
+
+    Raises:
+        ValueError: A line has other columns, a score that is no number, or a document that its
+            query has already; or there is no line. The message names file and line.
+    """
+    path = Path(path)
+    run: dict[str, dict[str, float]] = {}
+    for number, line in _lines(path):
+        with _naming(path, number):
+            columns = line.split()
+            if len(columns) != len(_TREC_COLUMNS):
+                msg = f"expected the 6 columns {', '.join(_TREC_COLUMNS)}, got {line[:100]!r}"
+                raise ValueError(msg)
+            query_id, _, doc_id, _, score, _ = columns
+            results = run.setdefault(query_id, {})
+            if doc_id in results:
+                msg = f"document {doc_id!r} stands twice for query {query_id!r}"
+                raise ValueError(msg)
+            results[doc_id] = float(score)
+            ranking({doc_id: results[doc_id]})
+    if not run:
+        msg = f"expected a TREC run file, got one without a result: {path}"
+        raise ValueError(msg)
+    return {query: {one: found[one] for one in ranking(found)} for query, found in run.items()}
+
+
+def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> None:
+    """Write a TREC run file, ranked as trec_eval ranks it, with scores that read back the same.
+
+    Args:
+        path: Overwritten where it exists; left as it was where anything goes wrong.
+        run: A query without results leaves no line: the format has no place for it.
+        tag: Name of the system, for the last column.
+
+    Raises:
+        ValueError: An id or the tag is empty, holds white space or what is not UTF-8, which the
+            format can't carry, or a score is NaN.
+    """
+    _check_word(tag, "tag")
+    with replacing(Path(path)) as file:
+        for query_id, scores in run.items():
+            _check_word(query_id, "query id")
+            for rank, doc_id in enumerate(ranking(scores), start=1):
+                _check_word(doc_id, "document id")
+                file.write(f"{query_id} Q0 {doc_id} {rank} {float(scores[doc_id])!r} {tag}\n")
+
+
+def _check_word(text: str, what: str) -> None:
+    if text.split() != [text] or well_formed(text) != text:
+        msg = f"a TREC file needs a {what} of one word of UTF-8, without white space; got {text!r}"
+        raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, by matplotlib: measures with their intervals, and scores.
+"""Figures of an evaluation, by matplotlib, which the extra `eval` installs.
 
 Each function returns a `matplotlib.figure.Figure`, which shows itself as the last expression of a
 notebook's cell and is written by `savefig`. Nothing of pyplot is touched: no backend is chosen and
@@ -8,145 +8,105 @@ tell is told by a shape or a width as well.
 
 from __future__ import annotations
 
+import itertools
 import math
 from io import BytesIO
-from textwrap import wrap
-from typing import TYPE_CHECKING
+from textwrap import shorten, wrap
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from langchain_rerank.evaluation.runs import require_eval
-from langchain_rerank.evaluation.tables import percent, queries
+from langchain_rerank.evaluation.measures import require_eval
+from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
+from langchain_rerank.evaluation.tables import percent, titled
+from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Iterable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from langchain_rerank.evaluation.report import Report
+    from langchain_rerank.evaluation.sweep_report import Sweep
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-BLUE, ORANGE = COLORS[0], COLORS[4]
-_PANELS_A_ROW = 4
-_BINS = 40
-_TAIL = 1e-6
-"""Where the axis of log-odds ends: a score of 0 or 1 has none."""
-_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE = _COLORS[0], _COLORS[4]
+GRAY = "0.5"  # seen on white and on black, as style sheets have it
+_TAIL = 1e-6  # where the axis of log-odds ends: a score of 0 or 1 has none
 
 
-def new_figure(width: float, height: float, *title: str) -> Figure:
+def _figure(width: float, height: float, *title: str) -> Figure:
     """Make a figure, sized in inches, that Jupyter shows without pyplot, with lines of a title."""
-    require_eval("matplotlib", purpose="Plotting")
+    require_eval("Plotting")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
+
+    def png() -> tuple[bytes, dict[str, int]]:
+        """Draw a figure twice as fine, for fine screens."""
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
+        shape = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
+        return buffer.getvalue(), dict(zip(("width", "height"), shape, strict=True))
+
     # Jupyter learns how to show matplotlib's own figures only when pyplot is imported.
-    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]  # IPython's protocol
-    lines = "\n".join(wrapped(line, int(width / 0.085)) for line in title if line)
+    figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython's protocol
+    lines = "\n".join(_wrapped(line, int(width / 0.085)) for line in title if line)
     figure.suptitle(lines, fontsize="medium", x=0.01, ha="left")
     return figure
 
 
-def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """Draw a figure twice as fine, for fine screens."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
-    width, height = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
-    return buffer.getvalue(), {"width": width, "height": height}
-
-
-def faded(strength: float = 0.55) -> str:
-    """Return the colour of text, which style sheets choose, blended into the background."""
-    import matplotlib as mpl
-    from matplotlib.colors import to_hex, to_rgb
-
-    text, ground = (np.array(to_rgb(mpl.rcParams[k])) for k in ("text.color", "axes.facecolor"))
-    return to_hex(tuple((strength * text + (1 - strength) * ground).tolist()))
-
-
-def plain(text: str, longest: int = 400) -> str:
-    """Return text of others for a figure: one line, and no formula between dollar signs."""
-    line = " ".join(well_formed(text[:longest]).split())
-    return "".join(mark for mark in line if mark.isprintable()).replace("$", r"\$")
-
-
-def wrapped(text: str, width: int = 32) -> str:
+def _wrapped(text: str, width: int = 32) -> str:
     """Return text of others on up to three lines, so that names that end differently stay so."""
-    return "\n".join(wrap(plain(text), width, max_lines=3, placeholder="…"))
+    return "\n".join(wrap(_plain(text), width, max_lines=3, placeholder="…"))
 
 
-def bare(axes: Axes, grid: str) -> None:
+def _plain(text: str) -> str:
+    """Return text of others for a figure: one line, and no formula between dollar signs."""
+    line = "".join(mark for mark in " ".join(well_formed(text).split()) if mark.isprintable())
+    return line.replace("$", r"\$")
+
+
+def _bare(axes: Axes, grid: Any) -> None:
     """Leave of a frame what carries an axis, and put light grid lines behind everything."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(faded())
-    axes.tick_params(color=faded(), labelsize="small")
     axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=faded(0.12))  # type: ignore[arg-type]  # "x", "y" or "both"
-
-
-def name_of(dataset: str) -> str:
-    """Return a data set's name as the end of a title; nothing if it has none."""
-    return f" – {dataset}" if dataset else ""
+    axes.grid(axis=grid, color=GRAY, alpha=0.25)
 
 
 def plot_measures(report: Report, *, differences: bool = False) -> Figure:
     """Draw each measure's mean and its bootstrap interval, a panel a measure, a row a system.
 
     A dashed line goes down from the first system's mean. Intervals of two systems may overlap
-    though one is better on nearly every query: `differences` shows the paired comparison.
-
-    Args:
-        report: What to draw; every measure has an axis of its own.
-        differences: Draw the differences to the first system instead, with their intervals.
+    though one is better on nearly every query: `differences` draws those to the first system.
 
     Raises:
         ValueError: Differences are asked of a report with one system.
-        MissingDependencyError: The extra `eval` is not installed.
     """
-    names = [name for name in report.systems if not (differences and name == report.baseline)]
+    names = report.systems[1:] if differences else report.systems
     if not names:
-        msg = f"differences need two systems, this report has '{report.baseline}' alone"
+        msg = f"differences need two systems, this report has '{report.systems[0]}' alone"
         raise ValueError(msg)
-    measures, count = report.settings.measures, len(report.queries)
-    columns = min(len(measures), _PANELS_A_ROW)
-    rows = -(-len(measures) // columns)
-    labels = [wrapped(name) for name in names]
-    row = max(0.42, 0.14 * max(label.count("\n") + 1 for label in labels) + 0.06)
-    letters = max(len(line) for label in labels for line in label.split("\n"))
-    figure = new_figure(
-        max(columns * 2.15, 3.4) + 0.075 * letters + 0.3,
-        rows * (row * len(names) + 0.75) + 0.6,
-        f"{f'Difference to {report.baseline}' if differences else 'Mean'} over {queries(count)}"
-        f"{name_of(report.dataset)}",
-        f"bars: {percent(report.settings.confidence)} bootstrap intervals" if count > 1 else "",
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten().tolist()
-    for axes in grid[len(measures) :]:
-        axes.remove()
-    for axes, measure in zip(grid, measures, strict=False):
-        found = [report.systems[name].summaries[measure] for name in names]
-        if differences:
-            values = [(one.difference or 0.0, one.difference_interval) for one in found]
-        else:
-            values = [(one.mean, one.interval) for one in found]
-        start = 0.0 if differences else values[0][0]
-        axes.axvline(start, color=faded(0.5), linewidth=1, dashes=(4, 3), zorder=1)
-        for y, (mean, interval) in enumerate(values):
-            first = y == 0 and not differences
-            color, form = faded(1) if first else BLUE, "+.4f" if differences else ".4f"
-            if interval is not None:
-                axes.plot([interval.low, interval.high], [y, y], color=color, linewidth=2)
-            face = axes.get_facecolor() if first else color
-            axes.plot(mean, y, "o", markersize=7, color=color, markerfacecolor=face, zorder=3)
-            axes.text(mean, y - 0.15, f"{mean:{form}}", ha="center", va="bottom", fontsize="small")
-        bare(axes, "x")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        axes.set(xlabel=plain(measure), xmargin=0.18, ylim=(len(names) - 0.6, -0.75))
-        axes.locator_params(axis="x", nbins=5)
-    for axes in grid[::columns]:
-        axes.set_yticks(range(len(names)), labels)
+    what = f"Difference to {report.systems[0]}" if differences else "Mean"
+    column, form = (" difference", "+.4f") if differences else ("", ".4f")
+    title = f"{what}, {titled(report.dataset, len(report.queries))}"
+    bars = f"bars: {percent(report.draws)} bootstrap intervals"
+    figure = _figure(2.2 * len(report.measures) + 2.6, 0.5 * len(names) + 1.3, title, bars)
+    panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
+    for axes, measure in zip(panels, report.measures, strict=True):
+        found = [report.estimate(name, measure + column) for name in names]
+        start = 0.0 if differences else found[0].mean
+        axes.axvline(start, color=GRAY, linewidth=1, dashes=(4, 3), zorder=1)
+        for y, one in enumerate(found):
+            axes.plot([one.low, one.high], [y, y], color=BLUE, linewidth=2)
+            axes.plot(one.mean, y, "o", markersize=7, color=BLUE, zorder=3)
+            shown = f"{one.mean:{form}}"
+            axes.text(one.mean, y - 0.15, shown, ha="center", va="bottom", fontsize="small")
+        _bare(axes, "x")
+        axes.set(xlabel=_plain(measure), xmargin=0.18, ylim=(len(names) - 0.6, -0.75))
+    panels[0].set_yticks(range(len(names)), map(_wrapped, names), fontsize="small")
     return figure
 
 
@@ -166,83 +126,175 @@ def plot_scores(
             as not relevant, as they do in the measures.
 
     Raises:
-        ValueError: There is no such system, it has no scores, or none reranks, or the threshold
-            is not a finite number.
-        MissingDependencyError: The extra `eval` is not installed.
+        ValueError: There is no such system, it reranked nothing, or the threshold is not a finite
+            number.
     """
     if threshold is not None and not math.isfinite(threshold):
         msg = f"threshold must be a finite number, got {threshold!r}"
         raise ValueError(msg)
-    system, groups = _scores(report, system)
-    every = np.concatenate(list(groups.values()))
-    log_odds = every.min() >= 0 and every.max() <= 1
-    places = _log_odds if log_odds else np.asarray
-    edges = np.histogram_bin_edges(places(every), bins=_BINS)
-    marks = [] if threshold is None else places(np.array([threshold])).tolist()
-    kept = {
-        name: (found >= (-math.inf if threshold is None else threshold)).sum()
-        for name, found in groups.items()
+    system, scored = report.scored(system)
+    least, grades, scores = report.min_relevance, scored["grade"], scored["score"].to_numpy()
+    kinds = {
+        f"relevant (grade {least} or above)": (grades >= least, BLUE),
+        f"judged not relevant (below grade {least})": (grades < least, ORANGE),
+        "not judged": (grades.isna(), GRAY),
     }
-    verdict = ""
+    kinds = {name: (those, color) for name, (those, color) in kinds.items() if those.any()}
+    verdict, kept, relevant = "", scores >= (threshold or 0), (grades >= least).to_numpy()
     if threshold is not None:
-        [first, *_] = groups
-        hits, relevant = (kept[first], len(groups[first])) if first.startswith("rel") else (0, 0)
-        precision, recall = (
-            f"{hits / n:.3f}" if n else "–" for n in (sum(kept.values()), relevant)
-        )
-        verdict = f"Threshold {threshold:g} for the scored passages: "
-        verdict += f"precision {precision}, recall {recall}"
-    figure = new_figure(
-        7.2,
-        1.35 * len(groups) + 1.15,
-        f"Scores of {system}, {queries(len(report.queries))}{name_of(report.dataset)}",
-        verdict,
-    )
-    panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True).flatten().tolist()
-    colors = {"r": BLUE, "j": ORANGE, "n": faded(0.5)}
-    for axes, (name, found) in zip(panels, groups.items(), strict=True):
-        counts, _ = np.histogram(places(found), edges)
-        axes.stairs(counts, edges, fill=True, color=colors[name[0]], alpha=0.85)
-        for mark in marks:
-            axes.axvline(mark, color=faded(1), linewidth=1.2, dashes=(5, 3))
-        shown = f"{len(found):,}" if threshold is None else f"{kept[name]:,} of {len(found):,} kept"
-        axes.set_title(f"{name}: {shown}", loc="left", fontsize="small", color=faded(1), pad=3)
-        bare(axes, "y")
-        axes.locator_params(axis="y", nbins=4, integer=True)
+        right = [
+            f"{one.mean():.3f}" if len(one) else "–" for one in (relevant[kept], kept[relevant])
+        ]
+        verdict = f"Threshold {threshold:g}: of the scored, precision {right[0]}, recall {right[1]}"
+    title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
+    figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
+    panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
+    edges = np.histogram_bin_edges(scores, 40)
+    if log_odds := are_shares(scores):
+        scores = np.clip(scores, _TAIL, 1 - _TAIL)
+        edges = 1 / (1 + np.exp(-np.histogram_bin_edges(np.log(scores / (1 - scores)), 40)))
+    for axes, (name, (those, color)) in zip(panels, kinds.items(), strict=True):
+        # Clipped, as rounding must push none of them out.
+        axes.hist(np.clip(scores[those], edges[0], edges[-1]), edges, color=color, alpha=0.85)
+        shown = f"{those.sum():,}"
+        if threshold is not None:
+            axes.axvline(threshold, color=GRAY, linewidth=1.2, dashes=(5, 3))
+            shown = f"{kept[those].sum():,} of {shown} kept"
+        axes.set_title(f"{name}: {shown}", loc="left", fontsize="small", pad=3)
+        _bare(axes, "y")
+        axes.locator_params(axis="y", integer=True)
     if log_odds:
-        ticks = [one for one in _TICKS if edges[0] <= _log_odds(np.array([one]))[0] <= edges[-1]]
-        axes.set_xticks(_log_odds(np.array(ticks)), [f"{tick:.5f}".rstrip("0") for tick in ticks])
-    axes.set_xlim(min(*edges, *marks), max(*edges, *marks))
+        axes.set_xscale("logit")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(f"score{' (spaced by log-odds)' if log_odds else ''}")
     figure.supylabel("passages", fontsize="medium")
     return figure
 
 
-def _log_odds(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    inside = np.clip(scores, _TAIL, 1 - _TAIL)
-    odds: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
-    return odds
+def plot_rank_movement(
+    report: Report, query_id: str, system: str | None = None, *, depth: int = 10
+) -> Figure:
+    """Draw where reranking moved one query's documents: a line from old to new rank for each.
+
+    Shown are the first `depth` of either ranking. Those that come from further down or go there
+    start or end below a dashed line, at their true ranks. Relevant documents have thick blue
+    lines, and each disc holds the grade.
+
+    Args:
+        report: The old ranks are its first system's.
+        query_id: Which query.
+        system: Of the new ranks; None takes the second one.
+        depth: How many ranks of either ranking to show.
+
+    Raises:
+        ValueError: There is no such query or system, only one system, no document to show, or
+            `depth` is not positive.
+    """
+    system = report.other_system(system)
+    moves = report.moves(query_id, system, depth=depth, unmoved=True)
+    if moves.empty:
+        msg = f"neither '{report.systems[0]}' nor '{system}' returned a document for {query_id!r}"
+        raise ValueError(msg)
+    old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
+    rows, measure = max(*old, *new), report.measures[0]
+    before, after = (
+        f"{name} {report.per_query.loc[(name, query_id), measure]:.4f}"
+        for name in (report.systems[0], system)
+    )
+    title = f"Ranks before and after: {report.queries[query_id]}"
+    figure = _figure(10, rows * 0.27 + 1.4, title, f"{measure}: {before} → {after}")
+    axes = figure.subplots()
+    axes.set(xlim=(-0.15, 2.9), ylim=(rows + 0.8, 0.3))
+    axes.axis("off")
+    small: Any = {"va": "center_baseline", "fontsize": "small"}
+    handles = {}
+    for move, start, end in zip(moves.itertuples(), old, new, strict=True):
+        kind, color, width, style = _look(move.grade, report.min_relevance)
+        look: Any = {"color": color, "linewidth": width, "linestyle": style, "markersize": 5}
+        [handles[kind]] = axes.plot([0, 1], [start, end], gid=move.id, marker="o", **look)
+        disc: Any = {"boxstyle": "circle,pad=0.25", "facecolor": color, "linewidth": 0}
+        grade = "?" if move.grade is None else str(move.grade)
+        axes.text(1, end, grade, ha="center", color="white", bbox=disc, **small)
+        for x, y, rank in ((-0.04, start, move.old_rank), (1.11, end, move.new_rank)):
+            axes.text(x, y, str(rank or "–"), ha="right", **small)
+        snippet = _plain(shorten(move.text, 75, placeholder="…") or move.id)
+        axes.text(1.14, end, snippet, **small)
+    if rows > depth:
+        axes.axhline(depth + 0.9, color=GRAY, linewidth=0.8, dashes=(6, 4))
+        axes.text(2.9, depth + 0.9, f"below rank {depth}", ha="right", va="top", fontsize="x-small")
+    axes.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4)
+    return figure
 
 
-def _scores(report: Report, system: str | None) -> tuple[str, dict[str, npt.NDArray[np.float64]]]:
-    """Sort a system's scores by what is known of the passage; leave out what none belongs to."""
-    if system is None and not report.reranking_systems:
-        msg = "no system of this report reranks: name the one whose scores to draw"
+def _heights(ranks: Iterable[int | None], depth: int) -> list[float]:
+    """Return each document's row: its rank, or if that is below the cut, the next one there."""
+    rows = np.array([rank or math.inf for rank in ranks], float)
+    below = rows > depth
+    rows[below] = depth + 1.8 + rows[below].argsort(kind="stable").argsort()
+    return list(rows)
+
+
+def _look(grade: int | None, least: int) -> tuple[str, str, float, str]:
+    """Return what a grade means, and the colour, width and style of its line."""
+    if grade is None:
+        return "not judged", GRAY, 1, ":"
+    if grade >= least:
+        return f"relevant (grade {least} or above)", BLUE, min(2 + 0.8 * (grade - least), 4), "-"
+    return ("lower grade", ORANGE, 1.4, "--") if grade > 0 else ("grade 0", GRAY, 1, "-")
+
+
+def plot_tradeoff(sweep: Sweep) -> Figure:
+    """Draw a sweep's quality against median latency, each model a line over `fetch_k`.
+
+    A point is labelled with its `fetch_k`, in brackets the `first_stage_weight` that is best
+    there, where it isn't 0. The gray steps are the frontier, above which nothing is both better and
+    faster; a ring is the recommended setting, a dashed line a first stage that was not timed.
+
+    Raises:
+        ValueError: Nothing was timed.
+    """
+    advised = sweep.recommend().setting
+    points = sweep.summary.loc[[*dict.fromkeys([*sweep.chosen().values(), advised])]].iloc[:, :4]
+    points.columns = ["mean", "low", "high", "ms"]
+    timed = points[points["ms"] > 0].sort_values("ms", kind="stable")
+    if timed.empty:
+        msg = "nothing here was timed"
         raise ValueError(msg)
-    system = report.reranking_systems[0] if system is None else system
-    if system not in report.systems:
-        msg = f"no system {system!r} in this report, which has {list(report.systems)}"
-        raise ValueError(msg)
-    least = report.settings.min_relevance
-    relevant = f"relevant (grade {least} or above)"
-    others = f"judged not relevant (below grade {least})"
-    groups: dict[str, list[float]] = {relevant: [], others: [], "not judged": []}
-    for query, found in report.systems[system].rankings.items():
-        for one in found:
-            grade = report.qrels[query].get(one.id)
-            name = "not judged" if grade is None else relevant if grade >= least else others
-            groups[name] += [] if one.score is None else [one.score]
-    if not any(groups.values()):
-        msg = f"system {system!r} has no scores: draw those of one that reranks"
-        raise ValueError(msg)
-    return system, {name: np.array(scores) for name, scores in groups.items() if scores}
+    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.per_query))}"
+    legend = f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended"
+    labels = "numbers: fetch_k (first_stage_weight); steps: none is both better and faster"
+    figure = _figure(7.6, 5.2, title, legend, labels)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.set(xlabel="median latency (ms a query)", ylabel=sweep.measure, xmargin=0.14, ymargin=0.14)
+    _bare(axes, "both")
+    for mean in points.loc[points["ms"] == 0, "mean"]:
+        axes.axhline(mean, color=GRAY, linewidth=1, dashes=(5, 4), zorder=1)
+        at: Any = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": "small"}
+        axes.text(1, mean, f"{FIRST_STAGE_ALONE} (not timed)", **at)
+    best = timed[timed["mean"] > timed["mean"].cummax().shift(fill_value=-math.inf)]
+    colors = itertools.cycle(_COLORS)
+    for model, line in timed.groupby("model", sort=False):
+        alone = model == FIRST_STAGE_ALONE
+        look: Any = {"color": GRAY} if alone else {"color": next(colors), "label": _wrapped(model)}
+        ms, means, lows, highs = line[["ms", "mean", "low", "high"]].to_numpy().T
+        axes.errorbar(
+            ms, means, [means - lows, highs - means], fmt="o-", linewidth=1, zorder=2, **look
+        )
+        for key, one in line.iterrows():
+            mixed = f"{key[1]} ({key[2]:g})" if key[2] else str(key[1])
+            label = FIRST_STAGE_ALONE if alone else mixed
+            where: Any = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(label, (one["ms"], one["mean"]), fontsize="small", **where)
+        if advised in line.index:
+            ring: Any = {"color": GRAY, "markerfacecolor": "none", "markersize": 17}
+            here = line.loc[[advised]]
+            axes.plot(here["ms"], here["mean"], "o", gid="recommended", **ring)
+    left, right = axes.get_xlim()
+    xs, ys = [*best["ms"], right], [*best["mean"], best["mean"].iloc[-1]]
+    steps: Any = {"drawstyle": "steps-post", "color": GRAY, "linewidth": 3, "alpha": 0.4}
+    axes.plot(xs, ys, gid="frontier", zorder=1, **steps)
+    axes.set_xlim(left, right)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize="small")
+    return figure

@@ -1,100 +1,32 @@
-"""What an evaluation found, query by query, with everything needed to look again."""
+"""What an evaluation found, in words and in three tables, from means down to single documents."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
-from langchain_rerank.evaluation import tables
-from langchain_rerank.evaluation.measures import Interval  # noqa: TC001  # pydantic reads it
-from langchain_rerank.evaluation.runs import falling_scores
-from langchain_rerank.evaluation.systems import RankedDocument  # noqa: TC001  # pydantic reads it
-from langchain_rerank.text import well_formed
+from langchain_rerank.evaluation.measures import (
+    Draws,
+    Estimate,
+    require_eval,
+    run_of,
+)
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pandas as pd
 
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One measure of one system over all queries, and how it compares to the first system's."""
-
-    mean: float
-    interval: Interval | None = None
-    """Bootstrap interval of the mean; None for a single query."""
-    difference: float | None = None
-    """Mean minus the first system's; None, as what follows, for the first system itself."""
-    difference_interval: Interval | None = None
-    """Bootstrap interval of the difference, over queries in pairs."""
-    p_value: float | None = None
-    """Of the paired randomization test of the difference."""
+STAGES = ("retrieval", "reranking", "total")
+_SMALL_P = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class SystemResult:
-    """What one system gave for each query, and what that is worth."""
-
-    rankings: Mapping[str, tuple[RankedDocument, ...]]
-    """By query id, best first; no document twice."""
-    candidates: Mapping[str, tuple[str, ...]]
-    """By query id, the documents that the reranker saw; without one, those of the ranking."""
-    seconds: Mapping[str, tuple[float, ...]]
-    """By stage ("retrieval", "reranking", "total"), one time a query; empty for a run."""
-    per_query: Mapping[str, Mapping[str, float]]
-    """By measure and query id; 0 for a query without results."""
-    summaries: Mapping[str, Summary]
-    """By measure."""
-    candidate_recall: float
-    """Mean recall of the candidates: the ceiling, no reranking of them can find more."""
-
-    def run(self) -> dict[str, dict[str, float]]:
-        """Return the rankings as a run, to be written by `write_run`.
-
-        Scores are the documents' own where they fall from rank to rank; see `falling_scores`.
-        """
-        run = {}
-        for query, ranking in self.rankings.items():
-            scores = [math.nan if one.score is None else one.score for one in ranking]
-            run[query] = falling_scores([one.id for one in ranking], scores)
-        return run
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationSettings:
-    """How an evaluation was made."""
-
-    measures: tuple[str, ...]
-    min_relevance: int
-    confidence: float
-    resamples: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A document that stands elsewhere than in the first system's ranking."""
-
-    id: str
-    old_rank: int | None
-    """From 1; None if the first system doesn't return it."""
-    new_rank: int | None
-    """From 1; None if the other system doesn't return it."""
-    grade: int | None
-    """None if nobody judged it for this query."""
-    text: str
-    """Empty where it is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Report(Shown):
     """The outcome of `evaluate`; shows itself as tables in Jupyter, what it means in words on top.
-
-    The first system is the baseline that the others are compared to.
 
     Example:
         >>> from langchain_rerank.evaluation import Dataset, evaluate
@@ -103,95 +35,113 @@ class Report:
         >>> after = {"1": {"museums": 2.0, "people": 1.0}}
         >>> systems = {"before": before, "after": after}
         >>> report = evaluate(systems, dataset, ["RR"], show_progress=False)
-        >>> report.to_dataframe()["RR"].to_dict()
-        {'before': 1.0, 'after': 0.5}
-        >>> [(move.id, move.old_rank, move.new_rank) for move in report.moves("1")]
-        [('museums', 2, 1), ('people', 1, 2)]
+        >>> report.per_query["RR"].to_dict()
+        {('before', '1'): 1.0, ('after', '1'): 0.5}
+        >>> report.moves("1")[["id", "old_rank", "new_rank"]].values.tolist()
+        [['museums', 2, 1], ['people', 1, 2]]
     """
 
     dataset: str
     """The data set's name."""
     queries: Mapping[str, str]
     """Texts by query id, in the order in which they were asked."""
-    qrels: Mapping[str, Mapping[str, int]]
-    """Grades by query and document."""
-    systems: Mapping[str, SystemResult]
-    """By name, in the order given."""
-    settings: EvaluationSettings
-    texts: Mapping[str, str] = field(default_factory=dict)
+    measures: Sequence[str]
+    min_relevance: int
+    draws: Draws
+    """Confidence, resamples and seed of the bootstrap and the test."""
+    summary: pd.DataFrame
+    """A row a system, as `to_dataframe` says."""
+    per_query: pd.DataFrame
+    """A row for each system and query: the measures, 0 for a query without results; "candidates",
+    how many documents the reranker saw, and "candidate recall"; seconds by stage, NaN for a run."""
+    documents: pd.DataFrame
+    """A row for each document returned, no document twice for a query: system, query, rank from 1,
+    id; score (the cross encoder's, or the run's), retrieval_rank among the candidates, and grade,
+    each NaN where there is none."""
+    texts: Mapping[str, str]
     """By document id, of the documents in the rankings, where they are known. None for
     an id that several passages share (`id_key`)."""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     """What a reader should know before trusting the numbers."""
 
     def __repr__(self) -> str:
         return (
             f"Report(dataset={self.dataset!r}, queries={len(self.queries)}, "
-            f"systems={list(self.systems)}, measures={list(self.settings.measures)})"
+            f"systems={self.systems}, measures={list(self.measures)})"
         )
 
     @property
-    def baseline(self) -> str:
-        """Name of the first system."""
-        return next(iter(self.systems))
+    def systems(self) -> list[str]:
+        """Their names, in the order given; the first is the baseline."""
+        return list(self.summary.index)
 
     @property
     def reranking_systems(self) -> list[str]:
         """Names of the systems that a cross encoder scored documents for."""
-        return [
-            name
-            for name, result in self.systems.items()
-            if any(one.was_reranked for found in result.rankings.values() for one in found)
-        ]
+        scored = self.documents.dropna(subset=["score", "retrieval_rank"])
+        return list(scored["system"].unique())
+
+    def scored(self, system: str | None = None) -> tuple[str, pd.DataFrame]:
+        """Return a system's name and its scored documents; None takes the first that reranks.
+
+        Raises:
+            ValueError: There is no such system, or it reranked nothing.
+        """
+        known = self.reranking_systems
+        name = known[0] if system is None and known else system
+        if name not in known:
+            msg = f"expected a system that reranks, one of {known}, got {system!r}"
+            raise ValueError(msg)
+        found = self.documents.dropna(subset=["score", "retrieval_rank"])
+        return name, found[found["system"] == name]
+
+    def estimate(self, system: str, column: str) -> Estimate:
+        """Return a mean of the summary, such as that of "RR difference", with its interval."""
+        row = self.summary.loc[system]
+        return Estimate(*(float(row[f"{column}{end}"]) for end in ("", " low", " high")))
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a system.
 
         Columns: each measure's mean under its name, then "<measure> low", "… high",
-        "… difference", "… difference low", "… difference high" and "… p"; "candidate recall"; and
-        "<stage> p50 ms" and "<stage> p95 ms". What a system doesn't have is NaN.
+        "… difference", "… difference low", "… difference high" and "… p"; "candidate recall", the
+        ceiling of reranking; and "<stage> p50 ms" and "<stage> p95 ms". What a system doesn't have
+        is NaN.
         """
-        pd = tables.pandas()
-        rows = [tables.numbers(result) for result in self.systems.values()]
-        return pd.DataFrame(rows, index=pd.Index(list(map(_utf8, self.systems)), name="system"))
-
-    def to_markdown(self) -> str:
-        """Return what it means and the tables as GitHub's Markdown."""
-        return tables.markdown(tables.introduction(self), tables.report_tables(self), self.notes)
-
-    def _repr_html_(self) -> str:
-        return tables.html(tables.introduction(self), tables.report_tables(self), self.notes)
+        return self.summary.copy()
 
     def to_json(self) -> str:
-        r"""Return everything as JSON; `from_json` makes the same report of it.
-
-        No file can hold lone surrogates: in the texts of queries and documents they become U+FFFD,
-        in ids and names, which stay apart, six characters such as \ud800.
-        """
-        queries, texts = (
-            {key: well_formed(text) for key, text in some.items()}
-            for some in (self.queries, self.texts)
-        )
-        report = replace(self, queries=queries, texts=texts)
-        return json.dumps(_writable(asdict(report)), indent=1, ensure_ascii=False)
+        """Return everything as ASCII; `from_json` makes the same report of it."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(parts, indent=1, default=_columns)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; a ValueError for another text."""
+        require_eval("Report.from_json")
+        import pandas as pd
 
-        Raises:
-            ValueError: The text is not such a report; the message names the fields.
-        """
-        return TypeAdapter(Report).validate_json(text)
+        try:
+            parts = json.loads(text)
+            for name in ("summary", "per_query", "documents"):
+                frame = pd.DataFrame(parts[name])
+                texts = {"system", "query", "id", "rank"}
+                parts[name] = frame.astype({one: float for one in frame if one not in texts})
+            parts["summary"] = parts["summary"].set_index("system")
+            parts["per_query"] = parts["per_query"].set_index(["system", "query"])
+            return cls(**parts)
+        except (ValueError, TypeError, KeyError) as error:
+            msg = f"expected the JSON of a Report, which to_json writes: {error!r}"
+            raise ValueError(msg) from error
+
+    def run(self, system: str) -> dict[str, dict[str, float]]:
+        """Return a system's rankings as a run for `write_run`, with scores that fall by 1."""
+        found = self.documents[self.documents["system"] == system]
+        return run_of(found.groupby("query", sort=False)["id"].apply(list).to_dict())
 
     def moves(
-        self,
-        query_id: str,
-        system: str | None = None,
-        *,
-        depth: int = 10,
-        unmoved: bool = False,
-    ) -> list[Move]:
+        self, query_id: str, system: str | None = None, *, depth: int = 10, unmoved: bool = False
+    ) -> pd.DataFrame:
         """Compare one query's ranking with the first system's.
 
         Args:
@@ -201,27 +151,32 @@ class Report:
             unmoved: List also the documents that stay where they are.
 
         Returns:
-            The documents among the first `depth` of either ranking whose ranks differ, in the
-            order of their new ranks; those that are gone come last.
+            A row for each document among the first `depth` of either ranking whose ranks differ, in
+            the order of their new ranks, those that are gone last: id, old_rank, new_rank (from 1),
+            grade and text. None where a system doesn't return it, or nobody judged it.
 
         Raises:
-            ValueError: There is no such query or system, or only one system, or `depth` is not a
-                positive int.
+            ValueError: There is no such query or system, or only one system, or `depth` is not
+                positive.
         """
-        system = self.other_system(system)
+        import pandas as pd
+
         _check_count("depth", depth)
         if query_id not in self.queries:
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
-        rankings = (self.systems[name].rankings[query_id] for name in (self.baseline, system))
-        old, new = ({one.id: rank for rank, one in enumerate(found, 1)} for found in rankings)
-        grades = self.qrels[query_id]
-        return [
-            Move(one, old.get(one), new.get(one), grades.get(one), self.texts.get(one, ""))
+        pair = self.systems[0], self.other_system(system)
+        asked = self.documents[self.documents["query"] == query_id].set_index("id")
+        old, new = (asked.loc[asked["system"] == one, "rank"].to_dict() for one in pair)
+        grades = asked["grade"].dropna().astype(int).to_dict()
+        rows = [
+            (one, old.get(one), new.get(one), grades.get(one), self.texts.get(one, ""))
             for one in dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
             if unmoved or old.get(one) != new.get(one)
         ]
+        columns = ["id", "old_rank", "new_rank", "grade", "text"]
+        return pd.DataFrame(rows, columns=columns, dtype=object)
 
     def worst_queries(
         self, n: int = 5, *, measure: str | None = None, system: str | None = None
@@ -238,25 +193,21 @@ class Report:
             after (the measure's values).
 
         Raises:
-            ValueError: There is no such measure or system, or only one system, or `n` is not a
-                positive int.
+            ValueError: There is no such measure or system, or only one system, or `n` is not
+                positive.
         """
-        system = self.other_system(system)
+        import pandas as pd
+
         _check_count("n", n)
-        measure = self.settings.measures[0] if measure is None else measure
-        if measure not in self.settings.measures:
-            known = ", ".join(self.settings.measures)
-            msg = f"no measure {measure!r} in this report, which has {known}"
+        measure = self.measures[0] if measure is None else measure
+        if measure not in self.measures:
+            msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
             raise ValueError(msg)
-        before, after = (self.systems[one].per_query[measure] for one in (self.baseline, system))
-        rows = [
-            (_utf8(query), well_formed(text), before[query], after[query])
-            for query, text in self.queries.items()
-            if after[query] < before[query]
-        ]
-        rows.sort(key=lambda row: row[3] - row[2])
-        columns = ["query_id", "query", "before", "after"]
-        return tables.pandas().DataFrame(rows[:n], columns=columns)
+        pair = self.systems[0], self.other_system(system)
+        before, after = (self.per_query.loc[one, measure] for one in pair)
+        found = pd.DataFrame({"query": self.queries, "before": before, "after": after})
+        lost = (after - before).sort_values(kind="stable")
+        return found.loc[lost.index[lost < 0][:n]].rename_axis("query_id").reset_index()
 
     def other_system(self, system: str | None = None) -> str:
         """Return the system to compare with the first one; None takes the second.
@@ -264,36 +215,83 @@ class Report:
         Raises:
             ValueError: There is no such system, or only one.
         """
-        others = [name for name in self.systems if name != self.baseline]
-        if system is None and others:
-            return others[0]
-        if system not in others:
-            msg = (
-                f"expected a system to compare with '{self.baseline}', one of {others}, "
-                f"got {system!r}"
-            )
+        first, *others = self.systems
+        name = others[0] if system is None and others else system
+        if name not in others:
+            msg = f"expected a system to compare with '{first}', one of {others}, got {system!r}"
             raise ValueError(msg)
-        return system
+        return name
+
+    def _introduction(self) -> list[str]:
+        """Say what was found, then what was evaluated and how."""
+        line = (
+            f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
+            f"Means over queries, with {percent(self.draws)} bootstrap intervals."
+        )
+        if len(self.systems) > 1:
+            line += " p: paired randomization test against the first system."
+        return [*map(self._verdict, self.systems[1:]), line]
+
+    def _verdict(self, name: str) -> str:
+        """Say whether a system helps, what it costs, and what to do where it doesn't."""
+        measure, first, row = self.measures[0], self.systems[0], self.summary.loc[name].dropna()
+        found = self.estimate(name, f"{measure} difference")
+        change, cost = f"{measure} {found:+.4f}", "."
+        stage = next((one for one in ("reranking", "total") if f"{one} p50 ms" in row), None)
+        if stage:
+            middle, slow = row[[f"{stage} p50 ms", f"{stage} p95 ms"]]
+            cost = f", for {middle:,.0f} ms of {stage} a question (p95 {slow:,.0f} ms) here."
+        if found.low > 0:
+            return f"{name} helps: {change} over {first}{cost}"
+        if found.high < 0:
+            return (
+                f"{name} hurts: {change} against {first}{cost} Keep {first}, let its order count "
+                "for more (a first_stage_weight, which sweep() finds), or try another model."
+            )
+        before, after = (self.per_query.loc[one, measure] for one in (first, name))
+        more = more_questions((after - before).to_numpy())
+        return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """Lay out quality, differences to the first system, candidates and latency, as text."""
+        import pandas as pd
+
+        first, *others = self.systems
+        quality, differences = pd.DataFrame(index=self.systems), pd.DataFrame(index=others)
+        for one in self.measures:
+            quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.systems]
+            changes = [f"{self.estimate(name, f'{one} difference'):+.4f}" for name in others]
+            tests = [
+                f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"
+                for p in self.summary[f"{one} p"][1:]
+            ]
+            differences[one] = list(map(", ".join, zip(changes, tests, strict=True)))
+        cost = self.summary.filter(like=" ms").map("{:,.0f}".format).replace("nan", NOTHING)
+        counts = self.per_query["candidates"].groupby("system", sort=False).mean()
+        cost.insert(0, "candidates", counts.map("{:.0f}".format))
+        cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
+        found = {"Quality": quality, f"Difference to {first}": differences}
+        found["Candidates and latency"] = cost
+        return {
+            title: table.rename_axis("system").reset_index()
+            for title, table in found.items()
+            if len(table)
+        }
 
 
 def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         msg = f"{name} must be a positive int, got {value!r}"
         raise ValueError(msg)
 
 
-def _utf8(text: str) -> str:
-    """Escape lone surrogates; `well_formed` would make one id of two."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Make JSON's values of a frame: no NaN, infinite numbers as text."""
 
+    def value(one: Any) -> Any:
+        if isinstance(one, float) and not math.isfinite(one):
+            return None if math.isnan(one) else str(one)
+        return one
 
-def _writable(value: Any) -> Any:
-    """Return a record as JSON holds it: without None, infinite numbers as text."""
-    if isinstance(value, str):
-        return _utf8(value)
-    if isinstance(value, Mapping):
-        items = value.items()
-        return {_utf8(key): _writable(one) for key, one in items if one is not None}
-    if isinstance(value, list | tuple):
-        return [_writable(one) for one in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    frame = frame.reset_index(drop=frame.index.names == [None])
+    return {name: [value(one) for one in column.tolist()] for name, column in frame.items()}

@@ -11,131 +11,69 @@ choices that it had no say in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from langchain_rerank.evaluation import tables
-from langchain_rerank.evaluation.measures import Interval, bootstrap_interval
-from langchain_rerank.evaluation.tables import NOTHING, percent, queries, with_interval
+from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     import pandas as pd
 
     Numbers = npt.NDArray[np.float64]
 
+FIRST_STAGE_ALONE = "the first stage alone"
 _REPEATS, _FOLDS = 10, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One way to set up the second stage; `str` says what to do."""
 
-    model: str | None
-    """Its name; None for the first stage alone."""
+    model: str
+    """Its name, or that of the first stage alone."""
     fetch_k: int
     """How many candidates are scored; for the first stage alone, how many documents it returns."""
     first_stage_weight: float
 
     def __str__(self) -> str:
-        if self.model is None:
-            return "the first stage alone"
+        if self.model == FIRST_STAGE_ALONE:
+            return self.model
         weight = self.first_stage_weight
         mixed = f" with first_stage_weight {weight:g}" if weight else ""
         return f"{self.fetch_k} candidates reranked by {self.model}{mixed}"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One setting, measured on all queries."""
-
-    setting: Setting
-    per_query: Mapping[str, float]
-    """The measure by query id; 0 for a query without results."""
-    mean: float
-    interval: Interval | None
-    """Bootstrap interval of the mean; None for a single query."""
-    seconds: tuple[float, ...]
-    """What each query took: retrieval, as deep as the largest `fetch_k`, and scoring. A run made
-    elsewhere counts no retrieval."""
-
-    def latency_ms(self, percent: float = 50) -> float:
-        """Return a percentile of the latency, in milliseconds; 50 is the median."""
-        return float(np.percentile(self.seconds, percent)) * 1000
-
-    @property
-    def cost(self) -> str:
-        """The latency in words."""
-        if not any(self.seconds):
-            return "not timed"
-        return f"{self.latency_ms():,.0f} ms a question (p95 {self.latency_ms(95):,.0f} ms)"
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """A mean difference over queries, in units of the measure."""
-
-    mean: float
-    interval: Interval | None
-    """Bootstrap interval; None for a single query."""
-    questions_needed: int | None
-    """About how many questions would tell a difference of this size from none."""
-
-    def __str__(self) -> str:
-        return with_interval(self.mean, self.interval, "+.4f")
-
-
-@dataclass(frozen=True, slots=True)
 class Recommendation:
     """Which setting to take, what to expect of it, and what others cost; `str` says it all."""
 
-    trial: Trial
+    setting: Setting
     """What is recommended."""
-    plain: Trial
+    plain: Setting
     """Plain reranking by the first model at the largest depth."""
-    over_plain: Gain
+    over_plain: Estimate
     """What to expect over plain reranking, on other queries."""
-    over_first_stage: Gain
+    over_first_stage: Estimate
     """What to expect over the first stage alone, on other queries."""
-    plain_over_first_stage: Gain
+    plain_over_first_stage: Estimate
     """What plain reranking does here: it hurts where this is below 0."""
-    cheaper: Trial | None
+    cheaper: Setting | None
     """The best of those that take half of the time or less."""
-    better: Trial | None
+    better: Setting | None
     """The one of the highest mean here, if another one is recommended."""
-    measure: str
+    words: str = ""
 
     def __str__(self) -> str:
-        """Say the setting, what it is worth, and what it costs."""
-        trial, plain = self.trial, self.plain_over_first_stage
-        text = ""
-        if plain.interval and plain.interval.high < 0:
-            text = f"Plain reranking hurts here: {self.measure} {plain} against the first stage. "
-            text += "Leave it out or mix, as said next, or try another model. "
-        mean = with_interval(trial.mean, trial.interval)
-        text += f"Take {trial.setting}: {self.measure} {mean}, {trial.cost}."
-        text += f" On other questions expect {self.over_first_stage} over the first stage alone"
-        gain = self.over_plain
-        mixed = trial is not self.plain
-        text += f", {gain} over {self.plain.setting}." if mixed else "."
-        unsure = gain.interval and gain.interval.low <= 0 <= gain.interval.high
-        if mixed and unsure and gain.questions_needed:
-            text += f" About {gain.questions_needed:,} questions would tell that from plain"
-            text += " reranking."
-        for name, other in (("Cheaper", self.cheaper), ("Better here", self.better)):
-            if other is not None:
-                change = other.mean - trial.mean
-                text += f" {name}: {other.setting}, {change:+.4f}, {other.cost}."
-        return text
+        return self.words
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Sweep(Shown):
     """The outcome of `sweep`; shows itself as a table in Jupyter, the recommendation on top.
 
     Latencies are of scoring in steps, a depth after the other, and so a little above those of one
@@ -148,54 +86,32 @@ class Sweep:
     measure: str
     k: int
     """How many documents each setting returned."""
-    draws: Mapping[str, Any]
+    draws: Draws
     """Of the bootstrap: confidence, resamples and seed."""
-    first_stage: Trial
-    """The first `k` documents as they came."""
-    trials: tuple[Trial, ...]
-    """A model after the other, by rising depth, then weight."""
-    notes: tuple[str, ...] = ()
+    per_query: pd.DataFrame
+    """The measure: a row a query, a column a setting (model, fetch_k, first_stage_weight), the
+    first stage alone first, then a model after the other, by rising depth and weight."""
+    seconds: pd.DataFrame
+    """Of the same shape, what each query took: retrieval, as deep as the largest `fetch_k`, and
+    scoring. A run made elsewhere counts no retrieval."""
+    summary: pd.DataFrame
+    """A row a setting: its numbers as `to_dataframe` has them."""
+    notes: Sequence[str] = ()
     """What a reader should know before trusting the numbers."""
 
     def __repr__(self) -> str:
         return (
-            f"Sweep(dataset={self.dataset!r}, queries={len(self.first_stage.per_query)}, "
-            f"measure={self.measure!r}, trials={len(self.trials)})"
+            f"Sweep(dataset={self.dataset!r}, queries={len(self.per_query)}, "
+            f"measure={self.measure!r}, settings={len(self.summary)})"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row a trial, the first stage alone first.
+        """Return a row a setting, the first stage alone first.
 
         Columns: model, fetch_k, first_stage_weight; the measure's mean under its name, "<measure>
         low" and "<measure> high"; "p50 ms" and "p95 ms".
         """
-        return tables.pandas().DataFrame(
-            {
-                **asdict(trial.setting),
-                self.measure: trial.mean,
-                f"{self.measure} low": trial.interval.low if trial.interval else math.nan,
-                f"{self.measure} high": trial.interval.high if trial.interval else math.nan,
-                "p50 ms": trial.latency_ms(50),
-                "p95 ms": trial.latency_ms(95),
-            }
-            for trial in (self.first_stage, *self.trials)
-        )
-
-    def to_markdown(self) -> str:
-        """Return the recommendation and the table as GitHub's Markdown."""
-        return tables.markdown(self.conclusions(), [self.table()], self.notes)
-
-    def _repr_html_(self) -> str:
-        return tables.html(self.conclusions(), [self.table()], self.notes)
-
-    def conclusions(self) -> list[str]:
-        """Return the recommendation in words, then what was tried."""
-        name = f"{self.dataset}: " if self.dataset else ""
-        tried = (
-            f"{name}{queries(len(self.first_stage.per_query))}, {self.k} documents returned, "
-            f"{self.measure} with {percent(self.draws['confidence'])} bootstrap intervals."
-        )
-        return [str(self.recommend()), tried]
+        return self.summary.reset_index()
 
     def recommend(self, tolerance: float = 0) -> Recommendation:
         """Return the setting to take; the first stage alone takes part.
@@ -210,78 +126,107 @@ class Sweep:
         if not (math.isfinite(tolerance) and tolerance >= 0):
             msg = f"tolerance must be a finite number of at least 0, got {tolerance!r}"
             raise ValueError(msg)
-        every = [self.first_stage, *self.trials]
-        values = np.array([list(trial.per_query.values()) for trial in every])
-        costs = [(one.latency_ms(), one.setting.fetch_k) for one in every]
-        model = every[-1 if len(every) == 1 else 1].setting.model
-        plain = max(
-            n for n, one in enumerate(every) if one.setting.model == model and not weight_of(one)
-        )
+        values, settings = self.per_query.to_numpy().T, [Setting(*one) for one in self.per_query]
+        costs, means = self.seconds.median().tolist(), values.mean(axis=1)
+        model = settings[min(1, len(settings) - 1)].model
+        plain = max(n for n, one in enumerate(settings) if one[::2] == (model, 0))
 
         def choose(some: Numbers) -> int:
             bounds = _cautious(some, plain)
             # A difference that is the tolerance to the last digit is within it.
             close = np.flatnonzero(bounds.max() - bounds <= tolerance + 1e-12).tolist()
-            return int(min(close, key=lambda place: (costs[place], place != plain)))
+            return int(min(close, key=lambda n: (costs[n], settings[n].fetch_k, n != plain)))
 
-        trial = every[choose(values)]
+        chosen, best = choose(values), int(means.argmax())
         expected = _held_out(values, choose, self.draws["seed"])
-        best = max(every, key=lambda one: one.mean)
-        # That the first stage alone costs less needs no saying.
-        fast = [one for one in self.trials if one.latency_ms() <= trial.latency_ms() / 2]
-        return Recommendation(
-            trial=trial,
-            plain=every[plain],
-            over_plain=self._gain(expected - values[plain]),
-            over_first_stage=self._gain(expected - values[0]),
-            plain_over_first_stage=self._gain(values[plain] - values[0]),
-            cheaper=max(fast, key=lambda one: one.mean, default=None),
-            better=best if best.mean > trial.mean else None,
-            measure=self.measure,
-        )
-
-    def _gain(self, differences: Numbers) -> Gain:
         # What differs by no more than rounding doesn't differ; adding 0 takes the sign from a zero.
-        differences = differences.round(12) + 0.0
-        values = differences.tolist()
-        interval = bootstrap_interval(values, **self.draws)
-        return Gain(float(differences.mean()), interval, tables.questions_needed(values))
+        gain, total, effect = (
+            (after - values[before]).round(12) + 0.0
+            for after, before in ((expected, plain), (expected, 0), (values[plain], 0))
+        )
+        # That the first stage alone costs less needs no saying.
+        fast = [n for n in range(1, len(settings)) if costs[n] <= costs[chosen] / 2]
+        found = Recommendation(
+            setting=settings[chosen],
+            plain=settings[plain],
+            over_plain=estimate(gain, **self.draws),
+            over_first_stage=estimate(total, **self.draws),
+            plain_over_first_stage=estimate(effect, **self.draws),
+            cheaper=settings[max(fast, key=means.__getitem__)] if fast else None,
+            better=settings[best] if means[best] > means[chosen] else None,
+        )
+        return replace(found, words=self._words(found, more_questions(gain)))
 
-    def chosen(self) -> list[Trial]:
-        """Return the first stage alone, and for each model and depth the trial of its weight."""
-        groups: dict[tuple[str | None, int], list[Trial]] = {}
-        for trial in self.trials:
-            groups.setdefault((trial.setting.model, trial.setting.fetch_k), []).append(trial)
-        found = [self.first_stage]
-        for group in groups.values():
-            values = np.array([list(trial.per_query.values()) for trial in group])
-            found.append(group[int(_cautious(values, 0).argmax())])
+    def _words(self, found: Recommendation, more: str) -> str:
+        """Say the setting, what it is worth, and what it costs."""
+        setting, plain, gain = found.setting, found.plain_over_first_stage, found.over_plain
+        text = ""
+        if plain.high < 0:
+            text = f"Plain reranking hurts here: {self.measure} {plain:+.4f} against the first "
+            text += "stage. Leave it out or mix, as said next, or try another model. "
+        text += f"Take {setting}: {self.measure} {self._estimate(setting):.4f}, "
+        text += f"{self._cost(setting)}. On other questions expect {found.over_first_stage:+.4f} "
+        text += "over the first stage alone"
+        text += "." if setting == found.plain else f", {gain:+.4f} over {found.plain}."
+        if setting != found.plain and gain.low <= 0 <= gain.high:
+            text += more
+        for name, other in (("Cheaper", found.cheaper), ("Better here", found.better)):
+            if other is not None:
+                change = self._estimate(other).mean - self._estimate(setting).mean
+                text += f" {name}: {other}, {change:+.4f}, {self._cost(other)}."
+        return text
+
+    def _estimate(self, setting: Setting) -> Estimate:
+        return Estimate(*self.summary.loc[setting].iloc[:3])
+
+    def _cost(self, setting: Setting) -> str:
+        middle, slow = self.summary.loc[setting, ["p50 ms", "p95 ms"]]
+        return f"{middle:,.0f} ms a question (p95 {slow:,.0f} ms)" if slow else "not timed"
+
+    def chosen(self) -> dict[Setting, Setting]:
+        """Return for each model and depth, plain, the setting of the weight found for it."""
+        found = {}
+        for _, group in self.per_query.T.groupby(level=["model", "fetch_k"], sort=False):
+            best = int(_cautious(group.to_numpy(), 0).argmax())
+            found[Setting(*group.index[0])] = Setting(*group.index[best])
         return found
 
-    def table(self) -> tables.Table:
+    def _introduction(self) -> list[str]:
+        tried = (
+            f"{titled(self.dataset, len(self.per_query))}, {self.k} documents returned, "
+            f"{self.measure} with {percent(self.draws)} bootstrap intervals."
+        )
+        return [str(self.recommend()), tried]
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
         """Lay out a row for each model and depth: plain reranking, and the weight found."""
-        plain = [self.first_stage, *(one for one in self.trials if not weight_of(one))]
-        rows: list[Sequence[object]] = []
-        for trial, best in zip(plain, self.chosen(), strict=True):
-            setting = trial.setting
-            times = [f"{trial.latency_ms(one):,.0f}" for one in (50, 95)]
-            rows.append(
-                (
-                    setting.model or setting,
-                    setting.fetch_k if setting.model else NOTHING,
-                    with_interval(trial.mean, trial.interval),
-                    f"{weight_of(best):g}" if setting.model else NOTHING,
-                    f"{best.mean:.4f}" if setting.model else NOTHING,
-                    *(times if any(trial.seconds) else [NOTHING, NOTHING]),
-                )
-            )
-        columns = ("system", "fetch_k", self.measure, "best weight", "with it", "p50 ms", "p95 ms")
-        return "Quality against latency", tables.frame(rows, columns)
+        import pandas as pd
+
+        rows = []
+        for plain, best in self.chosen().items():
+            depth, weight = str(plain.fetch_k), f"{best.first_stage_weight:g}"
+            mixed = f"{self._estimate(best).mean:.4f}"
+            if plain.model == FIRST_STAGE_ALONE:
+                depth = weight = mixed = NOTHING
+            times = self.summary.loc[plain, ["p50 ms", "p95 ms"]]
+            shown = [f"{ms:,.0f}" if times.any() else NOTHING for ms in times]
+            rows.append([plain.model, depth, f"{self._estimate(plain):.4f}", weight, mixed, *shown])
+        columns = ["system", "fetch_k", self.measure, "best weight", "with it", "p50 ms", "p95 ms"]
+        return {"Quality against latency": pd.DataFrame(rows, columns=columns)}
 
 
-def weight_of(trial: Trial) -> float:
-    """Return a trial's first-stage weight."""
-    return trial.setting.first_stage_weight
+def summarize(
+    values: pd.DataFrame, seconds: pd.DataFrame, measure: str, draws: Draws
+) -> pd.DataFrame:
+    """Average over the queries of a sweep: a row a setting."""
+    import pandas as pd
+
+    rows = [
+        (*estimate(values[one], **draws), *np.percentile(seconds[one], [50, 95]) * 1000)
+        for one in values
+    ]
+    columns = [measure, f"{measure} low", f"{measure} high", "p50 ms", "p95 ms"]
+    return pd.DataFrame(rows, index=values.columns, columns=columns)
 
 
 def _cautious(values: Numbers, reference: int) -> Numbers:
@@ -292,7 +237,7 @@ def _cautious(values: Numbers, reference: int) -> Numbers:
     return bounds
 
 
-def _held_out(values: Numbers, choose: Any, seed: int) -> Numbers:
+def _held_out(values: Numbers, choose: Callable[[Numbers], int], seed: int) -> Numbers:
     """Return what a choice is worth on each query (column), of choices without it."""
     count = values.shape[1]
     rng = np.random.default_rng(seed)

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
 
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.evaluation.evaluator import checked_notes
 from langchain_rerank.evaluation.measures import (
-    bootstrap_interval,
+    Run,
     check_draws,
     parse_measures,
     per_query_values,
 )
-from langchain_rerank.evaluation.runs import Run
-from langchain_rerank.evaluation.sweep_report import Setting, Sweep, Trial
+from langchain_rerank.evaluation.sweep_report import (
+    FIRST_STAGE_ALONE,
+    Setting,
+    Sweep,
+    summarize,
+)
 from langchain_rerank.evaluation.systems import (
     Answer,
     as_ranking,
-    best_of_run,
+    ask,
     failure,
-    is_query_itself,
+    progress,
 )
-from langchain_rerank.first_stage import FirstStage, as_first_stage, with_fetch_k
-from langchain_rerank.ranking import Candidate, candidates, check_document, ranked
+from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.ranking import Candidate, candidates, ranked
 from langchain_rerank.retriever import check_depths
 from langchain_rerank.scoring import score_pairs
 
@@ -42,22 +45,12 @@ if TYPE_CHECKING:
 
     from langchain_rerank.evaluation.datasets import Dataset
 
-Source = VectorStore | BaseRetriever | Run
+Source = VectorStore | Runnable[str, list[Document]] | Run
 FIRST_STAGE = "the first stage"
 DEFAULT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A query's candidates and scores; by depth, how many they are, and the seconds up to it."""
-
-    found: Sequence[Candidate]
-    scores: Sequence[float]
-    sizes: Mapping[int, int]
-    seconds: Mapping[int, float]
-
-
-def sweep(  # noqa: PLR0913  # all but the first two have defaults
+def sweep(  # noqa: C901, PLR0913  # loops within loops; all but the first two have defaults
     source: Source,
     dataset: Dataset,
     *,
@@ -118,168 +111,109 @@ def sweep(  # noqa: PLR0913  # all but the first two have defaults
             msg = f"first_stage_weights must be from 0 to 1, got {weight!r}"
             raise ValueError(msg)
     depths, weights = sorted(set(fetch_k)), sorted({0.0, *map(float, first_stage_weights)})
-    check_draws(confidence, resamples, seed)
+    draws = check_draws(confidence, resamples, seed)
     [parsed] = parse_measures([measure], min_relevance=min_relevance)
+    import pandas as pd
+
     rerankers = _named_rerankers(models)
     judged = dataset.judged()
-    draws: Any = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    rankings: defaultdict[Setting, dict[str, list[str]]] = defaultdict(dict)
+    times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
 
-    def trial(
-        setting: Setting, rankings: Mapping[str, Sequence[str]], seconds: Sequence[float]
-    ) -> Trial:
-        [values] = per_query_values([parsed], rankings, judged.qrels).values()
-        numbers = list(values.values())
-        interval = bootstrap_interval(numbers, **draws)
-        return Trial(setting, values, float(np.mean(numbers)), interval, tuple(seconds))
+    def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
+        rankings[setting][query] = [one.id for one in as_ranking(documents, id_key)]
+        # What a run took elsewhere isn't known.
+        times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
 
-    stage = _first_stage(source, judged, depths[-1])
-    fetched, answers = _fetch_all(stage, judged, depths[-1], k, id_key, show_progress)
-    notes = checked_notes({FIRST_STAGE: answers}, judged, [parsed], min_relevance)
+    answers = _first_stage(source, judged, depths[-1], id_key, show=show_progress)
+    returned = {query: one._replace(ranking=one.ranking[:k]) for query, one in answers.items()}
+    notes = checked_notes({FIRST_STAGE: returned}, judged, [parsed], min_relevance)
     if isinstance(source, Mapping):
         notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
-    retrieval = [answer.seconds["retrieval"] for answer in answers.values()]
-    ids = {query: [one.id for one in answer.ranking] for query, answer in answers.items()}
-    first_stage = trial(Setting(None, k, 0.0), ids, retrieval)
-    trials = []
+    for query, answer in answers.items():
+        keep(Setting(FIRST_STAGE_ALONE, k, 0.0), query, answer.documents[:k], 0.0)
     for name, reranker in rerankers.items():
-        scored = _score_all(fetched, judged, name, reranker, depths, show_progress)
-        for depth, weight in product(depths, weights):
-            rankings = {}
-            for query, one in scored.items():
-                size = one.sizes[depth]
-                documents = ranked(
-                    one.found[:size],
-                    one.scores[:size],
-                    top_n=k,
-                    score_threshold=reranker.score_threshold,
-                    first_stage_weight=weight,
-                )
-                rankings[query] = [given.id for given in as_ranking(documents, id_key)[0]]
-            seconds = np.add(retrieval, [one.seconds[depth] for one in scored.values()]).tolist()
-            trials.append(trial(Setting(name, depth, weight), rankings, seconds))
-    return Sweep(dataset.name, str(parsed), k, draws, first_stage, tuple(trials), tuple(notes))
+        for query in _warmed_up(answers, judged, name, reranker, show=show_progress):
+            steps = _steps(answers[query].documents, judged, query, name, reranker, depths)
+            for depth, found, scores, seconds in steps:
+                for weight in weights:
+                    documents = ranked(
+                        found,
+                        scores,
+                        top_n=k,
+                        score_threshold=reranker.score_threshold,
+                        first_stage_weight=weight,
+                    )
+                    keep(Setting(name, depth, weight), query, documents, seconds)
+    values = {
+        setting: per_query_values([parsed], given, judged.qrels)[str(parsed)]
+        for setting, given in rankings.items()
+    }
+    measured, took = pd.DataFrame(values), pd.DataFrame(times)
+    measured.columns.names = took.columns.names = Setting._fields
+    summary = summarize(measured, took, str(parsed), draws)
+    return Sweep(dataset.name, str(parsed), k, draws, measured, took, summary, tuple(notes))
 
 
-def _fetch_all(  # noqa: PLR0913, PLR0917  # what one loop needs
-    stage: FirstStage | Run,
-    dataset: Dataset,
-    depth: int,
-    k: int,
-    id_key: str | None,
-    show: bool,  # noqa: FBT001
-) -> tuple[dict[str, list[Document]], dict[str, Answer]]:
-    """Return the candidates of each query, and the first stage's own answer."""
-    fetched: dict[str, list[Document]] = {}
-    answers: dict[str, Answer] = {}
-    for query in _progress(dataset.qrels, FIRST_STAGE, show):
-        try:
-            if not fetched:  # once unmeasured, as stores load at their first query
-                _fetch(stage, dataset, query, depth, id_key)
-            fetched[query], seconds, own = _fetch(stage, dataset, query, depth, id_key)
-            found, _ = as_ranking(fetched[query][:k], id_key)
-        except Exception as error:
-            raise failure(FIRST_STAGE, dataset, query, error) from error
-        answers[query] = Answer(found, (), {"retrieval": seconds}, {}, own)
-    return fetched, answers
-
-
-def _score_all(  # noqa: PLR0913, PLR0917  # what one loop needs
-    fetched: Mapping[str, Sequence[Document]],
-    dataset: Dataset,
-    name: str,
-    reranker: Reranker,
-    depths: Sequence[int],
-    show: bool,  # noqa: FBT001
-) -> dict[str, _Scored]:
-    scored: dict[str, _Scored] = {}
-    for query in _progress(dataset.qrels, name, show):
-        text, documents = dataset.queries[query], fetched[query]
-        try:
-            if documents and not any(one.scores for one in scored.values()):
-                _score(documents[:1], text, reranker, [1])  # unmeasured, as models load
-            scored[query] = _score(documents, text, reranker, depths)
-        except Exception as error:
-            raise failure(name, dataset, query, error) from error
-    return scored
-
-
-def _progress(queries: Mapping[str, object], name: str, show: bool) -> Sequence[str]:  # noqa: FBT001
-    from tqdm.auto import tqdm
-
-    bar: Sequence[str] = tqdm(queries, desc=name, unit="query", disable=not show)
-    return bar
-
-
-def _named_rerankers(
-    models: Sequence[str] | Mapping[str, str | BaseCrossEncoder | Reranker],
-) -> dict[str, Reranker]:
+def _named_rerankers(models: Any) -> dict[str, Reranker]:
     """Build what to compare."""
-    if not isinstance(models, Mapping):
-        if isinstance(models, str) or not all(isinstance(one, str) for one in models):
-            msg = f"models must be a sequence of names, or a mapping by names, got {models!r}"
-            raise TypeError(msg)
-        models = {name: name for name in models}
-    if not models:
-        msg = "expected at least one model, got none"
-        raise ValueError(msg)
-    for name, model in models.items():
-        if not isinstance(model, str | BaseCrossEncoder | Reranker):
-            kind = type(model).__name__
-            msg = f"model '{name}' must be a name, a BaseCrossEncoder or a Reranker, got {kind}"
-            raise TypeError(msg)
+    if isinstance(models, str) or not models:
+        msg = f"models must be a sequence of names, or a mapping by names, got {models!r}"
+        raise TypeError(msg)
+    named = models if isinstance(models, Mapping) else {str(one): one for one in models}
     return {
         name: model if isinstance(model, Reranker) else Reranker(model=model)
-        for name, model in models.items()
+        for name, model in named.items()
     }
 
 
-def _first_stage(source: Source, dataset: Dataset, depth: int) -> FirstStage | Run:
+def _first_stage(
+    source: Source, dataset: Dataset, depth: int, id_key: str | None, *, show: bool
+) -> dict[str, Answer]:
+    """Fetch each query's candidates, after one unmeasured: stores load at their first query."""
     if isinstance(source, Mapping):
+        stage: Any = source
         if dataset.corpus is None:
             msg = "a run as source needs a data set with a corpus, this one has none"
             raise ValueError(msg)
-        return source
-    if not isinstance(source, VectorStore | BaseRetriever):
-        msg = f"source must be a VectorStore, a retriever or a run, got {type(source).__name__}"
-        raise TypeError(msg)
-    stage: FirstStage = with_fetch_k(as_first_stage(source, None, hybrid=False), depth, {})
-    return stage
+    else:
+        stage = with_fetch_k(as_first_stage(source, None, hybrid=False), depth, {})
+        ask(FIRST_STAGE, stage, dataset, next(iter(dataset.qrels)), id_key)
+    queries = progress(FIRST_STAGE, dataset, show=show)
+    return {query: ask(FIRST_STAGE, stage, dataset, query, id_key, depth) for query in queries}
 
 
-def _fetch(
-    stage: FirstStage | Run, dataset: Dataset, query_id: str, depth: int, id_key: str | None
-) -> tuple[list[Document], float, bool]:
-    """Return a query's candidates, the seconds, and whether its own document was left out."""
-    if isinstance(stage, Mapping):
-        documents, own = best_of_run(stage, dataset, query_id, depth)
-        return documents, 0.0, own
-    start = time.perf_counter()
-    documents = stage.invoke(dataset.queries[query_id])[:depth]
-    seconds = time.perf_counter() - start
-    kept = []
-    for position, one in enumerate(documents):
-        check_document(one, position)
-        key = one.id if id_key is None else one.metadata.get(id_key)
-        if key != query_id or not is_query_itself(dataset, query_id, one.page_content):
-            kept.append(one)
-    return kept, seconds, len(kept) < len(documents)
+def _warmed_up(
+    answers: Mapping[str, Answer], dataset: Dataset, name: str, reranker: Reranker, *, show: bool
+) -> Iterable[str]:
+    """Go through the queries after one unmeasured pair, at which a model loads."""
+    query = next((query for query, answer in answers.items() if answer.documents), None)
+    if query is not None:
+        list(_steps(answers[query].documents[:1], dataset, query, name, reranker, [1]))
+    return progress(name, dataset, show=show)
 
 
-def _score(
-    documents: Sequence[Document], query: str, reranker: Reranker, depths: Sequence[int]
-) -> _Scored:
-    """Score candidates, each once, in steps from depth to depth, each of them timed."""
-    found = candidates(
-        documents, query, rank_fields=reranker.rank_fields, deduplicate=reranker.deduplicate
-    )
+def _steps(  # noqa: PLR0913, PLR0917  # what one query needs
+    documents: Sequence[Document],
+    dataset: Dataset,
+    query: str,
+    name: str,
+    reranker: Reranker,
+    depths: Sequence[int],
+) -> Iterator[tuple[int, list[Candidate], list[float], float]]:
+    """Score candidates, each once, from depth to depth: the depth, what is scored, the seconds."""
+    text, fields = dataset.queries[query], reranker.rank_fields
     scores: list[float] = []
-    seconds: dict[int, float] = {}
-    start = time.perf_counter()
-    for depth in depths:
-        step = [one.pair for one in found[len(scores) :] if one.rank <= depth]
-        scores += score_pairs(reranker.model, step, reranker.instruction)
-        seconds[depth] = time.perf_counter() - start
-    sizes = {depth: sum(one.rank <= depth for one in found) for depth in depths}
-    # A retriever counts ranks after it has dropped repeats.
-    distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
-    return _Scored(distinct, scores, sizes, seconds)
+    seconds = 0.0
+    try:
+        found = candidates(documents, text, rank_fields=fields, deduplicate=reranker.deduplicate)
+        # A retriever counts ranks after it has dropped repeats.
+        distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
+        for depth in depths:
+            start = time.perf_counter()
+            step = [one.pair for one in found[len(scores) :] if one.rank <= depth]
+            scores += score_pairs(reranker.model, step, reranker.instruction)
+            seconds += time.perf_counter() - start
+            yield depth, distinct[: len(scores)], scores, seconds
+    except Exception as error:
+        raise failure(name, dataset, query, error) from error

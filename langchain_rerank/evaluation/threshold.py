@@ -11,11 +11,9 @@ than 'exact' for interval estimation of binomial proportions", 1998).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-
-from langchain_rerank.evaluation.measures import check_min_relevance
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,10 +47,6 @@ class SuggestedThreshold:
     seen_recall: float
     kept_share: float
     """Share of the scored documents that are kept."""
-    pairs: int
-    """How many (score, grade) pairs this comes from."""
-    judged: int
-    """How many of them were judged; the others count as not relevant."""
     queries_left_empty: int
     """Queries of which nothing is kept, though a relevant document was scored."""
     system: str
@@ -60,52 +54,43 @@ class SuggestedThreshold:
 
 
 def suggest_threshold(
-    report: Report,
-    system: str | None = None,
-    precision: float = 0.8,
-    *,
-    min_relevance: int | None = None,
-    unjudged: Literal["not relevant", "leave out"] = "not relevant",
+    report: Report, system: str | None = None, precision: float = 0.8
 ) -> SuggestedThreshold:
     """Find the score from which enough of what is kept is relevant, at the smallest loss.
 
     Of all thresholds that can promise the precision this is the lowest, half-way between two
     scores, as their rounding differs from batch to batch. Precision is that of all queries
-    together: queries with many candidates count more. It suits the model and questions like these.
-    Only documents that the system returned have scores in a report: evaluate a `RerankedRun`, or a
-    retriever whose `k` is its `fetch_k`, without any threshold.
+    together: queries with many candidates count more. Documents that nobody judged count as not
+    relevant, as in the measures. It suits the model and questions like these. Only documents that
+    the system returned have scores in a report: evaluate a `RerankedRun`, or a retriever whose `k`
+    is its `fetch_k`, without any threshold.
 
     Args:
         report: With a system that reranks.
         system: Which one; None takes the first that reranks.
         precision: Wanted share of relevant documents among those kept, above 0 and below 1.
-        min_relevance: Grade from which a document is relevant; None takes the report's.
-        unjudged: What to make of documents that nobody judged: "not relevant", as the measures
-            do, which is too strict where judgments are few, or "leave out".
 
     Raises:
         ValueError: No threshold reaches the precision (the message names the best one), too few
             passages are judged to promise it (it names about how many more are needed), the
-            system is unknown or reranked nothing, or an argument is out of range.
+            system is unknown or reranked nothing, or the precision is out of range.
     """
     _check_share("precision", precision)
-    if unjudged not in ("not relevant", "leave out"):
-        msg = f"unjudged must be 'not relevant' or 'leave out', got {unjudged!r}"
-        raise ValueError(msg)
-    name, scores, grades, queries = _scored(report, system)
-    least = report.settings.min_relevance if min_relevance is None else min_relevance
-    check_min_relevance(least)
-    known = ~np.isnan(grades)
-    if unjudged == "leave out":
-        scores, grades, queries, known = scores[known], grades[known], queries[known], known[known]
-    relevant = grades >= least
+    name, scored = report.scored(system)
+    scored = scored.sort_values("score", ascending=False, kind="stable")
+    scores, queries = scored["score"].to_numpy(), scored["query"].factorize()[0]
+    relevant = (scored["grade"] >= report.min_relevance).to_numpy()
     if not relevant.any():
         msg = (
-            f"none of the {len(scores)} documents that '{name}' scored has grade {least} or above: "
-            "no threshold can be found"
+            f"none of the {len(scores)} documents that '{name}' scored has grade "
+            f"{report.min_relevance} or above: no threshold can be found"
         )
         raise ValueError(msg)
-    threshold, bound = _threshold(scores, relevant, queries, precision)
+    end, bound = _last_kept(scores, relevant, queries, precision)
+    lowest = float(scores[end - 1])
+    below = float(scores[end]) if end < len(scores) else lowest
+    middle = below + (lowest - below) / 2
+    threshold = middle if below < middle <= lowest else lowest
     kept = scores >= threshold
     return SuggestedThreshold(
         threshold=threshold,
@@ -114,8 +99,6 @@ def suggest_threshold(
         seen_precision=float(relevant[kept].mean()),
         seen_recall=float(kept[relevant].mean()),
         kept_share=float(kept.mean()),
-        pairs=len(scores),
-        judged=int(known.sum()),
         queries_left_empty=len({*queries[relevant]} - {*queries[kept]}),
         system=name,
     )
@@ -157,12 +140,13 @@ def suggest_abstention(
             nothing, or `answered` is out of range.
     """
     _check_share("answered", answered)
-    name, scores, grades, queries = _scored(report, system)
-    relevant = grades >= report.settings.min_relevance
-    every = np.unique(queries[relevant])
-    best = np.array([scores[queries == one].max() for one in every])
-    others = [scores[(queries == one) & ~relevant] for one in every]
-    without = np.array([one.max(initial=-np.inf) for one in others])
+    name, scored = report.scored(system)
+    relevant = scored["grade"] >= report.min_relevance
+    answerable = scored.loc[relevant, "query"].unique()
+    best = scored.groupby("query")["score"].max()[answerable].to_numpy()
+    others = scored[~relevant].groupby("query")["score"].max()
+    without = others.reindex(answerable, fill_value=-np.inf).to_numpy()
+    every = np.arange(len(best))
     # From the strictest down, so that the first one that can promise it refuses most.
     for threshold in np.unique(best)[::-1].tolist():
         bound = lower_bound(best >= threshold, every)
@@ -190,24 +174,6 @@ def _check_share(name: str, share: float) -> None:
         raise ValueError(msg)
 
 
-def _scored(report: Report, system: str | None) -> tuple[str, Numbers, Numbers, Places]:
-    """Return a system's scores, grades (NaN where not judged), and the place of their query."""
-    reranking = report.reranking_systems
-    name = reranking[0] if system is None and reranking else system
-    if name not in reranking:
-        wanted = "a system that reranks" if system is None else f"'{system}' to be one that reranks"
-        msg = f"expected {wanted}, but of {list(report.systems)} these do: {reranking}"
-        raise ValueError(msg)
-    found = [
-        (one.score, report.qrels[query].get(one.id, np.nan), place)
-        for place, (query, ranking) in enumerate(report.systems[name].rankings.items())
-        for one in ranking
-        if one.was_reranked
-    ]
-    scores, grades, queries = (np.array(column) for column in zip(*found, strict=True))
-    return name, scores.astype(float), grades.astype(float), queries.astype(int)
-
-
 def lower_bound(hits: Flags, queries: Places, times: int = 1) -> float:
     """Return the share of hits that as many other queries will show at least, 9 times of 10.
 
@@ -217,23 +183,21 @@ def lower_bound(hits: Flags, queries: Places, times: int = 1) -> float:
         times: The bound for so many times as many queries.
     """
     kept = np.bincount(queries).astype(float)
-    good = np.tile(np.bincount(queries, weights=hits)[kept > 0], times)
-    kept = np.tile(kept[kept > 0], times)
+    good = np.bincount(queries, weights=hits)
     # As large as the query that a passage has on the average.
-    size = float((kept**2).sum() / kept.sum())
-    good, kept = np.append(good, [size, 0.0]), np.append(kept, [size, size])
-    share = good.sum() / kept.sum()
-    count = len(kept)
-    error = np.sqrt(((good - share * kept) ** 2).sum() * count / (count - 1)) / kept.sum()
+    size = (kept**2).sum() / kept.sum()
+    count, total = times * (kept > 0).sum() + 2, times * kept.sum() + 2 * size
+    share = (times * good.sum() + size) / total
+    squares = times * ((good - share * kept) ** 2).sum()
+    squares += ((1 - share) * size) ** 2 + (share * size) ** 2
+    error = np.sqrt(squares * count / (count - 1)) / total
     return float(max(0.0, share - _ERRORS * error))
 
 
-def _threshold(
+def _last_kept(
     scores: Numbers, relevant: Flags, queries: Places, wanted: float
-) -> tuple[float, float]:
-    """Find the lowest threshold whose bound is the wanted precision, and the bound."""
-    order = np.argsort(-scores, kind="stable")
-    scores, relevant, queries = scores[order], relevant[order], queries[order]
+) -> tuple[int, float]:
+    """Find how many of the best documents can promise a precision at most, and the bound."""
     # Documents of equal score stay or go together. Not thousands of thresholds: neighbours hardly
     # differ, least where much is kept.
     ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], True)) + 1  # the last
@@ -243,25 +207,20 @@ def _threshold(
         bounds = ((end, lower_bound(relevant[:end], queries[:end], times)) for end in ends.tolist())
         return next(((end, bound) for end, bound in bounds if bound >= wanted), None)
 
-    found = promised(1)
-    if found is None:
-        precisions = relevant.cumsum()[ends - 1] / ends
-        times = next((one for one in _TIMES if precisions.max() > wanted and promised(one)), None)
-        if times:
-            msg = (
-                f"too few judged passages to promise precision {wanted:g}: {len(scores):,} were "
-                f"scored, about {(times - 1) * len(scores):,} more needed, of further questions"
-            )
-            raise ValueError(msg)
-        best = int(precisions.argmax())
+    if found := promised(1):
+        return found
+    precisions = relevant.cumsum()[ends - 1] / ends
+    times = next((one for one in _TIMES if precisions.max() > wanted and promised(one)), None)
+    if times:
         msg = (
-            f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, "
-            f"of the {ends[best]} of {len(scores)} documents that score "
-            f"{scores[ends[best] - 1]:.4g} or more. Ask for less, or for a better model"
+            f"too few judged passages to promise precision {wanted:g}: {len(scores):,} were "
+            f"scored, about {(times - 1) * len(scores):,} more needed, of further questions"
         )
         raise ValueError(msg)
-    end, bound = found
-    lowest = float(scores[end - 1])
-    below = float(scores[end]) if end < len(scores) else lowest
-    middle = below + (lowest - below) / 2
-    return (middle if below < middle <= lowest else lowest), bound
+    best = int(precisions.argmax())
+    msg = (
+        f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, of the "
+        f"{ends[best]} of {len(scores)} documents that score {scores[ends[best] - 1]:.4g} or more. "
+        "Ask for less, or for a better model"
+    )
+    raise ValueError(msg)

@@ -19,8 +19,9 @@ from langchain_rerank.scoring import score_pairs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from langchain_core.cross_encoders import BaseCrossEncoder
+
     from langchain_rerank.server.metrics import Metrics
-    from langchain_rerank.server.served_model import ServedModel
 
     Pair = tuple[str, str]
 
@@ -48,15 +49,11 @@ class Job:
 
     pairs: Sequence[Pair]
     future: asyncio.Future[list[float]]
+    left: float
+    """Cost of the pairs that no pass has taken."""
     arrived: float = field(default_factory=time.perf_counter)
     taken: int = 0
     scores: list[float] = field(default_factory=list)
-    left: float = 0.0
-    """Cost of the pairs that no pass has taken."""
-
-    def __post_init__(self) -> None:
-        """Count what there is to do."""
-        self.left = sum(map(cost_of, self.pairs))
 
     def take(self, room: float) -> float:
         """Put pairs into the pass, one at least, and give their cost."""
@@ -120,30 +117,31 @@ class Batcher:
     """
 
     def __init__(
-        self, model: ServedModel, metrics: Metrics, *, max_waiting: int, joint: bool = True
+        self, model: BaseCrossEncoder, metrics: Metrics, *, max_waiting: int, joint: bool = True
     ) -> None:
         """Store the settings; `joint=False` scores one request after another, each whole."""
-        self._model = model
-        self._metrics = metrics
-        self._max_waiting = max_waiting
-        self._joint = joint
+        self._model, self._metrics = model, metrics
+        self._max_waiting, self._joint = max_waiting, joint
         self._pass_seconds = PASS_SECONDS
+        self._speed = 0.0  # characters a second
         self._waiting: dict[Job, None] = {}
         self._changed = threading.Condition()
-        self._stopped = True
-        self._speed = 0.0
-        """Characters a second."""
-        self.ready = False
-        self.load_error: BaseException | None = None
+        self.runs = False
 
     def __len__(self) -> int:
         """How many requests have pairs that no pass has taken yet."""
         return len(self._waiting)
 
+    def load(self) -> None:
+        """Load the model, if it is of a kind that holds weights here."""
+        if hasattr(self._model, "load"):
+            self._model.load()
+
     @asynccontextmanager
     async def running(self, _: object = None) -> AsyncIterator[None]:
-        """Load the model in the background and score, until the block ends: an app's lifespan."""
-        self._stopped = False
+        """Load the model and score, until the block ends: an app's lifespan."""
+        await asyncio.to_thread(self.load)
+        self.runs = True
         loop = asyncio.get_running_loop()
         # A daemon: a pass that takes long must not hold up the end of the process.
         thread = threading.Thread(target=self._run, args=(loop,), name="scoring", daemon=True)
@@ -151,7 +149,11 @@ class Batcher:
         try:
             yield
         finally:
-            self._stop()
+            with self._changed:
+                self.runs = False
+                for job in self._waiting:
+                    job.end(_not_running())
+                self._changed.notify()
             await asyncio.to_thread(thread.join, _END_SECONDS)
 
     async def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -161,14 +163,15 @@ class Batcher:
             HTTPException: Too many wait, or the service is not running (503).
             RerankError: The model failed.
         """
-        if self._stopped:
+        if not self.runs:
             raise _not_running()
         if len(self._waiting) >= self._max_waiting:
             left = sum(job.left for job in self._waiting)
             seconds = max(1, math.ceil(left / self._speed)) if self._speed else 1
             msg = f"{len(self._waiting):,} requests wait already; try again in {seconds} s"
             raise HTTPException(503, msg, {"retry-after": str(seconds)})
-        job = Job(pairs, asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        job = Job(pairs, future, sum(map(cost_of, pairs)))
         with self._changed:
             self._waiting[job] = None
             self._changed.notify()
@@ -178,34 +181,17 @@ class Batcher:
             with self._changed:
                 self._waiting.pop(job, None)
 
-    def _stop(self) -> None:
-        with self._changed:
-            self.ready, self._stopped = False, True
-            for job in self._waiting:
-                job.end(_not_running())
-            self._changed.notify()
-
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Load the model and score until stopped; in the thread."""
+        """Score until stopped; in the thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            try:
-                self._model.load()
-            except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
-                self.load_error = error
-                logger.error("'%s' could not be loaded: %s", self._model.name, error)  # noqa: TRY400
-                loop.call_soon_threadsafe(self._stop)
-                return
-            self.ready = not self._stopped
-            while self._pass(loop):
-                pass
-        if self._model.local is not None:
-            self._model.local.close()
+            while chunks := self._next():
+                self._pass(chunks, loop)
 
     def _next(self) -> dict[Job, Sequence[Pair]]:
         """Wait for requests, and take the pairs of the next pass; none once stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopped)
-            if self._stopped:
+            self._changed.wait_for(lambda: self._waiting or not self.runs)
+            if not self.runs:
                 return {}
             if self._joint:
                 room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
@@ -218,10 +204,8 @@ class Batcher:
                     del self._waiting[job]
             return {job: job.pairs[len(job.scores) : job.taken] for job in jobs}
 
-    def _pass(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Run a pass, and tell those that are whole now, or failed; nothing once stopped."""
-        if not (chunks := self._next()):
-            return False
+    def _pass(self, chunks: dict[Job, Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
+        """Score the pairs of a pass, and tell the requests that are whole now, or failed."""
         started = time.perf_counter()
         for job in chunks:
             if not job.scores:
@@ -242,13 +226,12 @@ class Batcher:
             job.scores += outcome
             if len(job.scores) == len(job.pairs):
                 loop.call_soon_threadsafe(job.end, job.scores)
-        return True
 
     def _outcomes(self, chunks: list[Sequence[Pair]]) -> list[list[float] | RerankError]:
         """Score chunks together, and give of each its scores, or what went wrong."""
         try:
             pairs = [pair for chunk in chunks for pair in chunk]
-            scores = iter(score_pairs(self._model.cross_encoder, pairs))
+            scores = iter(score_pairs(self._model, pairs))
         except BaseException as error:  # noqa: BLE001  # the thread must live on
             if len(chunks) > 1:
                 logger.warning("a pass of %d requests failed, each is scored alone", len(chunks))

@@ -1,19 +1,12 @@
 """What one request, and all that are held, may take; bodies are read within it."""
 
-from __future__ import annotations
-
 import asyncio
-import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
-from starlette.datastructures import Headers
+from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 from starlette.exceptions import HTTPException
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from langchain_rerank.server.metrics import Metrics
+from starlette.requests import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,96 +24,40 @@ class Limits:
         body_seconds: Seconds that a client may take to send a body (408).
     """
 
-    documents: int = 1000
-    text_characters: int = 1_000_000
-    body_bytes: int = 16 * 2**20
-    body_brackets: int = 500_000
-    held_bytes: int = 128 * 2**20
-    waiting: int = 256
-    body_seconds: float = 30
-
-    def __post_init__(self) -> None:
-        """Check that every limit lets something through.
-
-        Raises:
-            ValueError: One is zero or negative.
-        """
-        for name, value in asdict(self).items():
-            if not value > 0:
-                msg = f"limit {name} must be > 0, got {value!r}"
-                raise ValueError(msg)
+    documents: PositiveInt = 1000
+    text_characters: PositiveInt = 1_000_000
+    body_bytes: PositiveInt = 16 * 2**20
+    body_brackets: PositiveInt = 500_000
+    held_bytes: PositiveInt = 128 * 2**20
+    waiting: PositiveInt = 256
+    body_seconds: PositiveFloat = 30
 
 
-@dataclass
-class LimitsMiddleware:
-    """Bounds how large bodies are, how long they take to come, and how many are held at once.
+async def held_body(request: Request) -> AsyncIterator[bytearray]:
+    """Read a request's body, whose bytes count as held until it is answered.
 
-    A body is bounded where it is read, whatever the path or the mount: 413, 408 and 503 are
-    raised out of `receive` in the route that reads it, after its key was checked. How requests end
-    is counted by route, those without one as "other".
+    Raises:
+        HTTPException: It is too large (413) or too slow (408), or too much is held (503).
     """
-
-    app: ASGIApp
-    limits: Limits
-    metrics: Metrics
-    held: int = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app on a bounded body, and count how it answers."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        body = _Body(self, int(Headers(scope=scope).get("content-length", 0)), receive)
-        status = 500  # unless it answers
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
+    state, body = request.app.state, bytearray()
+    limits: Limits = state.limits
+    too_large = HTTPException(413, f"the body must be at most {limits.body_bytes:,} bytes")
+    if int(request.headers.get("content-length", 0)) > limits.body_bytes:
+        raise too_large
+    try:
         try:
-            await self.app(scope, body.receive, noting)
-        finally:
-            self.held -= body.read
-            # Of an app that mounts this one the path would hold the mount as well.
-            path = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(path, status).inc()
-            self.metrics.observe(request_seconds=time.perf_counter() - started)
-
-
-@dataclass(slots=True)
-class _Body:
-    """A request's body on its way in."""
-
-    all: LimitsMiddleware
-    announced: int
-    inner: Receive
-    read: int = 0
-    whole: bool = False
-    deadline: float | None = None
-
-    async def receive(self) -> Message:
-        if self.whole:  # whoever asks now wants to know whether the client is still there
-            return await self.inner()
-        limits = self.all.limits
-        too_large = HTTPException(413, f"the body must be at most {limits.body_bytes:,} bytes")
-        if self.announced > limits.body_bytes:
-            raise too_large
-        self.deadline = self.deadline or asyncio.get_running_loop().time() + limits.body_seconds
-        try:
-            async with asyncio.timeout_at(self.deadline):
-                message = await self.inner()
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    state.held_bytes += len(chunk)
+                    if len(body) > limits.body_bytes:
+                        raise too_large
+                    if state.held_bytes > limits.held_bytes:
+                        msg = f"requests of {state.held_bytes:,} bytes wait already; try later"
+                        raise HTTPException(503, msg, {"retry-after": "1"})
         except TimeoutError as error:
             msg = f"the body must come within {limits.body_seconds:g} s"
             raise HTTPException(408, msg, {"connection": "close"}) from error
-        size = len(message.get("body", b""))
-        self.read += size
-        self.all.held += size
-        self.whole = not message.get("more_body", False)
-        if self.read > limits.body_bytes:
-            raise too_large
-        if self.all.held > limits.held_bytes:
-            msg = f"requests of {self.all.held:,} bytes wait already; try again later"
-            raise HTTPException(503, msg, {"retry-after": "1"})
-        return message
+        yield body
+    finally:
+        state.held_bytes -= len(body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
@@ -18,17 +17,13 @@ IMPORT_PATH = "langchain_rerank.server.ray_proxy.middlewares"
 
 def middlewares() -> list[Middleware]:
     """Return what Ray Serve puts around its proxy."""
-    return [Middleware(LostReplicas)]
+    return [Middleware(answering_for_lost_replicas)]
 
 
-@dataclass
-class LostReplicas:
-    """Answers by 502 for a replica that died; Ray's own 500 is no status that clients retry."""
+def answering_for_lost_replicas(app: ASGIApp) -> ASGIApp:
+    """Answer 502 for a replica that died; Ray's own 500 is no status that clients retry."""
 
-    app: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, and see whether a response starts."""
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         started = scope["type"] != "http"
 
         async def noting(message: Message) -> None:
@@ -36,7 +31,9 @@ class LostReplicas:
             started = True
             await send(message)
 
-        await self.app(scope, receive, noting)
+        await app(scope, receive, noting)
         if not started:
             lost = {"message": "the replica that had this request has ended; try again"}
             await JSONResponse(lost, 502, {"retry-after": "0"})(scope, receive, send)
+
+    return handle

@@ -12,11 +12,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from langchain_rerank.errors import ModelLoadError
-
 if TYPE_CHECKING:
-    import asyncio
-
     from fastapi import FastAPI
 
 logger = logging.getLogger(__name__)
@@ -32,7 +28,7 @@ def run(app: FastAPI, *, host: str, port: int, grace_seconds: float = 30) -> Non
     """Serve until SIGTERM or Ctrl-C, then finish what was taken and refuse the rest.
 
     Args:
-        app: Made by `create_app`.
+        app: Made by `create_app`. Requests wait while its model loads.
         host: Address to listen on.
         port: 0 takes a free one, which the log names.
         grace_seconds: How long requests that were taken may still run after a signal.
@@ -42,14 +38,13 @@ def run(app: FastAPI, *, host: str, port: int, grace_seconds: float = 30) -> Non
         ModelLoadError: The model could not be loaded.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=2048)
     shown = f"[{host}]" if ":" in host else host
-    name, port = app.state.model.name, listening.getsockname()[1]
-    logger.info("serving '%s' on http://%s:%d", name, shown, port)
-    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once all is finished
-        make_server(app, grace_seconds=grace_seconds).run(sockets=[listening])
-    if error := app.state.batcher.load_error:
-        raise ModelLoadError(str(error) or type(error).__name__) from error
+    with socket.create_server((host, port), family=family, backlog=2048) as listening:
+        port = listening.getsockname()[1]
+        logger.info("serving '%s' on http://%s:%d", app.state.name, shown, port)
+        app.state.batcher.load()
+        with contextlib.suppress(KeyboardInterrupt):  # raised by uvicorn once all is finished
+            make_server(app, grace_seconds=grace_seconds).run(sockets=[listening])
 
 
 def make_server(
@@ -58,59 +53,44 @@ def make_server(
     """Set uvicorn up for an app.
 
     Args:
-        app: Made by `create_app`; if its model can't be loaded, the server ends.
+        app: Made by `create_app`.
         grace_seconds: See `run`.
         client_seconds: How long a client may take to send a request's headers, to go on reading
             its answer, and to end a body that nobody waits for.
     """
-
-    class Protocol(_WatchedProtocol):
-        seconds = client_seconds
-
-    class Server(uvicorn.Server):
-        async def on_tick(self, counter: int) -> bool:
-            return await super().on_tick(counter) or app.state.batcher.load_error is not None
-
-    return Server(
-        uvicorn.Config(
-            app,
-            # h11 bounds a request's headers, httptools does not; a model takes far longer.
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(grace_seconds),
-        )
+    config = uvicorn.Config(
+        app,
+        # h11 bounds a request's headers, httptools does not; a model takes far longer.
+        http=type("Protocol", (_WatchedProtocol,), {"seconds": client_seconds}),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(grace_seconds),
     )
+    return uvicorn.Server(config)
 
 
 class _WatchedProtocol(H11Protocol):
     """Drops a connection whose client is due and does nothing; uvicorn would wait for ever."""
 
     seconds: float
-    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
 
     def _watch(self, before: object) -> None:
         """Look again and again whether the same thing is due as at the time before."""
         due = self._due()
         if due is not None and due == before:
             self.transport.abort()
-        else:
-            self._timer = self.loop.call_later(self.seconds, self._watch, due)
+        elif due is not None or not self.transport.is_closing():
+            self.loop.call_later(self.seconds, self._watch, due)
 
     def _due(self) -> object:
         """What the client should do next; None when it is not its turn, or it may be idle."""

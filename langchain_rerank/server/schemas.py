@@ -6,6 +6,7 @@ A new dialect is its path in `PATHS`, its fields in `RerankBody` and its answer 
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 
+from langchain_rerank.errors import ScoringError
 from langchain_rerank.ranking import best_first
 
 if TYPE_CHECKING:
     from langchain_rerank.server.limits import Limits
-    from langchain_rerank.server.served_model import ServedModel
 
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
@@ -70,7 +71,7 @@ class RerankBody(BaseModel):
         return self
 
 
-def parse(body: bytes, limits: Limits) -> tuple[RerankBody, list[str]]:
+def parse(body: bytes | bytearray, limits: Limits) -> tuple[RerankBody, list[str]]:
     """Parse and check a body; of one in its limits it takes under a second.
 
     Returns:
@@ -151,26 +152,22 @@ class ErrorReply(BaseModel):
     message: str
 
 
-def reply(asked: RerankBody, raw: list[float], model: ServedModel, path: str) -> Any:
+def reply(asked: RerankBody, scores: list[float], model: str, path: str) -> Any:
     """Answer in the dialect of a body and its path; ties keep the order of the request.
 
     Raises:
-        HTTPException: Logits are asked of a model that has none (422).
-        ScoringError: A score is not finite.
+        ScoringError: A score is NaN or infinite, which JSON can't hold and no order can place.
     """
+    for position, score in enumerate(scores):
+        if not math.isfinite(score):
+            msg = f"'{model}' gave the score {score} for document {position}"
+            raise ScoringError(msg)
+    order = best_first(scores)
     if asked.texts:
-        if asked.raw_scores and model.local is None:
-            msg = f"raw_scores must be false: '{model.name}' gives scores, not logits"
-            raise HTTPException(422, msg)
-        scores = model.scores(raw, logits=asked.raw_scores)
-        found: list[dict[str, Any]] = [{"index": i, "score": scores[i]} for i in best_first(scores)]
-        if asked.return_text:
-            for one in found:
-                one["text"] = asked.texts[one["index"]]
-        return found
-    scores = model.scores(raw)
+        texts = [{"text": text} if asked.return_text else {} for text in asked.texts]
+        return [{"index": i, "score": scores[i], **texts[i]} for i in order]
     results: list[dict[str, Any]] = [
-        {"index": i, "relevance_score": scores[i]} for i in best_first(scores)[: asked.top_n]
+        {"index": i, "relevance_score": scores[i]} for i in order[: asked.top_n]
     ]
     # Jina gives documents back unless told not to, Cohere if told to.
     if asked.return_documents or (asked.return_documents is None and path == "/rerank"):
@@ -179,4 +176,4 @@ def reply(asked: RerankBody, raw: list[float], model: ServedModel, path: str) ->
             result["document"] = {"text": document} if isinstance(document, str) else document
     version = "1" if path == "/v1/rerank" else "2"
     meta = {"api_version": {"version": version}, "billed_units": {"search_units": 1}}
-    return {"id": str(uuid.uuid4()), "model": model.name, "results": results, "meta": meta}
+    return {"id": str(uuid.uuid4()), "model": model, "results": results, "meta": meta}

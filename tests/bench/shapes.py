@@ -3,7 +3,8 @@
     python -m tests.bench.shapes [NAME ...]
 
 Random weights: their forward pass takes as long as trained ones. One row a shape is printed as it
-is done, in milliseconds for the 100 passages, the fastest of the rounds.
+is done, in milliseconds for the 100 passages, the fastest of the rounds. Where there is a GPU it is
+timed, and int8, which is for processors, left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
-from tests.bench.report import commit
+from langchain_rerank.cross_encoders.torch import best_device
+from tests.bench.report import commit, processor
 
 PASSAGES, TOKENS, QUERY_TOKENS, ADDED_TOKENS, ROUNDS = 100, 128, 10, 3, 3
 
@@ -89,21 +91,25 @@ def milliseconds(model: Any) -> float:
 
 
 def main(names: list[str]) -> None:
+    device = best_device()
+    columns = ["float32", "bfloat16", *(["int8"] if device == "cpu" else [])]
+    place = f"{len(os.sched_getaffinity(0))} cores" if device == "cpu" else processor(device)
     print(  # noqa: T201  # a command
         f"commit {commit()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{len(os.sched_getaffinity(0))} cores; ms for {PASSAGES} passages of {TOKENS} tokens\n"
-        "| shape | float32 | bfloat16 | int8 |\n| --- | ---: | ---: | ---: |"
+        f"{place}; ms for {PASSAGES} passages of {TOKENS} tokens\n"
+        f"| shape | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
     )
     for name in names or SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             save(name, Path(folder))
             os.environ["LANGCHAIN_RERANK_CACHE"] = folder
             times = [
-                *(
-                    milliseconds(TorchCrossEncoder(model=folder, device="cpu", dtype=dtype))
-                    for dtype in ("float32", "bfloat16")
-                ),
-                milliseconds(OnnxCrossEncoder(model=folder)),
+                milliseconds(
+                    OnnxCrossEncoder(model=folder)
+                    if column == "int8"
+                    else TorchCrossEncoder(model=folder, device=device, dtype=column)
+                )
+                for column in columns
             ]
         print(f"| {name} | {' | '.join(f'{ms:,.0f}' for ms in times)} |", flush=True)  # noqa: T201
 

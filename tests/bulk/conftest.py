@@ -1,10 +1,8 @@
-"""Rows, files of them, and one Ray for all tests of this folder that need one."""
+"""Rows, and files of them."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from langchain_rerank import TorchCrossEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 Rows = list[dict[str, Any]]
@@ -28,7 +26,7 @@ SENTENCES = (
 
 
 def make_rows(number: int) -> Rows:
-    """Rows with 0 to 5 documents, texts and objects by turns, and a column to pass through."""
+    """Rows with 0 to 5 documents, and a column to pass through."""
     rows: Rows = []
     for n in range(number):
         texts = [SENTENCES[(n + at) % 5] + f" {n % 7}" for at in range(n % 6)]
@@ -71,22 +69,3 @@ def write(request: pytest.FixtureRequest) -> Callable[[Path, Rows], Path]:
     if request.param == "jsonl":
         return lambda folder, rows: write_lines(folder / "input.jsonl", rows)
     return lambda folder, rows: write_parquet(folder / "input.parquet", rows, row_group_size=5)
-
-
-@pytest.fixture(scope="module")
-def ray_of_the_user() -> Iterator[Any]:
-    """A Ray that was connected before, as in a user's own program."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=128 * 2**20,
-    )
-    yield ray
-    ray.shutdown()

@@ -14,7 +14,7 @@ from langchain_rerank import (
     RemoteCrossEncoder,
     TorchCrossEncoder,
 )
-from langchain_rerank.cross_encoders.addresses import CERTIFICATES
+from langchain_rerank.cross_encoders.endpoints import CERTIFICATES
 from tests.cross_encoders.families import Family, save_tiny
 from tests.fakes import WordOverlapCrossEncoder
 from tests.stand_ins import StandIn

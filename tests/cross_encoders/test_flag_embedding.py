@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from langchain_rerank import FlagEmbeddingCrossEncoder, ScoringError, TorchCrossEncoder
+from langchain_rerank.cancellation import CancelledCallError, cancelled
 from langchain_rerank.cross_encoders import flag_patches
 from langchain_rerank.cross_encoders.tokenization import text_windows
 from tests.checkpoints import save_bert
@@ -197,6 +199,38 @@ def test_out_of_memory_on_a_big_batch_is_survived(make_flag, family):
     sizes = hook(model, check)
     assert model.score(PAIRS) == pytest.approx(expected, abs=1e-4)
     assert (sizes[0], sizes[-1] <= 2) == (len(PAIRS), True)
+
+
+@every_family
+def test_a_cancelled_call_ends_between_batches(make_flag, family):
+    event = threading.Event()
+    model = make_flag(family, batch_tokens=1)
+    sizes = hook(model, lambda _ids: event.set())
+    token = cancelled.set(event)
+    try:
+        with pytest.raises(CancelledCallError):
+            model.score(PAIRS * 5)
+    finally:
+        cancelled.reset(token)
+    assert 0 < len(sizes) < len(PAIRS)
+    assert len(model.score(PAIRS)) == len(PAIRS)
+
+
+@every_family
+def test_only_the_start_of_a_long_document_is_tokenized(make_flag, family, monkeypatch):
+    model = make_flag(family, max_length=96)
+    long = " ".join(topics.values())[:200_000]
+    expected = model.score([(QUERY, long[:4000])])
+    sent: list[int] = []
+    compute_score = model._loaded.compute_score
+
+    def counting(pairs, **kwargs):
+        sent.extend(len(text) for _, text in pairs)
+        return compute_score(pairs, **kwargs)
+
+    monkeypatch.setattr(model._loaded, "compute_score", counting)
+    assert model.score([(QUERY, long)]) == pytest.approx(expected, abs=1e-5)
+    assert max(sent) < 5000
 
 
 @every_family

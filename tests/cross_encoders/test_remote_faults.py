@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import shutil
-import subprocess
 import threading
 import time
 import traceback
@@ -14,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.language_models import FakeListChatModel
 
 from langchain_rerank import (
     RemoteCrossEncoder,
     RemoteError,
     Reranker,
-    create_rag_chain,
     create_rerank_retriever,
 )
 from langchain_rerank.cross_encoders import endpoints
@@ -57,20 +53,18 @@ def compressed(encoding: str):
     return lambda request: Reply(b"x" * 100, headers={"content-encoding": encoding})
 
 
+ENCODINGS = ("gzip", "deflate", "zstd", "br", "identity, gzip", "X-Gzip")
 WRONG = {
     "truncated JSON": (lambda _: Reply(b'{"results": [{"index": 0, "rel'), "Invalid JSON"),
     "NaN": (lambda _: results((0, 0.5), (1, float("nan"))), "1.relevance_score: .* finite"),
     "50 MB": (lambda _: Reply(itertools.repeat(b" " * 2**20, 50)), "over max_reply_bytes=16777216"),
     "50 MB announced": (lambda _: Reply(b" " * 50 * 2**20), "over max_reply_bytes"),
-    **{
-        encoding: (compressed(encoding), f"compressed by '{encoding}'".lower())
-        for encoding in ("gzip", "deflate", "zstd", "br", "identity, gzip", "X-Gzip")
-    },
+    **{one: (compressed(one), f"compressed by '{one.lower()}'") for one in ENCODINGS},
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_reply_is_an_error_where_there_is_one_server(server, name):
+def test_a_wrong_reply_is_an_error_unless_there_is_another_server(server, other, name):
     server.always, message = WRONG[name]
     with pytest.raises(RemoteError, match=message) as caught:
         RemoteCrossEncoder(url=server.url, api_key=KEY).score([("q", TEXT)] * 2)
@@ -78,14 +72,9 @@ def test_a_wrong_reply_is_an_error_where_there_is_one_server(server, name):
     assert caught.value.url == f"{server.url}/rerank"
     assert KEY not in shown(caught.value)
     assert TEXT not in shown(caught.value)
-
-
-@pytest.mark.parametrize("name", [*WRONG, "500"])
-def test_a_wrong_reply_sends_the_request_to_another_server(server, other, name):
-    server.always = status(500) if name == "500" else WRONG[name][0]
     cross_encoder = RemoteCrossEncoder(url=(server.url, other.url))
-    assert [cross_encoder.score(PAIRS) for _ in range(3)] == [SCORES] * 3
-    assert server.requests
+    assert [cross_encoder.score(PAIRS) for _ in range(2)] == [SCORES] * 2
+    assert len(server.requests) > 1
 
 
 @pytest.mark.parametrize(
@@ -115,13 +104,11 @@ def test_no_more_often_than_max_retries(server):
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        (400, "so it is"),
-        (401, "check api_key"),
-        (403, "check api_key"),
+        *((code, "so it is") for code in (400, 500)),
+        *((code, "check api_key") for code in (401, 403)),
         (404, "check the path of url"),
         (413, "a smaller max_documents"),
         (422, "check dialect, model, extra_body and max_documents"),
-        (500, "so it is"),
         (204, "answered 204"),
     ],
 )
@@ -136,15 +123,11 @@ def test_what_would_come_out_the_same_is_not_tried_again(server, code, hint):
 def test_retry_after_is_waited_for(server):
     times = []
 
-    def busy(request):
+    def busy_at_first(request):
         times.append(time.monotonic())
-        return as_json({}, 429, retry_after="1")
+        return server.good(request) if times[1:] else as_json({}, 429, retry_after="1")
 
-    def fine(request):
-        times.append(time.monotonic())
-        return server.good(request)
-
-    server.faults = [busy, fine]
+    server.always = busy_at_first
     assert RemoteCrossEncoder(url=server.url).score(PAIRS) == SCORES
     assert times[1] - times[0] >= 1.0
 
@@ -169,13 +152,10 @@ def test_a_server_that_hangs_ends_in_a_timeout(server):
     with pytest.raises(RemoteError, match=r"read_timeout=0.1 s, after 2 attempts") as caught:
         RemoteCrossEncoder(url=server.url, read_timeout=0.1, max_retries=1).score(PAIRS)
     assert caught.value.status is None
-    assert all(server.hung_up.acquire(timeout=10) for _ in range(2))
-
-
-def test_one_deadline_ends_all(server):
-    server.always = hang
-    with pytest.raises(RemoteError, match=r"no scores within timeout=0.3 s; before, .*=0.1 s"):
-        RemoteCrossEncoder(url=server.url, timeout=0.3, read_timeout=0.1).score(PAIRS)
+    server.faults = [status(503)]
+    with pytest.raises(RemoteError, match=r"within timeout=1 s; before, a server answered 503"):
+        RemoteCrossEncoder(url=server.url, timeout=1).score(PAIRS)
+    assert all(server.hung_up.acquire(timeout=10) for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -196,11 +176,11 @@ def test_a_server_that_dribbles_does_not_hold_on_for_ever(server, limits):
         end.set()
 
 
-def test_a_refused_connection_a_name_unknown_and_a_server_that_lives(server):
+def test_who_cannot_be_reached_is_named_unless_another_lives(server):
     dead, unknown = f"http://127.0.0.1:{free_port()}", "http://rerank.invalid"
     for url in (dead, unknown):
-        with pytest.raises(RemoteError, match=r"be reached: ConnectError.*, after 3 attempts"):
-            RemoteCrossEncoder(url=url, max_retries=2).score(PAIRS)
+        with pytest.raises(RemoteError, match=r"be reached: ConnectError.*, after 2 attempts"):
+            RemoteCrossEncoder(url=url, max_retries=1).score(PAIRS)
     assert RemoteCrossEncoder(url=(dead, unknown, server.url)).score(PAIRS) == SCORES
 
 
@@ -219,17 +199,16 @@ def test_one_of_two_servers_dies_under_load_and_no_answer_is_lost(server):
     enough = threading.Semaphore(0)
 
     def work(_: int) -> None:
-        for _ in range(25):
+        for _ in range(10):
             assert cross_encoder.score(PAIRS) == SCORES
             enough.release()
 
     with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(work, worker) for worker in range(8)]
-        for _ in range(40):
+        jobs = pool.map(work, range(8))
+        for _ in range(20):
             assert enough.acquire(timeout=30)
         dying.close()
-        for job in jobs:
-            job.result()
+        list(jobs)
     assert dying.requests
 
 
@@ -267,48 +246,26 @@ def test_a_failure_for_good_cancels_the_requests_beside_it(server):
     assert server.hung_up.acquire(timeout=10)
 
 
-def test_reading_a_reply_stops_at_its_limit(server):
-    sent = []
-
-    def endless():
-        for _ in range(10_000):
-            sent.append(1)
-            yield b" " * 2**16
-
-    server.always = lambda request: Reply(endless())
-    with pytest.raises(RemoteError, match="max_reply_bytes=1000"):
-        RemoteCrossEncoder(url=server.url, max_reply_bytes=1000).score(PAIRS)
-    assert len(sent) < 10_000
-    wait_until(lambda: not server.sockets, "the end of the connection")
-
-
 def shown(error: BaseException) -> str:
     """All that a traceback, a log or a tracer would show of an error and its causes."""
     return "".join(traceback.format_exception(error)) + repr(error) + json.dumps(vars(error))
 
 
-@pytest.mark.parametrize("code", [400, 401, 429, 500])
+@pytest.mark.parametrize("code", [401, 429, 500])
 def test_no_key_and_no_text_gets_out(server, caplog, code):
     said = f"Bearer {KEY} in {'x' * 255} {KEY} pass-word tok-en head-er"
     server.always = lambda request: as_json({"message": said}, code)
     url = server.url.replace("http://", "http://ann:pass-word@") + "?access=tok-en"
-    cross_encoder = RemoteCrossEncoder(
-        url=url, api_key=KEY, headers={"X-Key": "head-er"}, max_retries=1
-    )
+    headers = {"X-Key": f"Bearer {KEY}", "X-Other": "head-er"}
+    cross_encoder = RemoteCrossEncoder(url=url, headers=headers, max_retries=1)
     with caplog.at_level(logging.DEBUG), pytest.raises(RemoteError) as caught:
         cross_encoder.score([("q", TEXT)])
-    everything = [
-        shown(caught.value),
-        caplog.text,
-        repr(cross_encoder),
-        str(cross_encoder),
-        cross_encoder.model_dump_json(),
-        repr(cross_encoder._connections.client.endpoints),
-    ]
-    assert "HTTP Request: POST" in caplog.text, "httpx logs each request"
+    everything = [shown(caught.value), caplog.text, repr(cross_encoder), str(cross_encoder)]
+    everything += [cross_encoder.model_dump_json(), repr(cross_encoder._connections.client)]
+    assert "send_request_headers" in caplog.text, "httpcore logs each request"
     assert server.requests[0].target == "/rerank?access=tok-en"
     for secret in (KEY, KEY[:8], "pass-word", "tok-en", "head-er", TEXT):
-        assert all(secret not in text for text in everything)
+        assert not [text for text in everything if secret in text]
 
 
 @pytest.mark.parametrize(
@@ -328,79 +285,11 @@ def test_a_server_that_quotes_a_credential_is_not_quoted(server, settings, said)
     assert said not in shown(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
-    [
-        ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, "read from SSL_CERT_FILE"),
-        ({"SSL_CERT_FILE": __file__}, "read from SSL_CERT_FILE"),
-        ({"ALL_PROXY": "socks://ann:pass-word@127.0.0.1:9"}, "ALL_PROXY must be like"),
-        ({"HTTPS_PROXY": "http://ann:pass-word@[::1"}, "HTTPS_PROXY must be like"),
-        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"the (SOCKS )?proxy of ALL_PROXY"),
-        ({"HTTPS_PROXY": "http://ann:pass-word@127.0.0.1:9"}, r"the proxy of HTTPS_PROXY\) could"),
-        ({"https_proxy": "127.0.0.1:9"}, r"the proxy of https_proxy\) could not be reached"),
-    ],
-)
-def test_a_variable_that_keeps_from_a_server_is_named(no_proxies, server, variables, said):
-    for name, value in variables.items():
-        no_proxies.setenv(name, value)
-    far = RemoteCrossEncoder(url="https://rerank.invalid", max_retries=0)
-    with pytest.raises(RemoteError, match=said) as raised:
-        far.score(PAIRS)
-    assert "pass-word" not in shown(raised.value)
-    no_proxies.setenv("NO_PROXY", "127.0.0.0/8,fd00::/8")
-    both = RemoteCrossEncoder(url=(far.url, server.url))
-    assert [both.score(PAIRS) for _ in range(2)] == [SCORES] * 2, "the near server is reached"
-
-
-def test_a_proxy_is_used_and_its_refusal_named(no_proxies, server):
-    no_proxies.setenv("HTTP_PROXY", server.url.replace("://", "://ann:pass-word@"))
-    far = RemoteCrossEncoder(url="http://rerank.invalid/x")
-    assert far.score(PAIRS) == SCORES
-    assert server.requests[0].target == "http://rerank.invalid/x"
-    assert server.requests[0].headers["proxy-authorization"].startswith("Basic ")
-    server.always = lambda request: as_json({"message": "not pass-word"}, 407)
-    with pytest.raises(RemoteError, match=r"proxy of HTTP_PROXY\) answered 407: not \*\*\*"):
-        far.score(PAIRS)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A certificate that signs itself, and its key, in one file."""
-    if not (openssl := shutil.which("openssl")):
-        pytest.skip("needs the program openssl")
-    file = tmp_path_factory.mktemp("tls") / "own.pem"
-    make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=own -addext"
-    names = ["subjectAltName=IP:127.0.0.1", "-keyout", file, "-out", f"{file}.crt"]
-    subprocess.run([openssl, *make.split(), *names], check=True, capture_output=True)
-    file.write_text(file.read_text() + file.with_suffix(".pem.crt").read_text())
-    return str(file)
-
-
-def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(no_proxies, certificate):
-    with StandIn(certificate=certificate) as server:
-        strict = RemoteCrossEncoder(url=server.url)
-        with pytest.raises(RemoteError, match=r"certificate.*set SSL_CERT_FILE to trust") as caught:
-            strict.score(PAIRS)
-        assert caught.value.attempts == 1
-        no_proxies.setenv("SSL_CERT_FILE", certificate)
-        assert RemoteCrossEncoder(url=server.url).score(PAIRS) == SCORES
-        wrong_name = RemoteCrossEncoder(url=server.url.replace("127.0.0.1", "localhost"))
-        with pytest.raises(RemoteError, match="trusted is SSL_CERT_FILE") as caught:
-            wrong_name.score(PAIRS)
-        assert caught.value.attempts == 1
-        with StandIn() as plain:
-            assert RemoteCrossEncoder(url=(wrong_name.url, plain.url)).score(PAIRS) == SCORES
-
-
-DOCUMENTS = [Document("Fish swim in the sea.", id="a"), Document("The red fish is mine.", id="b")]
-
-
-async def test_a_chain_still_answers_when_the_server_is_down():
-    down = RemoteCrossEncoder(url=f"http://127.0.0.1:{free_port()}", max_retries=1)
+async def test_a_retriever_still_finds_when_the_server_is_down():
+    documents = [Document("Fish swim in the sea."), Document("The red fish is mine.")]
+    down = RemoteCrossEncoder(url=f"http://127.0.0.1:{free_port()}", max_retries=0)
     reranker = Reranker(model=down, on_error="keep_order")
-    first_stage = RecordingRetriever(documents=DOCUMENTS)
+    first_stage = RecordingRetriever(documents=documents)
     retriever = create_rerank_retriever(first_stage, reranker=reranker, k=2, fetch_k=2)
-    chain = create_rag_chain(FakeListChatModel(responses=["It is yours. [1]"]), retriever)
-    for answer in (chain.invoke("Whose?"), await chain.ainvoke("Whose?")):
-        assert answer["answer"] == "It is yours. [1]"
-        assert [one.id for one in answer["context"]] == ["a", "b"]
+    for found in (retriever.invoke("Whose?"), await retriever.ainvoke("Whose?")):
+        assert [one.page_content for one in found] == [one.page_content for one in documents]

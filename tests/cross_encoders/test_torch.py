@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from langchain_rerank import TorchCrossEncoder
+from langchain_rerank import ScoringError, TorchCrossEncoder
 from langchain_rerank.cancellation import CancelledCallError, cancelled
 from langchain_rerank.cross_encoders import heads, torch_model
 
@@ -142,10 +142,19 @@ def test_a_cancelled_call_ends_between_batches(tiny, monkeypatch):
     assert 0 < len(batches) < len(PAIRS) * 20
 
 
+def test_a_forked_process_is_told_that_the_gpu_is_its_parents(tiny_checkpoint, monkeypatch):
+    model = TorchCrossEncoder(model=tiny_checkpoint, device="cpu", dtype="float16")
+    model.load()
+    monkeypatch.setattr(model._loaded, "_device", "cuda:1")
+    monkeypatch.setattr(model._loaded, "_process", -1)
+    with pytest.raises(ScoringError, match="'spawn', or score"):
+        model.score(PAIRS)
+
+
 def test_scoring_by_name_imports_neither_flagembedding_nor_sentence_transformers(tiny_checkpoint):
     code = (
         "import sys\nfrom langchain_rerank import Reranker\n"
-        f"Reranker(model={tiny_checkpoint!r}).cross_encoder.score([('a', 'b')])\n"
+        f"Reranker(model={tiny_checkpoint!r}).model.score([('a', 'b')])\n"
         "print([m for m in ('FlagEmbedding', 'sentence_transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

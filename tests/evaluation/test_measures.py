@@ -1,67 +1,57 @@
-"""Measures: ir_measures' numbers and names, and intervals and a test by hand."""
+"""Measures: ir_measures' names and orders, and statistics; their values are tested in reports."""
 
 from __future__ import annotations
-
-import itertools
 
 import ir_measures
 import numpy as np
 import pytest
 import scipy.stats
-from ir_measures import AP, RR, P, R, SetR, nDCG
+from hypothesis import given
+from hypothesis import strategies as st
+from ir_measures import RR, P, R, SetR, nDCG
 
 from langchain_rerank.errors import MissingDependencyError
 from langchain_rerank.evaluation.measures import (
-    Interval,
-    bootstrap_interval,
     check_draws,
     depth,
+    estimate,
     paired_test,
     parse_measures,
     per_query_values,
+    questions_needed,
+    ranking,
 )
-from langchain_rerank.evaluation.runs import falling_scores, write_run
 
 RNG = np.random.default_rng(7)
-BEFORE = RNG.random(54).tolist()
-DIFFERENCES = RNG.normal(0.05, 0.2, 54).tolist()
+DIFFERENCES = RNG.normal(0.05, 0.2, 54)
 
 
-def test_values_are_those_of_ir_measures_on_written_files(tmp_path):
-    ids = [f"d{number}" for number in range(60)]
-    qrels = {
-        f"q{n}": {str(one): int(RNG.integers(0, 4)) for one in RNG.choice(ids, 15, replace=False)}
-        for n in range(20)
-    }
-    rankings = {f"q{n}": RNG.permutation(ids)[: RNG.integers(1, 60)].tolist() for n in range(18)}
-    names = ["nDCG@10", "RR@10", "P@5", "R@20", "AP"]
-
-    values = per_query_values(parse_measures(names, min_relevance=2), rankings, qrels)
-
-    write_run(tmp_path / "run.trec", {q: falling_scores(found) for q, found in rankings.items()})
-    lines = [f"{q} 0 {d} {grade}" for q, judged in qrels.items() for d, grade in judged.items()]
-    (tmp_path / "qrels.txt").write_text("\n".join(lines))
-    expected = ir_measures.iter_calc(
-        [nDCG @ 10, RR(rel=2) @ 10, P(rel=2) @ 5, R(rel=2) @ 20, AP(rel=2)],
-        list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.txt"))),
-        list(ir_measures.read_trec_run(str(tmp_path / "run.trec"))),
-    )
-    found = {(m, q): value for m, given in values.items() for q, value in given.items()}
-    assert found == pytest.approx({(str(m.measure), m.query_id): m.value for m in expected})
-    assert len(found) == 5 * 20  # a query without results counts 0
-
-
-@pytest.mark.parametrize("ids", [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]])
+@given(st.lists(st.text(), unique=True, min_size=2))
 def test_all_measures_see_the_order_given_whatever_the_ids(ids):
     values = per_query_values(parse_measures(["RR", "RR@10", "AP"]), {"q": ids}, {"q": {ids[1]: 1}})
-    assert [value["q"] for value in values.values()] == [0.5, 0.5, 0.5]
+    assert values.loc["q"].tolist() == [0.5, 0.5, 0.5]
+
+
+# Few values, some of which differ only beyond single precision: ties are the rule.
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L"]), min_size=1),
+        st.sampled_from([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 0.5, -2.0, np.inf]),
+        min_size=1,
+    )
+)
+def test_ranking_is_the_order_of_trec_eval_on_ties(run):
+    # A query for each relevant document.
+    qrels = {doc_id: {doc_id: 1} for doc_id in run}
+    values = ir_measures.iter_calc([RR], qrels, dict.fromkeys(qrels, run))
+    places = {value.query_id: value.value for value in values}
+    assert places == pytest.approx({one: 1 / n for n, one in enumerate(ranking(run), start=1)})
 
 
 @pytest.mark.parametrize(
     ("given", "min_relevance", "expected"),
     [
         ("nDCG@10", 2, nDCG @ 10),
-        ("RR@10", 1, RR @ 10),
         ("MRR@10", 2, RR(rel=2) @ 10),
         (" P(rel=3)@5 ", 2, P(rel=3) @ 5),
         ("nDCG(dcg='exp-log2')@10", 1, nDCG(dcg="exp-log2") @ 10),
@@ -77,37 +67,34 @@ def test_names_and_grades(given, min_relevance, expected):
 def test_each_measure_comes_once_and_its_depth_is_its_cutoff():
     parsed = parse_measures(["RR@10", "P@5", "MRR@10", "R@20", "RR"])
     assert parsed == [RR @ 10, P @ 5, R @ 20, RR]
-    assert [depth(measure) for measure in parsed] == [10, 5, 20, None]
+    assert [depth(measure) for measure in parsed] == [10, 5, 20, np.inf]
 
 
 @pytest.mark.parametrize(
-    ("measures", "min_relevance", "message"),
+    ("measures", "min_relevance", "error", "message"),
     [
-        (["nDGC@10"], 1, "unknown measure 'nDGC@10'"),
-        (["nDCG@10; 1"], 1, "unknown measure"),
-        (["P"], 1, "measure P lacks cutoff.*P@10"),
-        (["P@"], 1, "unknown measure 'P@'"),
-        (["P(2)@5"], 1, "parameters that can't be read"),
-        (["P(rel=x)@5"], 1, "parameters that can't be read"),
-        (["P@five"], 1, "parameters that can't be read"),
-        (["P(foo=1)@5"], 1, "foo"),
-        (["nDCG@0"], 1, "1 rank or more"),
-        (["NumRet"], 1, "sum over queries"),
-        ([], 1, "at least one measure"),
-        (["RR"], 0, "min_relevance must be"),
-        (["RR"], True, "min_relevance must be"),
-        ([f"P(rel={2**62})@5"], 1, "min_relevance must be"),
+        (["nDGC@10"], 1, ValueError, "unknown measure 'nDGC@10'"),
+        (["nDCG@10; 1"], 1, ValueError, "unknown measure"),
+        (["P"], 1, ValueError, "measure P: invalid param cutoff.*nDCG@10"),
+        (["P(2)@5"], 1, ValueError, "parameters that can't be read"),
+        (["P(rel=x)@5"], 1, ValueError, "parameters that can't be read"),
+        (["P(foo=1)@5"], 1, ValueError, "foo"),
+        (["nDCG@0"], 1, ValueError, "1 rank or more"),
+        (["NumRet"], 1, ValueError, "a mean over queries"),
+        ([], 1, ValueError, "at least one measure"),
+        (["RR"], 0, ValueError, "min_relevance must be"),
+        (["nDCG@10"], True, ValueError, "min_relevance must be"),
+        ([f"P(rel={2**62})@5"], 1, ValueError, "min_relevance must be"),
+        ("nDCG@10", 1, TypeError, "the single str"),
+        ([10], 1, TypeError, "must be a str or an ir_measures.Measure, got int"),
     ],
 )
-def test_wrong_measures_are_named(measures, min_relevance, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_measures_are_named(measures, min_relevance, error, message):
+    with pytest.raises(error, match=message):
         parse_measures(measures, min_relevance=min_relevance)
 
 
-def test_wrong_types_and_what_ir_measures_lacks_are_named(monkeypatch):
-    for measures in ("nDCG@10", [10]):
-        with pytest.raises(TypeError, match="str"):
-            parse_measures(measures)
+def test_what_ir_measures_lacks_is_named(monkeypatch):
     with pytest.raises(ValueError, match="can't compute alpha_nDCG@10"):
         per_query_values(parse_measures(["alpha_nDCG@10"]), {"q": ["d"]}, {"q": {"d": 1}})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -115,42 +102,28 @@ def test_wrong_types_and_what_ir_measures_lacks_are_named(monkeypatch):
         parse_measures(["nDCG@10"])
 
 
-def test_interval_is_the_percentile_bootstrap():
-    draws = np.random.default_rng(99).choice(BEFORE, (100_000, len(BEFORE))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-
-    interval = bootstrap_interval(BEFORE)
-
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.004)
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5)
-    assert bootstrap_interval([0.5]) is None
-
-
-@pytest.mark.parametrize(("start", "end"), [(0, 2), (10, 15), (20, 30)])
-def test_p_is_the_share_of_sign_flips_by_hand(start, end):
-    differences = np.array(DIFFERENCES[start:end])
-    seen = abs(differences.mean()) - 1e-12
-    flips = itertools.product([1, -1], repeat=end - start)
-    expected = np.mean([abs((differences * flip).mean()) >= seen for flip in flips])
-    assert paired_test(differences.tolist()) == pytest.approx(expected)
-
-
-def test_p_of_many_queries_is_close_to_the_t_test_and_has_no_direction():
-    expected = scipy.stats.ttest_1samp(DIFFERENCES, 0).pvalue
-    assert 0.001 < expected < 0.5
+def test_statistics_of_many_queries_of_few_and_of_one():
+    expected = scipy.stats.ttest_1samp(DIFFERENCES, 0)
+    low, high = expected.confidence_interval()
+    assert estimate(DIFFERENCES) == pytest.approx((DIFFERENCES.mean(), low, high), abs=0.005)
+    assert f"{estimate([0.5]):+.2f} {estimate([0.5, 0.5]):.1f}" == "+0.50 0.5 [0.5, 0.5]"
     for sign in (1, -1):
-        found = paired_test([sign * one for one in DIFFERENCES])
-        assert found == pytest.approx(expected, rel=0.15, abs=0.002)
+        found = paired_test(sign * DIFFERENCES)
+        assert found == pytest.approx(expected.pvalue, rel=0.15, abs=0.002)
     assert paired_test([1.0] * 54, resamples=999) == pytest.approx(2 / 1000)
-    # No difference and one query tell nothing.
     assert paired_test([0.0, 0.0]) == paired_test([1.0]) == 1
-
-
-def test_the_seed_decides():
     draws = {"resamples": 300}
-    assert bootstrap_interval(BEFORE, **draws) == bootstrap_interval(BEFORE, **draws)
-    assert bootstrap_interval(BEFORE, **draws) != bootstrap_interval(BEFORE, seed=1, **draws)
-    assert paired_test(DIFFERENCES, **draws) == paired_test(DIFFERENCES, **draws)
+    assert estimate(DIFFERENCES, **draws) == estimate(DIFFERENCES, **draws)
+    assert estimate(DIFFERENCES, **draws) != estimate(DIFFERENCES, seed=1, **draws)
+
+
+def test_questions_needed_are_those_of_a_test_with_a_power_of_four_fifths():
+    sample = RNG.normal(0.05, 0.2, 40)
+    needed = questions_needed(sample)
+    draws = RNG.normal(sample.mean(), sample.std(ddof=1), (4000, needed))
+    z = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / np.sqrt(needed))
+    assert np.mean(abs(z) > 1.96) == pytest.approx(0.8, abs=0.05)
+    assert questions_needed(sample[:1]) is questions_needed(0 * sample) is None
 
 
 @pytest.mark.parametrize(

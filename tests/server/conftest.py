@@ -15,9 +15,16 @@ def in_process(checkpoint: str) -> TorchCrossEncoder:
 
 
 @pytest.fixture(scope="session")
-def client(checkpoint: str):
+def client(in_process: TorchCrossEncoder):
     """A client of a server of the real offline reranker."""
-    with client_of(checkpoint, served_name="minilm") as client:
+    with client_of(in_process, served_name="minilm") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def lengths():
+    """A client of a server that scores passages by their length."""
+    with client_of(GatedCrossEncoder(is_open=True)) as client:
         yield client
 
 

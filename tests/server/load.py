@@ -154,29 +154,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="offline")
     parser.add_argument("--backend", default="torch", choices=["torch", "onnx"])
-    parser.add_argument("--only", choices=["load", "starvation", "memory"], action="append")
     parser.add_argument("--words", type=int, default=60, help="of a passage of the load")
     parser.add_argument("--requests", type=int, default=2000)
     given = parser.parse_args()
-    wanted = given.only or ["load", "starvation", "memory"]
     cross_encoder = build_cross_encoder(given.model, given.backend)
     small = make_questions(cross_encoder, 100, passages=5, words=15)
+    medium = make_questions(cross_encoder, 50, passages=20, words=given.words)
+    (large,) = make_questions(cross_encoder, 1, passages=200, words=given.words)
     with serve("--model", given.model, "--backend", given.backend) as process:
-        url = process.url("/ready")
-        if "load" in wanted:
-            large = make_questions(cross_encoder, 50, passages=20, words=given.words)
-            print(f"64 clients, 20 passages of {given.words} words:", flush=True)  # noqa: T201
-            print(run_load(url, large, clients=64, total=given.requests), flush=True)  # noqa: T201
-        if "starvation" in wanted:
-            (large,) = make_questions(cross_encoder, 1, passages=200, words=given.words)
-            alone, behind = starvation(url, small[0], large, count=60)
-            said = f"alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms"
-            print(f"p99 of 5 passages: {said}: {behind / alone:.1f} times", flush=True)  # noqa: T201
-        if "memory" in wanted:
-            for more in (1000, 9000):
-                run_load(url, small, clients=64, total=more)
-                rss = process.memory_info().rss / 2**20
-                print(f"memory after {more:,} more requests: {rss:,.0f} MiB", flush=True)  # noqa: T201
+        url = process.url()
+        print(f"64 clients, 20 passages of {given.words} words:", flush=True)  # noqa: T201
+        print(run_load(url, medium, clients=64, total=given.requests), flush=True)  # noqa: T201
+        alone, behind = starvation(url, small[0], large, count=60)
+        said = f"alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms"
+        print(f"p99 of 5 passages: {said}: {behind / alone:.1f} times", flush=True)  # noqa: T201
+        for more in (1000, 9000):
+            run_load(url, small, clients=64, total=more)
+            rss = process.memory_info().rss / 2**20
+            print(f"memory after {more:,} more requests: {rss:,.0f} MiB", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 30
 GOOD = {"query": "q", "documents": ["a", "bb"]}
 JSON = {"content-type": "application/json"}
+PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
 @contextmanager
@@ -35,15 +36,14 @@ def client_of(
 ) -> Iterator[httpx.Client]:
     """Serve a model and give an HTTP client of it, whose `app` is the server's."""
     app = create_app(model, **settings)
-    batcher = app.state.batcher
-    batcher._pass_seconds = math.inf  # else a pass depends on how fast the test was
+    app.state.batcher._pass_seconds = math.inf  # else a pass depends on how fast the test was
     listening = socket.create_server(("127.0.0.1", 0))
     server = make_server(app, **(server_options or {}))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
-        wait_until(lambda: batcher.ready or batcher.load_error, "the model to load")
+        wait_until(lambda: app.state.batcher.runs, "the model to load")
         with httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
@@ -51,6 +51,10 @@ def client_of(
         server.should_exit = True
         thread.join(DEADLINE_S)
         assert not thread.is_alive()
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port), timeout=30)
 
 
 class GatedCrossEncoder(BaseCrossEncoder):
@@ -104,30 +108,28 @@ class Child(psutil.Popen):
     def output(self) -> str:
         return Path(self._log.name).read_text(encoding="utf-8")
 
-    def url(self, path: str = "/health") -> str:
+    def url(self) -> str:
         """Where it serves, once it answers there."""
 
-        def answers() -> str | None:
+        def serving() -> re.Match[str] | None:
             assert self.poll() is None, self.output
-            if not (found := re.search(r"on (http://\S+)", self.output)):
-                return None
-            ready = httpx.get(found[1] + path).status_code == 200
-            return found[1] if ready else None
+            return re.search(r"on (http://\S+)", self.output)
 
-        return wait_until(answers, "the server to answer")
+        url = wait_until(serving, "the server to start")[1]
+        assert httpx.get(f"{url}/ready", timeout=DEADLINE_S).status_code == 200
+        return url
 
 
 @contextmanager
 def child(*arguments: str, **environment: str) -> Iterator[Child]:
-    """Run Python in a process that is gone afterwards, with all that it started."""
+    """Run Python in a process that is gone afterwards."""
     running = Child(*arguments, **environment)
     try:
         yield running
     finally:
-        every = [*running.children(recursive=True), running] if running.poll() is None else []
-        for one in every:
-            one.kill()
-        psutil.wait_procs(every)
+        if running.poll() is None:
+            running.kill()
+            running.wait()
         running._log.close()
 
 

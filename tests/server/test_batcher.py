@@ -57,22 +57,16 @@ def scores_of(reply: httpx.Response | Future[httpx.Response]) -> list[float]:
     return [result["relevance_score"] for result in results]
 
 
-def test_requests_that_wait_are_scored_in_one_pass(requests, model):
-    sent = [requests.send("x" * (i + 1), "y" * (i + 2)) for i in range(10)]
+@pytest.mark.parametrize(
+    ("requests", "passes"),
+    [({}, [1, 304]), ({"joint_scoring": False}, [1, 300, 2, 2])],
+    indirect=["requests"],
+)
+def test_requests_that_wait_are_scored_in_one_pass_unless_told_not_to(requests, model, passes):
+    sent = [requests.send(*["x"] * 300), requests.send("x", "xx"), requests.send("xx", "xxx")]
     model.open()
-    assert [scores_of(one) for one in sent] == [[i + 1, i + 2] for i in range(10)]
-    assert [len(texts) for texts in model.passes] == [1, 20]
-
-
-@pytest.mark.parametrize("requests", [{"joint_scoring": False}], indirect=True)
-def test_without_joint_scoring_a_pass_is_one_whole_request(requests, model):
-    sent = [requests.send(*["x"] * size) for size in (300, 1)]
-    model.open()
-    assert [len(scores_of(one)) for one in sent] == [300, 1]
-    assert [len(texts) for texts in model.passes] == [1, 300, 1]
-
-
-COST = cost_of(("q", "text"))
+    assert [scores_of(one) for one in sent] == [[1] * 300, [1, 2], [2, 3]]
+    assert [len(texts) for texts in model.passes] == passes
 
 
 class Line:
@@ -85,13 +79,15 @@ class Line:
         self.add(*sizes)
 
     def add(self, *sizes: int) -> None:
+        pair = ("q", "text")
         for size in sizes:
-            self.jobs.append(Job([("q", "text")] * size, self._loop.create_future()))
+            self.jobs.append(Job([pair] * size, self._loop.create_future(), size * cost_of(pair)))
 
     def score(self, pairs: float) -> int:
         """Run a pass with room for so many pairs, and give how many it had."""
         before = self.done()
-        take([job for job in self.jobs if job.taken < len(job.pairs)], pairs * COST)
+        room = pairs * cost_of(("q", "text"))
+        take([job for job in self.jobs if job.taken < len(job.pairs)], room)
         return sum(self.done()) - sum(before)
 
     def done(self) -> list[int]:
@@ -118,20 +114,16 @@ def test_a_flood_of_shorter_requests_leaves_half_of_each_pass_to_the_oldest(size
         assert line.done()[0] == 100 + 50 * number
 
 
-def test_equal_requests_end_in_the_order_of_arrival():
+def test_equal_requests_end_in_the_order_of_arrival_and_a_pass_has_a_pair_at_least():
     line = Line(*[40] * 8)
     for _ in range(8):
         assert line.score(40) == 40
         ended = [taken == 40 for taken in line.done()]
         assert ended == sorted(ended, reverse=True)
     assert all(ended)
-
-
-@pytest.mark.parametrize("room", [0.1, 0.5, 1])
-def test_a_pass_has_at_least_a_pair_however_dear_it_is(room):
     line = Line(3, 5)
     while sum(line.done()) < 8:
-        assert 1 <= line.score(room) <= 2
+        assert 1 <= line.score(0.1) <= 2
 
 
 @pytest.mark.parametrize(
@@ -144,12 +136,12 @@ def test_a_pass_has_at_least_a_pair_however_dear_it_is(room):
     ],
 )
 def test_a_request_that_can_not_be_scored_fails_alone(requests, model, documents, said):
-    good = [requests.send(f"good {i}") for i in range(2)]
+    good = requests.send("good")
     bad = requests.send(*documents)
-    late = requests.send("late")
+    late = requests.send("late!")
     model.open()
     assert (bad.result().status_code, said in bad.result().json()["message"]) == (500, True)
-    assert [scores_of(one) for one in [*good, late]] == [[6], [6], [4]]
+    assert [scores_of(one) for one in (good, late)] == [[4], [5]]
     assert scores_of(requests.post("after")) == [5]
 
 

@@ -1,36 +1,43 @@
-"""`langchain-rerank serve` as a user runs it, in processes of its own."""
+"""Servers as a user runs them, in processes of their own: ended, killed, and under load."""
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from langchain_core.documents import Document
 
-from tests.server.serving import DEADLINE_S, child, serve
+from langchain_rerank import RemoteCrossEncoder, RemoteError, Reranker
+from tests.fakes import WordOverlapCrossEncoder
+from tests.server.load import Question, make_questions, run_load
+from tests.server.serving import DEADLINE_S, child, client_of, serve
 from tests.support import wait_until
 
 pytestmark = pytest.mark.integration
 
-SLOW_SERVER = """
-import logging, sys, time
-from langchain_core.cross_encoders import BaseCrossEncoder
+
+def fake_server(*, seconds: float = 0, grace: float = 30, port: int = 0):
+    """Run a server whose passes take some seconds."""
+    program = f"""
+import logging, time
 from langchain_rerank.server.app import create_app
 from langchain_rerank.server.run import run
+from tests.fakes import WordOverlapCrossEncoder
 logging.basicConfig(level=logging.INFO)
 
-class Slow(BaseCrossEncoder):
+class Slow(WordOverlapCrossEncoder):
     def score(self, text_pairs):
         print("scoring", flush=True)
-        time.sleep(float(sys.argv[1]))
-        return [1.0] * len(text_pairs)
+        time.sleep({seconds})
+        return super().score(text_pairs)
 
-run(create_app(Slow(), joint_scoring=False), host="127.0.0.1", port=0,
-    grace_seconds=float(sys.argv[2]))
+run(create_app(Slow()), host="127.0.0.1", port={port}, grace_seconds={grace})
 """
+    return child("-c", program)
 
 
 def ask(url: str, **options) -> httpx.Response:
@@ -38,37 +45,28 @@ def ask(url: str, **options) -> httpx.Response:
     return httpx.post(f"{url}/v2/rerank", json=body, timeout=DEADLINE_S, **options)
 
 
-def test_main_job(in_process):
+def test_the_command():
     environment = {"LANGCHAIN_RERANK_SERVER_API_KEYS": "one, two"}
-    with serve("--model", "offline", "--served-name", "mini", **environment) as server:
-        url = server.url("/ready")
+    options = ("--model", "offline", "--backend", "onnx", "--served-name", "mini")
+    with serve(*options, **environment) as server:
+        url = server.url()
         assert httpx.get(f"{url}/ready").json()["model"] == "mini"
         assert ask(url).status_code == 401
-        results = ask(url, headers={"authorization": "Bearer two"}).json()["results"]
-        pairs = [("How many people?", "Museums."), ("How many people?", "3,520,031 people.")]
-        expected = dict(enumerate(in_process.score(pairs)))
-        assert {result["index"]: result["relevance_score"] for result in results} == pytest.approx(
-            expected, abs=1e-6
-        )
+        reply = ask(url, headers={"authorization": "Bearer two"}).json()
+        assert [result["index"] for result in reply["results"]] == [1, 0]
         server.send_signal(signal.SIGINT)
         assert server.wait(DEADLINE_S) in (0, -signal.SIGINT, 130)
         assert "Traceback" not in server.output
         assert "one" not in re.split(r"\W+", server.output), "a key is in the log"
 
 
-def test_requests_wait_while_the_model_loads_and_the_onnx_backend_answers():
-    with serve("--model", "offline", "--backend", "onnx") as server:
-        reply = ask(server.url())
-        assert [result["index"] for result in reply.json()["results"]] == [1, 0]
-
-
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_was_taken_and_refuses_the_rest(signal_number):
-    with child("-c", SLOW_SERVER, "0.5", "30") as server, ThreadPoolExecutor(8) as pool:
+    with fake_server(seconds=0.5) as server, ThreadPoolExecutor(8) as pool:
         url = server.url()
         taken = [pool.submit(ask, url) for _ in range(3)]
         wait_until(lambda: "scoring" in server.output, "the first to be scored")
-        waiting = re.compile(r"^rerank_waiting_requests 2", re.MULTILINE)
+        waiting = re.compile(r"^rerank_waiting_requests [12]", re.MULTILINE)
         wait_until(lambda: waiting.search(httpx.get(f"{url}/metrics").text), "the others to wait")
         server.send_signal(signal_number)
 
@@ -85,7 +83,7 @@ def test_a_signal_finishes_what_was_taken_and_refuses_the_rest(signal_number):
 
 
 def test_the_grace_period_bounds_the_end():
-    with child("-c", SLOW_SERVER, "600", "1") as server, ThreadPoolExecutor(1) as pool:
+    with fake_server(seconds=600, grace=1) as server, ThreadPoolExecutor(1) as pool:
         taken = pool.submit(ask, server.url())
         wait_until(lambda: "scoring" in server.output, "it to be scored")
         server.send_signal(signal.SIGTERM)
@@ -93,22 +91,55 @@ def test_the_grace_period_bounds_the_end():
         assert taken.exception() is not None or taken.result().status_code >= 500
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["--model", "offline", "--port", "{port}"], "Address already in use"),
-        (["--api-key-file", "{file}"], "expected an API key a line"),
-    ],
-)
-def test_a_server_that_can_not_start_says_why_in_one_line(options, said, tmp_path):
-    file = tmp_path / "keys"
-    file.write_text("\n \n", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with serve(*(option.format(port=port, file=file) for option in options)) as server:
-            assert server.wait(DEADLINE_S) == 2, server.output
-            assert "Traceback" not in server.output
-            (line,) = re.findall(r"^error: .*", server.output, re.MULTILINE)
-            assert server.output.strip().endswith(line)
-            assert said in line
+def test_no_answer_is_lost_with_one_of_two_servers_and_one_that_comes_back_is_asked_again():
+    pairs = [
+        [(f"question {i} on fish", f"passage {i * n} on fish and people {n}") for n in range(5)]
+        for i in range(20)
+    ]
+    expected = list(map(WordOverlapCrossEncoder().score, pairs))
+    with fake_server() as process, fake_server() as other:
+        remote = RemoteCrossEncoder(url=[process.url(), url := other.url()])
+
+        def call(number: int) -> list[float]:
+            if number == 60:
+                process.kill()
+            return remote.score(pairs[number % 20])
+
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(call, range(200))) == expected * 10
+        remote.close()
+        documents = [Document(passage) for _, passage in pairs[1]]
+        query = pairs[1][0][0]
+        remote = RemoteCrossEncoder(url=url, max_retries=0)
+        kept = Reranker(model=remote, on_error="keep_order")
+        best = kept.compress_documents(documents, query)
+        assert "relevance_score" in best[0].metadata
+        other.kill()
+        other.wait()
+        passages = [one.page_content for one in kept.compress_documents(documents, query)]
+        assert passages == [one.page_content for one in documents]
+        with pytest.raises(RemoteError, match=r"127\.0\.0\.1"):
+            Reranker(model=remote).compress_documents(documents, query)
+    with fake_server(port=int(url.rpartition(":")[2])) as again:
+        assert again.url() == url
+        assert kept.compress_documents(documents, query) == best
+    remote.close()
+
+
+def test_64_clients_get_every_score_right_and_share_passes_and_nothing_of_them_is_kept(tiny):
+    many, few = (make_questions(tiny, 20, passages=n, words=15) for n in (20, 2))
+    with client_of(tiny) as client:
+
+        def load(questions: list[Question], total: int) -> int:
+            """Objects that are alive afterwards; memory also moves with its allocator."""
+            report = run_load(str(client.base_url), questions, clients=64, total=total)
+            assert (report.errors, len(report.latencies)) == ([], total)
+            assert report.largest_difference < 1e-5, "scored alone here, together there"
+            gc.collect()
+            return len(gc.get_objects())
+
+        load(many, 300)
+        passes = client.app.state.metrics.registry.get_sample_value("rerank_pass_requests_count")
+        assert passes < 200, "requests that wait share passes"
+        before = load(few, 300)
+        assert load(few, 1200) - before < 600, "an object for every second request would be a leak"
