@@ -6,8 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     from langchain_core.stores import BaseStore
 
 logger = logging.getLogger(__name__)
-
-# An entry is that and its CRC-32, little-endian.
-_NUMBER = struct.Struct("<d")
 
 
 class CachedCrossEncoder(BaseCrossEncoder):
@@ -147,9 +142,7 @@ class CachedCrossEncoder(BaseCrossEncoder):
             logger.warning("the score cache can't be read, scoring anew: %r", error)
             entries = []
         for key, entry in zip(list(missing), entries, strict=False):
-            score = _decode(entry)
-            # NaN was stored by earlier versions.
-            if score is not None and not math.isnan(score):
+            if not math.isnan(score := _decode(entry)):
                 known[key] = score
                 del missing[key]
         return keys, known, missing
@@ -160,7 +153,9 @@ class CachedCrossEncoder(BaseCrossEncoder):
             zip(missing, one_a_pair(self._cross_encoder, scores, list(missing)), strict=True)
         )
         try:
-            self._store.mset([(key, _encode(x)) for key, x in new.items() if not math.isnan(x)])
+            # A list, as a number that is cut off would be another number.
+            entries = {key: json.dumps([x]).encode() for key, x in new.items() if not math.isnan(x)}
+            self._store.mset(list(entries.items()))
         except Exception as error:  # noqa: BLE001  # as above
             logger.warning("the score cache can't be written: %r", error)
         return new
@@ -170,14 +165,10 @@ class CachedCrossEncoder(BaseCrossEncoder):
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _encode(score: float) -> bytes:
-    number = _NUMBER.pack(score)
-    return number + zlib.crc32(number).to_bytes(4, "little")
-
-
-def _decode(entry: bytes | None) -> float | None:
-    """Give the score of an entry, None if there is none or it is damaged."""
-    if entry is None or len(entry) < _NUMBER.size:
-        return None
-    score: float = _NUMBER.unpack_from(entry)[0]
-    return score if entry == _encode(score) else None
+def _decode(entry: bytes | None) -> float:
+    """Give the score of an entry, NaN if there is none or it is damaged."""
+    try:
+        (score,) = json.loads(entry or b"[]")
+        return float(score)
+    except (ValueError, TypeError):
+        return math.nan
