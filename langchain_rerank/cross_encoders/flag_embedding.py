@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from langchain_rerank.cross_encoders import batching, flag_patches, tokenization
+from langchain_rerank.cross_encoders import flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
 from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
@@ -93,6 +93,8 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     model_class: ModelClass | None = None
     """FlagEmbedding's family name. None tells it by the last part of the model's name; one that
     FlagEmbedding's table doesn't hold means "encoder-only-base"."""
+    long_documents: Literal["first"] = "first"
+    """FlagEmbedding reads the start of a passage; `TorchCrossEncoder` reads all of it."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
     dtype: DType = "auto"
@@ -228,31 +230,16 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
         reranker = self._loaded
         pairs = self._short_queries(reranker.tokenizer, pairs, reranker.max_length)
-        owners = list(range(len(pairs)))
-        if self.long_documents != "first":
-            room = reranker.max_length - self._overhead()
-            pairs, owners = tokenization.text_windows(reranker.tokenizer, pairs, room)
-        else:
-            most = reranker.max_length
-            starts = [tokenization.start_of(reranker.tokenizer, text, most) for _, text in pairs]
-            pairs = [(query, start) for (query, _), start in zip(pairs, starts, strict=True)]
-        logits = reranker.compute_score(list(pairs), **self.compute_score_kwargs)
+        tokenizer, most = reranker.tokenizer, reranker.max_length
+        pairs = [(query, tokenization.start_of(tokenizer, text, most)) for query, text in pairs]
+        logits = reranker.compute_score(pairs, **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
                 f"name one that it has in compute_score_kwargs, got {self.compute_score_kwargs}"
             )
             raise ScoringError(msg)
-        return batching.merge_windows(np.asarray(logits, float), owners, self.long_documents)
-
-    def _overhead(self) -> int:
-        """Tokens that FlagEmbedding adds inside `max_length`: special ones and instructions."""
-        reranker = self._loaded
-        before = reranker.query_instruction_for_rerank, reranker.passage_instruction_for_rerank
-        added = reranker.tokenizer("".join(filter(None, before)), add_special_tokens=False)
-        encoder = self.family == "encoder-only-base"
-        specials = reranker.tokenizer.num_special_tokens_to_add(pair=True) if encoder else 1
-        return specials + len(added["input_ids"])
+        return np.asarray(logits, float)
 
 
 def _flag_class(model: str, family: ModelClass) -> Any:

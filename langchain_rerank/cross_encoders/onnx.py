@@ -70,17 +70,6 @@ class OnnxCrossEncoder(LocalCrossEncoder):
     """How many windows are scored at once, on a thread each; None takes the cores that this
     process may use."""
 
-    def load(self) -> None:
-        """Load the graph now instead of at the first `score`; does nothing once loaded.
-
-        Raises:
-            MissingDependencyError: The extra `onnx` is not installed.
-            ModelLoadError: The model is missing, damaged or not a reranker, can't be exported, or
-                reads less than `max_length`; its message says what was looked for and what to do.
-            ValueError: `instruction` is given, and the model takes none.
-        """
-        super().load()
-
     def _open(self) -> OnnxModel:
         require("onnxruntime", "onnx", "filelock", install=_EXTRA, purpose=type(self).__name__)
         model = _shared_model(self.model, show_progress=self.show_progress)

@@ -16,7 +16,6 @@ import torch
 from langchain_rerank import FlagEmbeddingCrossEncoder, ScoringError, TorchCrossEncoder
 from langchain_rerank.cancellation import CancelledCallError, cancelled
 from langchain_rerank.cross_encoders import flag_patches
-from langchain_rerank.cross_encoders.tokenization import text_windows
 from tests.checkpoints import save_bert
 from tests.cross_encoders.families import (
     GEMMA,
@@ -127,19 +126,6 @@ def test_the_cutoff_layer_chooses_the_score_and_must_be_one(make_flag, family):
             scores(layers, count)
 
 
-@pytest.mark.parametrize(("mode", "reduce"), [("max", max), ("mean", np.mean)])
-@every_family
-def test_long_documents_are_scored_by_windows(make_flag, family, mode, reduce):
-    long = QUERY, topics["with"][:1500]
-    model = make_flag(family, long_documents=mode, max_length=96)
-    score, short = model.score([long, (QUERY, "short")])
-    windows, _ = text_windows(model._loaded.tokenizer, [long], 96 - model._overhead())
-    assert len(windows) > 3
-    first = make_flag(family, max_length=96)
-    assert score == pytest.approx(reduce(first.score(windows)), abs=1e-4)
-    assert short == pytest.approx(first.score([(QUERY, "short")])[0], abs=1e-4)
-
-
 def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]) -> list[int]:
     """Call `check` on the input ids within each forward pass; the list collects batch sizes."""
     sizes: list[int] = []
@@ -151,24 +137,6 @@ def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]
     model.load()
     model._loaded.model.get_input_embeddings().register_forward_pre_hook(before)
     return sizes
-
-
-@decoders
-def test_windows_leave_room_for_long_instructions(make_flag, family):
-    """Nothing of a document is lost between its windows, nor its end."""
-    rows: list[list[int]] = []
-    model = make_flag(
-        family,
-        long_documents="max",
-        max_length=256,
-        passage_instruction="the quick brown fox jumps over the lazy dog " * 2,
-        compute_score_kwargs={**family.compute_score, "prompt": "Yes"},
-    )
-    hook(model, lambda ids: rows.extend(ids.tolist()))
-    words = [f"w{number}x" for number in range(300)]
-    model.score([(QUERY, " ".join(words))])
-    read = "".join(model._loaded.tokenizer.batch_decode(rows))
-    assert [word for word in words if word not in read] == []
 
 
 @pytest.mark.parametrize("fatal", [RuntimeError("boom"), torch.OutOfMemoryError("CUDA")])

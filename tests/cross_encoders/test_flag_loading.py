@@ -129,6 +129,8 @@ def test_settings_that_would_be_dropped(tmp_path):
         FlagEmbeddingCrossEncoder(model=tmp_path, instruction="Find recipes").score(PAIRS)
     with pytest.raises(ValueError, match="use the field"):
         FlagEmbeddingCrossEncoder(compute_score_kwargs={"normalize": True})
+    with pytest.raises(ValueError, match="long_documents"):
+        FlagEmbeddingCrossEncoder(long_documents="max")
 
 
 # Which engine a name takes.
