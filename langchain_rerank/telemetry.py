@@ -1,21 +1,39 @@
-"""OpenTelemetry spans, which hold names, counts and times, never texts.
+"""OpenTelemetry spans, where its API is installed; else nothing.
 
-Its API does nothing until an app configures an SDK, so no setting is needed here. It is imported
-with this module, before any call: a child that is forked while another thread imports it would
-wait for that import for ever.
+The API alone does nothing either, until an app configures an SDK, so no setting is needed here.
+Spans hold names, counts and times, never texts.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from opentelemetry import propagate, trace
+try:
+    # Now, not at the first span: a child that is forked during another thread's import would wait
+    # for its end for ever.
+    from opentelemetry import propagate, trace
+except ImportError:
+    _INSTALLED = False
+else:
+    _INSTALLED = True
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Span = trace.Span
+_NAME = "langchain_rerank"
+
+
+class Span(Protocol):
+    """The part of OpenTelemetry's span that is used here."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Note a value under a name."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Note nothing."""
 
 
 @contextmanager
@@ -34,9 +52,13 @@ def span(
         attributes: Values known at its start.
         carrier: Headers of an incoming request, whose trace it continues.
     """
-    with trace.get_tracer("langchain_rerank").start_as_current_span(
+    if not _INSTALLED:
+        yield _NoSpan()
+        return
+    context = propagate.extract(carrier) if carrier is not None else None
+    with trace.get_tracer(_NAME).start_as_current_span(
         name,
-        propagate.extract(carrier) if carrier is not None else None,
+        context,
         trace.SpanKind[kind.upper()],
         attributes,
         # Both would hold the error's message, which may quote a text or a server.
@@ -53,4 +75,5 @@ def span(
 
 def inject(headers: dict[str, str]) -> None:
     """Add the current trace context to the headers of an outgoing request."""
-    propagate.inject(headers)
+    if _INSTALLED:
+        propagate.inject(headers)
