@@ -16,7 +16,7 @@ import platformdirs
 from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 CACHE_VARIABLE = "LANGCHAIN_RERANK_CACHE"
 _MANIFEST = "manifest.json"
@@ -39,6 +39,9 @@ def cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and not isinstance(error, TimeoutError):
+            # No system's error: transformers raises such for a checkpoint.
+            raise
         msg = (
             f"The cache folder {folder} can't be created or written: {error}. "
             f"Set the environment variable {CACHE_VARIABLE} to a folder that can."
@@ -46,63 +49,56 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise ModelLoadError(msg) from error
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether `make_folder` has made `folder`, which is under its own name only then.
-
-    What is complete needs no lock, so that a cache on a read-only disk works.
-    """
-    with cache_errors(folder.parent):
-        return folder.is_dir()
-
-
-def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: float) -> None:
-    """Make a folder of the cache once, whichever of several processes comes first.
+def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: float) -> Path:
+    """Make a folder of the cache once, whichever of several processes comes first, and check it.
 
     Args:
-        folder: The folder; where it is there already, nothing is done.
+        folder: Where it is there already, it is only checked, without a lock, so that a cache on a
+            read-only disk works.
         fill: Writes all its files into the folder that it is given, a sibling of `folder` that
             is renamed once it is complete.
         lock_timeout_s: A process that has held the lock for this long hangs.
 
+    Returns:
+        The folder, whose files are those that were written.
+
     Raises:
-        ModelLoadError: The cache can't be written, or the lock was held too long.
+        ModelLoadError: The cache can't be written, the lock was held too long, or a file is missing
+            or damaged; the message names the way out.
     """
     from filelock import FileLock
 
     with cache_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock", timeout=lock_timeout_s):
-            if folder.is_dir():
-                return
-            partial = folder.with_name(f".{folder.name}.partial")
-            if partial.exists():
-                # Whoever wrote it held the lock and is gone.
-                shutil.rmtree(partial)
-            partial.mkdir()
-            fill(partial)
-            sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
-            manifest = json.dumps({"sha256": sums}, indent=2)
-            (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
-            partial.rename(folder)
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f".{folder.name}.lock", timeout=lock_timeout_s):
+                if not folder.is_dir():
+                    _make(folder, fill)
+    damaged = _MANIFEST
+    try:
+        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        damaged = next((name for name in sums if sha256_or_none(folder / name) != sums[name]), "")
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if damaged:
+        msg = f"{folder / damaged} is damaged or missing. Delete the folder {folder} and run again."
+        raise ModelLoadError(msg)
+    return folder
 
 
-def check_folder(folder: Path, names: Iterable[str]) -> None:
-    """Compare files of a folder that `make_folder` made with the sums noted then.
-
-    Raises:
-        ModelLoadError: One is missing or damaged; the message names the folder to delete.
-    """
-    sums = _read_manifest(folder)
-    for name in names:
-        found = sha256_or_none(folder / name)
-        if found is None or found != sums.get(name):
-            detail = (
-                f"expected SHA-256 {sums.get(name, 'in the manifest')}, found {found or 'no file'}"
-            )
-            raise ModelLoadError(_damaged(folder, name, detail))
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        # Whoever wrote it held the lock and is gone.
+        shutil.rmtree(partial)
+    partial.mkdir()
+    fill(partial)
+    sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
+    (partial / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2), encoding="utf-8")
+    partial.rename(folder)
 
 
-def remove_folders(parent: Path, prefix: str, but: Path) -> None:
+def remove_folders(parent: Path, prefix: str) -> None:
     """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
 
     Processes that have files of it open keep them; where the system allows no such removal, the
@@ -112,8 +108,6 @@ def remove_folders(parent: Path, prefix: str, but: Path) -> None:
 
     for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
         folder = parent / lock.name[1 : -len(".lock")]
-        if folder == but:
-            continue
         with suppress(Timeout, OSError), FileLock(lock, timeout=0):
             aside = folder.with_name(f".{folder.name}.partial")
             if folder.is_dir() and not aside.exists():
@@ -128,22 +122,3 @@ def sha256_or_none(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, str]:
-    try:
-        sums: dict[str, str] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))[
-            "sha256"
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelLoadError(
-            _damaged(folder, _MANIFEST, f"expected a list of sums, found {error!r}")
-        ) from error
-    return sums
-
-
-def _damaged(folder: Path, name: str, detail: str) -> str:
-    return (
-        f"{folder / name} is damaged or missing: {detail}. "
-        f"Delete the folder {folder} and run again."
-    )

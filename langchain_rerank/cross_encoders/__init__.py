@@ -14,11 +14,12 @@ def from_name(model: str) -> LocalCrossEncoder:
     Only FlagEmbedding runs the layerwise and lightweight families; all else runs in our own loop.
     """
     from langchain_rerank.cross_encoders.flag_embedding import (
+        ONLY_HERE,
         FlagEmbeddingCrossEncoder,
         family_of,
     )
     from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 
-    if family_of(model) is not None:
+    if family_of(model) in ONLY_HERE:
         return FlagEmbeddingCrossEncoder(model=model)
     return TorchCrossEncoder(model=model)

@@ -143,8 +143,10 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         """Load the weights now instead of at the first `score`; does nothing once loaded.
 
         Raises:
-            ModelLoadError: The model is missing, damaged, not a reranker, or asks for something
-                that is not done; the message says what was looked for and what to do.
+            MissingDependencyError: The extra that it needs is not installed.
+            ModelLoadError: The model is missing, damaged, not a reranker, asks for something that
+                is not done, or reads less than `max_length`; the message says what was looked for
+                and what to do.
             ValueError: `instruction` is given, and the model takes none.
         """
         with self._lock.get():

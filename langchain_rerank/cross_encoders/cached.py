@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import math
-import struct
-import zlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.runnables import run_in_executor
@@ -18,22 +16,17 @@ from langchain_rerank.cross_encoders.tokenization import check_pairs, one_a_pair
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from langchain_core.stores import BaseStore
 
 logger = logging.getLogger(__name__)
-
-# A float64 and the CRC-32 of its bytes, little-endian.
-_ENTRY = struct.Struct("<dI")
 
 
 class CachedCrossEncoder(BaseCrossEncoder):
     """Scores each pair once, in the manner of LangChain's `CacheBackedEmbeddings`.
 
     Pairs whose score is in the store are not scored again, and a call whose pairs all are does
-    not load the model. An entry that is damaged is scored again. Safe to call from any number of
-    threads if the store is.
+    not load the model. A damaged entry and NaN are scored again; a store that fails costs time, not
+    the answer. Safe to call from any number of threads if the store is.
 
     Example:
         >>> from langchain_core.stores import InMemoryByteStore
@@ -69,15 +62,20 @@ class CachedCrossEncoder(BaseCrossEncoder):
         Raises:
             ValueError: `namespace` is missing for a cross encoder of another package.
         """
-        if namespace is None and not isinstance(cross_encoder, LocalCrossEncoder):
-            msg = (
-                f"namespace must name the model and settings of {type(cross_encoder).__name__}, "
-                "which can't be told from the outside"
-            )
-            raise ValueError(msg)
-        self._cross_encoder = cross_encoder
+        kind = type(cross_encoder).__name__
+        if namespace is None:
+            if not isinstance(cross_encoder, LocalCrossEncoder):
+                msg = (
+                    f"namespace must name the model and settings of {kind}, which can't be told "
+                    "from the outside"
+                )
+                raise ValueError(msg)
+            # The size of batches stays: in int8, neighbours share a scale.
+            settings = cross_encoder.model_dump_json(exclude={"num_threads", "show_progress"})
+            namespace = f"{kind}:{settings}"
+        self._cross_encoder: Any = cross_encoder
         self._store = store
-        self._namespace = namespace or _settings(cross_encoder)
+        self._namespace = namespace
         if hasattr(cross_encoder, "ascore"):
             # Only then: whoever finds it awaits it, and gives others a thread.
             self.ascore = self._ascore
@@ -96,17 +94,14 @@ class CachedCrossEncoder(BaseCrossEncoder):
         """
         keys, known, missing = self._look_up(text_pairs)
         if missing:
-            pairs = list(missing.values())
-            scores = one_a_pair(self._cross_encoder, self._cross_encoder.score(pairs), pairs)
-            known |= self._keep(missing, scores)
+            known |= self._keep(missing, self._cross_encoder.score(list(missing.values())))
         return [known[key] for key in keys]
 
     async def _ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Score pairs without blocking the event loop; see `score`."""
         keys, known, missing = await run_in_executor(None, self._look_up, text_pairs)
         if missing:
-            pairs, inner = list(missing.values()), cast("Any", self._cross_encoder)
-            scores = one_a_pair(inner, await inner.ascore(pairs), pairs)
+            scores = await self._cross_encoder.ascore(list(missing.values()))
             known |= await run_in_executor(None, self._keep, missing, scores)
         return [known[key] for key in keys]
 
@@ -138,24 +133,30 @@ class CachedCrossEncoder(BaseCrossEncoder):
     ) -> tuple[list[str], dict[str, float], dict[str, tuple[str, str]]]:
         """Give the pairs' keys, the scores that the store has, and the pairs that it lacks."""
         check_pairs(text_pairs)
-        keys = [self._key(query, passage) for query, passage in text_pairs]
-        wanted = dict(zip(keys, text_pairs, strict=True))
+        keys = [self._key(*pair) for pair in text_pairs]
+        missing = dict(zip(keys, text_pairs, strict=True))
+        known = {}
         try:
-            entries = self._store.mget(list(wanted))
-        # Any store's own errors: a cache that fails costs time, not the answer.
-        except Exception as error:  # noqa: BLE001  # logged
+            entries = self._store.mget(list(missing))
+        except Exception as error:  # noqa: BLE001  # any store's own
             logger.warning("the score cache can't be read, scoring anew: %r", error)
-            entries = [None] * len(wanted)
-        found = zip(wanted, map(_decode, entries), strict=True)
-        known = {key: score for key, score in found if score is not None}
-        return keys, known, {key: pair for key, pair in wanted.items() if key not in known}
+            entries = []
+        for key, entry in zip(list(missing), entries, strict=False):
+            if not math.isnan(score := _decode(entry)):
+                known[key] = score
+                del missing[key]
+        return keys, known, missing
 
-    def _keep(self, missing: Iterable[str], scores: list[float]) -> dict[str, float]:
+    def _keep(self, missing: dict[str, tuple[str, str]], scores: Any) -> dict[str, float]:
         """Store new scores, but NaN, which may be better next time."""
-        new = dict(zip(missing, scores, strict=True))
+        new = dict(
+            zip(missing, one_a_pair(self._cross_encoder, scores, list(missing)), strict=True)
+        )
         try:
-            self._store.mset([(key, _encode(x)) for key, x in new.items() if not math.isnan(x)])
-        except Exception as error:  # noqa: BLE001  # logged, as above
+            # A list, as a number that is cut off would be another number.
+            entries = {key: json.dumps([x]).encode() for key, x in new.items() if not math.isnan(x)}
+            self._store.mset(list(entries.items()))
+        except Exception as error:  # noqa: BLE001  # as above
             logger.warning("the score cache can't be written: %r", error)
         return new
 
@@ -164,23 +165,10 @@ class CachedCrossEncoder(BaseCrossEncoder):
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _settings(cross_encoder: BaseCrossEncoder) -> str:
-    """Describe what decides the scores; threads and the progress bar do not.
-
-    The size of batches does in int8, where neighbours share a scale.
-    """
-    settings = cross_encoder.model_dump_json(exclude={"num_threads", "show_progress"})  # type: ignore[attr-defined]  # a LocalCrossEncoder
-    return f"{type(cross_encoder).__name__}:{settings}"
-
-
-def _encode(score: float) -> bytes:
-    return _ENTRY.pack(score, zlib.crc32(struct.pack("<d", score)))
-
-
-def _decode(entry: bytes | None) -> float | None:
-    """Give the score of an entry, None if there is none or it is damaged."""
-    if entry is None or len(entry) != _ENTRY.size:
-        return None
-    score, checksum = _ENTRY.unpack(entry)
-    # NaN was stored by earlier versions.
-    return score if zlib.crc32(entry[:8]) == checksum and not math.isnan(score) else None
+def _decode(entry: bytes | None) -> float:
+    """Give the score of an entry, NaN if there is none or it is damaged."""
+    try:
+        (score,) = json.loads(entry or b"[]")
+        return float(score)
+    except (ValueError, TypeError):
+        return math.nan

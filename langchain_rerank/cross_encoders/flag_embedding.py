@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import gc
+import json
 import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, field_validator
 
-from langchain_rerank.cross_encoders import batching, flag_patches, tokenization
+from langchain_rerank.cross_encoders import flag_patches, tokenization
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
+from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
 from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
@@ -26,40 +27,34 @@ ModelClass = Literal[
     "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
 ]
 
-_CLASSES: dict[ModelClass, str] = {
-    "encoder-only-base": "FlagReranker",
-    "decoder-only-base": "FlagLLMReranker",
-    "decoder-only-layerwise": "LayerWiseFlagLLMReranker",
-    "decoder-only-lightweight": "LightWeightFlagLLMReranker",
+# FlagEmbedding's classes, and the first version of transformers beside which each fails, or scores
+# wrongly; found with FlagEmbedding 1.4.2.
+_CLASSES: dict[ModelClass, tuple[str, tuple[int, int]]] = {
+    "encoder-only-base": ("FlagReranker", (5, 24)),
+    "decoder-only-base": ("FlagLLMReranker", (5, 24)),
+    "decoder-only-layerwise": ("LayerWiseFlagLLMReranker", (4, 54)),
+    "decoder-only-lightweight": ("LightWeightFlagLLMReranker", (4, 48)),
 }
+# Families that nothing else runs.
+ONLY_HERE = ("decoder-only-layerwise", "decoder-only-lightweight")
 # Decoders in FlagEmbedding's table, by the last part of their names.
 _FAMILIES: dict[str, ModelClass] = {
     "bge-reranker-v2-gemma": "decoder-only-base",
     "bge-reranker-v2-minicpm-layerwise": "decoder-only-layerwise",
     "bge-reranker-v2.5-gemma2-lightweight": "decoder-only-lightweight",
 }
-# The first version of transformers under which FlagEmbedding fails, or worse, scores wrongly;
-# found with FlagEmbedding 1.4.2. Where others can be imported at all, they are tried.
-_BROKEN_SINCE = {"decoder-only-layerwise": (4, 54), "decoder-only-lightweight": (4, 48)}
-_IMPORT_BROKEN_SINCE = (5, 24)
+# FlagEmbedding's own default.
+_MAX_LENGTH = 512
 _PROCESS = os.getpid()
 _loading = threading.Lock()
 
 
-def family_of(model: str) -> ModelClass | None:
-    """Tell by its name a model that only FlagEmbedding runs: layerwise or lightweight.
+def family_of(model: str) -> ModelClass:
+    """Look up FlagEmbedding's name of a model's family; "encoder-only-base" where it knows none.
 
     Args:
         model: Name on the hub, or path of a folder, also of a "checkpoint-…" in such a folder.
-
-    Returns:
-        FlagEmbedding's name of the family; None for every other model.
     """
-    family = _look_up(model)
-    return family if family in _BROKEN_SINCE else None
-
-
-def _look_up(model: str) -> ModelClass:
     path = Path(model)
     name = path.parent.name if path.name.startswith("checkpoint-") else path.name
     return _FAMILIES.get(name, "encoder-only-base")
@@ -98,6 +93,8 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     model_class: ModelClass | None = None
     """FlagEmbedding's family name. None tells it by the last part of the model's name; one that
     FlagEmbedding's table doesn't hold means "encoder-only-base"."""
+    long_documents: Literal["first"] = "first"
+    """FlagEmbedding reads the start of a passage; `TorchCrossEncoder` reads all of it."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
     dtype: DType = "auto"
@@ -109,8 +106,6 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     """Keywords for FlagEmbedding's `compute_score`, such as `{"cutoff_layers": [28]}`,
     `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
 
-    _reranker: Any = PrivateAttr(default=None)
-
     @field_validator("compute_score_kwargs")
     @classmethod
     def _check_compute_score_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +113,11 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             msg = "compute_score_kwargs can't set normalize: use the field of that name"
             raise ValueError(msg)
         return kwargs
+
+    @property
+    def family(self) -> ModelClass:
+        """The `model_class` in use, looked up by the model's name if none was given."""
+        return self.model_class or family_of(self.model)
 
     def load(self) -> None:
         """Load the weights now instead of at the first `score`; does nothing once loaded.
@@ -127,76 +127,78 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                 run it beside the installed transformers; the library's own error is the cause.
             ValueError: An `instruction` was given.
         """
-        with self._lock.get():
-            if os.getpid() != _PROCESS:
-                import torch
+        if os.getpid() != _PROCESS:
+            import torch
 
-                # Threads that share an operation don't come along to a forked child: it would hang.
-                torch.set_num_threads(1)
-            if self._reranker is not None:
-                return
-            if self.instruction is not None:
-                msg = (
-                    "FlagEmbedding takes no instruction; give its decoders a whole prompt in "
-                    'compute_score_kwargs={"prompt": …}, or use query_instruction'
-                )
-                raise ValueError(msg)
-            self._reranker = self._load()
+            # Threads that share an operation don't come along to a forked child: it would hang.
+            torch.set_num_threads(1)
+        super().load()
 
-    def close(self) -> None:
-        """Free the weights; the next `score` loads them again."""
-        with self._lock.get():
-            if self._reranker is None:
-                return
-            self._reranker = None
-        import torch
-
-        # A model is full of reference cycles: without this its memory would stay taken.
-        gc.collect()
-        torch.cuda.empty_cache()
-        if torch.backends.mps.is_available():
-            torch.mps.empty_cache()
-
-    @property
-    def family(self) -> ModelClass:
-        """The `model_class` in use, looked up by the model's name if none was given."""
-        return self.model_class or _look_up(self.model)
-
-    def _load(self) -> Any:
+    def _open(self) -> Any:
         """Load by FlagEmbedding, check what came, move it to its device and dtype."""
-        family = self.family
-        flag_class = _flag_class(self.model, family)
+        from langchain_rerank.cross_encoders.torch_model import hidden_bars
+
+        if self.instruction is not None:
+            msg = (
+                "FlagEmbedding takes no instruction; give its decoders a whole prompt in "
+                'compute_score_kwargs={"prompt": …}, or use query_instruction'
+            )
+            raise ValueError(msg)
+        flag_class = _flag_class(self.model, self.family)
         folder = find_folder(self.model, weights_wanted)
         device = self.device or best_device()
-        wanted = torch_dtype(self.dtype, device)
+        dtype = torch_dtype(self.dtype, device)
         try:
-            max_length = flag_patches.checked_max_length(self, folder)
+            arguments = self._arguments(device, dtype, self._checked_max_length(folder))
             with (
                 _loading,
-                flag_patches.quiet(show_progress=self.show_progress),
-                flag_patches.loading_report() as missing,
+                hidden_bars(show_progress=self.show_progress),
+                flag_patches.missing_weights() as missing,
             ):
-                reranker = flag_patches.tamed(flag_class)(
-                    str(folder),
-                    devices=device,
-                    trust_remote_code=self.trust_remote_code,
-                    **self._arguments(device, wanted, max_length),
-                )
+                made = flag_patches.tamed(flag_class, quiet=not self.show_progress)
+                reranker = made(str(folder), **arguments)
             flag_patches.check_loaded(reranker, missing)
-            reranker.model.to(device=device, dtype=wanted).eval()
+            reranker.model.to(device=device, dtype=dtype).eval()
         except ModelLoadError:
             raise
         # SystemExit: FlagEmbedding leaves the process where it can't import a model's code.
         except (Exception, SystemExit) as error:
             msg = (
-                f"could not load '{self.model}' as {family} on {device}: {error}\n"
+                f"could not load '{self.model}' as {self.family} on {device}: {error}\n"
                 "Expected a name on the Hugging Face hub, or a folder with config.json, weights "
                 "and tokenizer. If it is of another family, set model_class."
             )
             raise ModelLoadError(msg) from error
-        self._query_limit(max_length)
+        self._query_limit(reranker.max_length)
         flag_patches.guard_forward(reranker.model)
         return reranker
+
+    def _checked_max_length(self, folder: Path) -> int:
+        """Refuse what FlagEmbedding would score by half of what a checkpoint asks for."""
+        limit: int | None = None
+        asked = None
+        if self.family == "encoder-only-base":
+            trust = self.trust_remote_code
+            checkpoint = read_checkpoint(self.model, folder, trust_remote_code=trust)
+            limit = checkpoint.token_limit
+            more = checkpoint.layers or checkpoint.prompt or checkpoint.template is not None
+            if more or checkpoint.task != "sequence-classification":
+                asked = "modules, prompt or chat template, which FlagEmbedding would leave out"
+        elif self.family == "decoder-only-base" and "prompt" not in self.compute_score_kwargs:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config.get("model_type") != "gemma":
+                asked = (
+                    f"model_type {config.get('model_type')!r}, and no prompt is given in "
+                    "compute_score_kwargs: FlagEmbedding would ask it BGE-Gemma's question"
+                )
+        max_length = self.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
+        if asked is not None:
+            msg = f"its files name {asked}. Use TorchCrossEncoder."
+        elif limit is not None and max_length > limit:
+            msg = f"max_length={max_length} is over the {limit} tokens that it reads."
+        else:
+            return max_length
+        raise ValueError(msg)
 
     def _arguments(self, device: str, dtype: Any, max_length: int) -> dict[str, Any]:
         """Arguments for FlagEmbedding's class."""
@@ -206,54 +208,38 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         from langchain_rerank.cross_encoders.torch_model import default_batch_tokens
 
         budget = self.batch_tokens or default_batch_tokens(device)
-        arguments: dict[str, Any] = {
+        # Their own defaults are "A: " and "B: ": pass on only what was given.
+        instructions = {
+            "query_instruction_for_rerank": self.query_instruction,
+            "passage_instruction_for_rerank": self.passage_instruction,
+        }
+        return {
+            "devices": device,
             "batch_size": max(1, budget // max_length),
             "max_length": max_length,
             "query_max_length": self._query_limit(max_length),
+            "trust_remote_code": self.trust_remote_code,
+            "use_bf16": dtype == torch.bfloat16,
+            # Two of the families warn unless one half precision is asked for; on a CPU all of them
+            # ignore float16, so asking for it there keeps float32 and the peace.
+            "use_fp16": dtype == torch.float16 or (device == "cpu" and dtype == torch.float32),
+            **{name: text for name, text in instructions.items() if text is not None},
         }
-        # Their own defaults are "A: " and "B: ": pass on only what was given.
-        if self.query_instruction is not None:
-            arguments["query_instruction_for_rerank"] = self.query_instruction
-        if self.passage_instruction is not None:
-            arguments["passage_instruction_for_rerank"] = self.passage_instruction
-        # Two of the families warn unless one half precision is asked for; on a CPU all of them
-        # ignore float16, so asking for it there keeps float32 and the peace.
-        half_on_cpu = device == "cpu" and dtype == torch.float32
-        arguments["use_fp16"] = dtype == torch.float16 or half_on_cpu
-        if self.family != "encoder-only-base":
-            arguments["use_bf16"] = dtype == torch.bfloat16
-        return arguments
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
-        reranker = self._reranker
+        reranker = self._loaded
         pairs = self._short_queries(reranker.tokenizer, pairs, reranker.max_length)
-        owners = list(range(len(pairs)))
-        if self.long_documents != "first":
-            room = reranker.max_length - self._overhead()
-            pairs, owners = tokenization.text_windows(reranker.tokenizer, pairs, room)
-        else:
-            most = reranker.max_length
-            starts = [tokenization.start_of(reranker.tokenizer, text, most) for _, text in pairs]
-            pairs = [(query, start) for (query, _), start in zip(pairs, starts, strict=True)]
-        with flag_patches.progress_shown(self.show_progress):
-            logits = reranker.compute_score(list(pairs), **self.compute_score_kwargs)
+        tokenizer, most = reranker.tokenizer, reranker.max_length
+        pairs = [(query, tokenization.start_of(tokenizer, text, most)) for query, text in pairs]
+        logits = reranker.compute_score(pairs, **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
                 f"name one that it has in compute_score_kwargs, got {self.compute_score_kwargs}"
             )
             raise ScoringError(msg)
-        return batching.merge_windows(np.asarray(logits, float), owners, self.long_documents)
-
-    def _overhead(self) -> int:
-        """Tokens that FlagEmbedding adds inside `max_length`: special ones and instructions."""
-        reranker = self._reranker
-        before = reranker.query_instruction_for_rerank, reranker.passage_instruction_for_rerank
-        added = reranker.tokenizer("".join(filter(None, before)), add_special_tokens=False)
-        encoder = self.family == "encoder-only-base"
-        specials = reranker.tokenizer.num_special_tokens_to_add(pair=True) if encoder else 1
-        return specials + len(added["input_ids"])
+        return np.asarray(logits, float)
 
 
 def _flag_class(model: str, family: ModelClass) -> Any:
@@ -264,26 +250,24 @@ def _flag_class(model: str, family: ModelClass) -> Any:
     """
     import transformers
 
-    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    broken = _BROKEN_SINCE.get(family)
-    cause: ImportError | None = None
-    if broken is None or found < broken:
-        try:
-            import FlagEmbedding
-
-            return getattr(FlagEmbedding, _CLASSES[family])
-        except ImportError as error:
-            cause = error
-    major, minor = broken or _IMPORT_BROKEN_SINCE
+    name, (major, minor) = _CLASSES[family]
     below = f"transformers<{major}.{minor}"
     other = (
         "choose another model"
-        if broken
+        if family in ONLY_HERE
         else "take TorchCrossEncoder, which runs encoders and BGE-Gemma anywhere"
     )
-    msg = (
+    refusal = ModelLoadError(
         f"could not load '{model}' as {family}: FlagEmbedding needs {below} for it, found "
-        f"{transformers.__version__}{f' ({cause})' if cause else ''}. In an environment of its "
-        f'own, run: pip install langchain-rerank FlagEmbedding "{below}"; or {other}.'
+        f"{transformers.__version__}. In an environment of its own, run: pip install "
+        f'langchain-rerank FlagEmbedding "{below}"; or {other}.'
     )
-    raise ModelLoadError(msg) from cause
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    # The other families fail at the import, which a later FlagEmbedding may have mended.
+    if family in ONLY_HERE and version >= (major, minor):
+        raise refusal
+    try:
+        import FlagEmbedding
+    except ImportError as error:
+        raise refusal from error
+    return getattr(FlagEmbedding, name)

@@ -264,18 +264,3 @@ def _encode_parts(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:
     first = next((i for i, (_, stop) in enumerate(spans) if stop > begin), len(ids))
     last = next((i for i, (start, _) in enumerate(spans) if start >= end), len(ids))
     return ids[:first], ids[first:last], ids[max(first, last) :]
-
-
-def text_windows(
-    tokenizer: Any, pairs: Pairs, max_length: int
-) -> tuple[list[tuple[str, str]], list[int]]:
-    """Cut passages as `encode` does, but give texts, each with the position of its pair."""
-    windows, owners = [], []
-    for owner, (query, passage) in enumerate(pairs):
-        room = max(max_length - len(tokenizer(query, **_BARE)["input_ids"]), 1)
-        cut = {"truncation": True, "max_length": room, "stride": int(room * WINDOW_OVERLAP)}
-        more = {"return_overflowing_tokens": True, "return_offsets_mapping": True}
-        for spans in tokenizer(passage, **_BARE, **cut, **more)["offset_mapping"]:
-            windows.append((query, passage[spans[0][0] : spans[-1][1]] if spans else passage))
-            owners.append(owner)
-    return windows, owners

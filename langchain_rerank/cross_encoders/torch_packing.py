@@ -12,12 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer for inference on a CPU, computed by oneDNN on weights in its own layout.
+    """A linear layer on a CPU, computed by oneDNN on weights in its own layout, as Inductor does.
 
     PyTorch multiplies float32 matrices by MKL, which leaves the wide vector units of AMD's
-    processors unused; oneDNN uses those of any x86 processor. The operator is the one that
-    PyTorch's own compiler, Inductor, emits for a frozen linear layer. The weight is no parameter:
-    `state_dict` and `to` don't see it.
+    processors unused. The weight is no parameter: `state_dict` and `to` don't see it.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -76,9 +74,8 @@ def _works() -> bool:
         with torch.inference_mode():
             # Another order of summing rounds differently.
             works = torch.allclose(PackedLinear(linear)(inputs), linear(inputs), atol=1e-3)
-    except (AttributeError, RuntimeError) as error:
-        logger.info("linear layers stay as they are, oneDNN's can't be used: %s", error)
-        return False
+    except (AttributeError, RuntimeError):
+        works = False
     if not works:
-        logger.warning("linear layers stay as they are, oneDNN's give other numbers here")
+        logger.info("linear layers stay as they are, oneDNN's can't be used here")
     return works

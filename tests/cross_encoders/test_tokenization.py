@@ -12,7 +12,6 @@ from langchain_rerank.cross_encoders.tokenization import (
     Windows,
     check_pairs,
     encode,
-    text_windows,
     truncate_queries,
 )
 
@@ -98,28 +97,6 @@ def test_a_pairs_windows_do_not_depend_on_its_neighbours(tokenizer):
     together = by_owner(encode(tokenizer, PAIRS, MAX_LENGTH, whole=True))
     alone = [by_owner(encode(tokenizer, [pair], MAX_LENGTH, whole=True))[0] for pair in PAIRS]
     assert together == alone
-    texts, owners = text_windows(tokenizer, PAIRS, MAX_LENGTH)
-    alone = [text_windows(tokenizer, [pair], MAX_LENGTH)[0] for pair in PAIRS]
-    assert texts == [window for windows in alone for window in windows]
-    assert owners == [owner for owner, windows in enumerate(alone) for _ in windows]
-
-
-def test_windows_of_texts_cover_a_passage_in_order_beside_the_query(tokenizer):
-    windows, _ = text_windows(tokenizer, [(QUERY, LONG)], MAX_LENGTH)
-    assert {query for query, _ in windows} == {QUERY}
-    reached = 0
-    for _, text in windows:
-        start = LONG.index(text, max(0, reached - len(text)))
-        assert not LONG[reached:start].strip(), "a gap between two windows"
-        reached = start + len(text)
-    assert not LONG[reached:].strip(), "the end is missing"
-    room = MAX_LENGTH - len(tokenizer(QUERY, add_special_tokens=False)["input_ids"])
-    sizes = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for _, text in windows]
-    # A window that starts inside a word may spell its rest with a token or two more.
-    assert max(sizes) <= room + 2
-    assert min(sizes[:-1]) >= room - 2
-    pairs = [(QUERY, "A short passage."), (QUERY, ""), (QUERY, "🙂 \u200fשלם")]
-    assert text_windows(tokenizer, pairs, MAX_LENGTH) == (pairs, [0, 1, 2])
 
 
 def test_tokens_that_the_model_read_are_counted_without_padding(tiny):
