@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -172,14 +173,18 @@ def save_labels(
     Returns:
         How many questions have judgments now.
     """
-    known = load_beir(folder) if (folder / "qrels" / "test.tsv").exists() else None
     key = hashlib.sha256(question.encode()).hexdigest()[:16]
     documents = {one: Document(text, id=one) for one, text in corpus.items()}
-    dataset = Dataset(
-        queries={**(known.queries if known else {}), key: question},
-        qrels={**(known.qrels if known else {}), key: grades},
-        corpus={**((known and known.corpus) or {}), **documents},
-    )
+    queries, qrels = {key: question}, {key: grades}
+    if (folder / "qrels" / "test.tsv").exists():
+        known = load_beir(folder)
+        # Those without judgments, or with others, stay as well.
+        lines = (folder / "queries.jsonl").read_text(encoding="utf-8").split("\n")
+        records = [json.loads(line) for line in lines if line.strip()]
+        queries = {one["_id"]: one["text"] for one in records} | queries
+        qrels = {**known.qrels, **qrels}
+        documents = {**(known.corpus or {}), **documents}
+    dataset = Dataset(queries=queries, qrels=qrels, corpus=documents)
     write_beir(dataset, folder)
     return len(dataset.qrels)
 

@@ -131,9 +131,9 @@ def ranking_html(  # noqa: PLR0913  # all but two are counts and names
         lines += f'<line class="rr-{move}" x1="0" y1="{start:g}" x2="100%" y2="{end:g}"/>'
         if new < rows:
             pale = "" if new < kept else ' class="rr-cut"'
-            below = "" if new < above else " <b>below the threshold</b>"
-            head = _head(new, documents[new], move, shares[new], below)
-            text = f"<p>{_marked(documents[new], best[new])}</p>"
+            below = "" if new < above else "<b>Below the threshold:</b> "
+            head = _head(new, documents[new], move, shares[new])
+            text = f"<p>{below}{_marked(documents[new], best[new])}</p>"
             after += f'<li id="{anchor}-{new + 1}"{pale}>{head}{text}</li>'
     height = rows * _ROW_HEIGHT
     return (
@@ -168,14 +168,14 @@ def _before(document: Document) -> str:
     return f"<li>{head}<p>{text}</p></li>"
 
 
-def _head(new: int, document: Document, move: str, share: float, below: str) -> str:
+def _head(new: int, document: Document, move: str, share: float) -> str:
     sign = {"up": "▲", "down": "▼", "same": "="}[move]
     score = document.metadata.get("relevance_score")
     number = "no score" if score is None else f"{score:.3f}"
     return (
         f'<div class="rr-head"><b>[{new + 1}]</b>'
         f'<span class="rr-{move}">{sign} was {document.metadata["retrieval_rank"]}</span>'
-        f'<span class="rr-bar"><b style="width:{share:.0%}"></b></span>{number}{below}'
+        f'<span class="rr-bar"><b style="width:{share:.0%}"></b></span>{number}'
         f"<i>{escape(source_of(document))}</i></div>"
     )
 

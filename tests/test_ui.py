@@ -178,16 +178,20 @@ def test_pasted_passages_two_models_and_a_threshold(page):
         first.wait_for()
         assert "3,520,031" in first.inner_text()
     assert page.locator(".rr-before").first.locator("li").count() == 3
-    assert "below the threshold" in page.locator("#rr0-3").inner_text()
+    assert "Below the threshold" in page.locator("#rr0-3").inner_text()
 
 
-def test_a_question_judged_anew_replaces_its_judgments(tmp_path):
+def test_a_question_judged_anew_replaces_its_judgments_and_nothing_else(tmp_path):
+    folder, texts = tmp_path / "x", {"1": "one", "2": "two"}
     for question, grades, count in (
         ("a?", {"1": 1, "2": 0}, 1),
         ("b?", {"2": 1}, 2),
         ("a?", {"2": 1}, 2),
     ):
-        assert ui.save_labels(tmp_path / "x", question, grades, {"1": "one", "2": "two"}) == count
-    data = load_beir(tmp_path / "x")
+        assert ui.save_labels(folder, question, grades, texts) == count
+        with (folder / "queries.jsonl").open("a") as file:
+            file.write(f'{{"_id": "{question}{count}", "text": "not judged"}}\n')
+    data = load_beir(folder)
     assert sorted(data.queries.values()) == ["a?", "b?"]
     assert list(data.qrels.values()) == [{"2": 1}, {"2": 1}]
+    assert (folder / "queries.jsonl").read_text().count("not judged") == 3

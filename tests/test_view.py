@@ -7,7 +7,7 @@ import re
 import pytest
 from langchain_core.documents import Document
 
-from langchain_rerank import create_rerank_retriever
+from langchain_rerank import Reranker, create_rerank_retriever
 from langchain_rerank.view import answer_html, show_reranking
 from tests.fakes import RecordingRetriever, WordOverlapCrossEncoder
 
@@ -15,9 +15,10 @@ TEXTS = ["It rains. <script>x</script>", "Berlin is large. People live in Berlin
 DOCUMENTS = [Document(text, metadata={"source": f"<{n}>"}) for n, text in enumerate(TEXTS)]
 
 
-def shown(**settings):
+def shown(threshold=None, **settings):
     first_stage = RecordingRetriever(documents=DOCUMENTS)
-    retriever = create_rerank_retriever(first_stage, reranker=WordOverlapCrossEncoder(), k=1)
+    reranker = Reranker(model=WordOverlapCrossEncoder(), score_threshold=threshold)
+    retriever = create_rerank_retriever(first_stage, reranker=reranker, k=1)
     return show_reranking(retriever, "people live in berlin.", **settings)
 
 
@@ -30,6 +31,14 @@ def test_both_orders_lines_scores_and_best_sentences_without_markup_of_the_texts
     assert html.count('class="rr-cut"') == 3
     assert "<script" not in html
     assert "<0>" not in html
+
+
+def test_what_is_below_the_threshold_stays_in_both_orders_and_says_so():
+    html = shown(threshold=0.2)._repr_html_()
+    assert re.findall(r"(?:▲|▼|=) was \d", html) == ["▲ was 2", "▲ was 3", "▼ was 1", "= was 4"]
+    assert html.count('<div class="rr-head"><b>') == 8
+    rows = html.partition("<ol>")[2].split("</li>")
+    assert ["Below the threshold" in row for row in rows] == [False, False, True, True, False]
 
 
 def test_lines_of_passages_that_leave_or_come_end_at_the_edge():

@@ -30,7 +30,13 @@ TASKS = {
     "feature-extraction": ("AutoModel", "last_hidden_state", "token_embeddings"),
     "text-generation": ("AutoModelForCausalLM", "logits", "causal_logits"),
 }
-_LAYERS = ("Dense", "LayerNorm", "LogitScore", "Pooling")
+# What the layers behind it read and give; a Dense says so itself, else as stands here.
+_LAYERS = {
+    "Pooling": ("token_embeddings", "sentence_embedding"),
+    "Dense": ("sentence_embedding", None),
+    "LayerNorm": ("sentence_embedding", "sentence_embedding"),
+    "LogitScore": ("causal_logits", "scores"),
+}
 # Position embeddings of these start behind the padding token's index.
 _OFFSET_POSITIONS = {
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod"),
@@ -170,6 +176,13 @@ def _modular(
     }
     chain = f"chains a {task} transformer with {kinds}, which ends in no score"
     require(ends[task], folder / "modules.json", chain, "Use it as the first stage, if at all.")
+    held = {TASKS[task][2]}
+    for layer in layers:
+        reads, gives = _LAYERS[layer.kind]
+        reads = layer.settings.get("module_input_name", reads)
+        chain = f"chains a {task} transformer with {kinds}, of which {layer.kind} reads {reads}"
+        require(reads in held, folder / "modules.json", f"{chain}, which nothing before it gives")
+        held.add(gives or layer.settings.get("module_output_name") or reads)
     templated = "message" in (settings.get("modality_config") or {})
     path = transformer.folder / "chat_template.jinja"
     needed = not templated or _has_template(transformer.folder)

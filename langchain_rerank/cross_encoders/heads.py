@@ -98,7 +98,7 @@ class Scorer(nn.Module):
         self.model = model
         self._task = checkpoint.task
         self._output = checkpoint.output
-        behind = [layer for layer in checkpoint.layers if layer.kind in _LAYERS]
+        behind = [layer for layer in checkpoint.layers if layer.kind != "LogitScore"]
         self.layers = nn.ModuleList(_LAYERS[layer.kind](layer) for layer in behind)
         # Renamed in transformers 5.24.
         accepted = inspect.signature(model.forward).parameters

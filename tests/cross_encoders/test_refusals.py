@@ -111,6 +111,19 @@ def without(maker: Maker, *names: str) -> Maker:
     return save
 
 
+def layers_without_input(task: str, *settings_of: str) -> Maker:
+    """Layers, the first of which reads what the transformer doesn't give for this task."""
+
+    def save(folder: Path, real: str) -> str:
+        ettin({})(folder, real)
+        save_modules(folder, TRANSFORMER, *settings_of)
+        scores = {"in_features": 32, "out_features": 1, "module_output_name": "scores"}
+        save_settings(folder, f"{len(settings_of)}_Dense/config.json", **scores)
+        return save_settings(folder, "sentence_bert_config.json", transformer_task=task)
+
+    return save
+
+
 def qwen3_classifier(template: str) -> Maker:
     name = "Qwen3ForSequenceClassification"
     return lambda folder, _: save_decoder(folder, name, template=template, num_labels=1)
@@ -144,6 +157,14 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     ),
     "module of its own": (modules(TRANSFORMER, "custom.MyHead"), r"modules\.json.*custom\.MyHead"),
     "module named as a known one": (modules(TRANSFORMER, "custom.Dense"), r"modules\.json.*custom"),
+    "pooling behind a classifier": (
+        layers_without_input("sequence-classification", POOLING, DENSE),
+        r"modules\.json.*Pooling reads token_embeddings",
+    ),
+    "dense without pooling": (
+        layers_without_input("feature-extraction", DENSE),
+        r"modules\.json.*Dense reads sentence_embedding",
+    ),
     "bi-encoder": (
         modules(TRANSFORMER, POOLING, NORMALIZE),
         r"modules\.json.*Normalize|SentenceTransformer",

@@ -137,6 +137,7 @@ def test_json_gives_the_same_report_back(report):
         assert back.to_json() == given.to_json()
         assert back.to_json().isascii()
         assert back.to_markdown() == given.to_markdown()
+        assert back.documents.equals(given.documents)
         assert back.run(NAME) == given.run(NAME)
         assert back.moves("more", "all").equals(given.moves("more", "all"))
     for text in ("", "{}", '{"dataset": 1}', "[]"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from operator import gt
 
 import numpy as np
@@ -18,8 +19,14 @@ from langchain_rerank.evaluation import Dataset, RerankedRun, evaluate, sweep
 from tests.evaluation.toy import QUIET, a_sweep, random_run, toy
 from tests.fakes import RecordingRetriever, WordOverlapCrossEncoder
 
-# Words are few: many documents repeat a text, which Reranker drops.
-DATASET = toy(queries=6, documents=40)
+TOY = toy(queries=6, documents=40)
+# Every fifth document repeats the text of an earlier one, which Reranker drops.
+REPEATS = {
+    one.id: one if n % 5 else Document(TOY.documents[n - 1].page_content, id=one.id)
+    for n, one in enumerate(TOY.documents)
+}
+DATASET = replace(TOY, corpus=REPEATS)
+WEIGHTS = (0.2, 0.4, 0.5, 0.6, 0.7, 1)
 RUN = random_run(DATASET, depth=30)
 
 
@@ -45,10 +52,10 @@ def store():
 def test_every_setting_is_what_the_retriever_of_that_setting_returns(store, settings):
     reranker = Reranker(model=WordOverlapCrossEncoder(), **settings)
 
-    found = swept(store, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=[0.4, 1])
+    found = swept(store, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=WEIGHTS)
 
     first, *others = found.per_query
-    assert [key[1:] for key in others] == [(d, w) for d in (5, 12, 20) for w in (0, 0.4, 1)]
+    assert [key[1:] for key in others] == [(d, w) for d in (5, 12, 20) for w in (0, *WEIGHTS)]
     for key in others:
         same = reranker.model_copy(update={"first_stage_weight": key[2]})
         retriever = create_rerank_retriever(store, reranker=same, k=5, fetch_k=key[1])
