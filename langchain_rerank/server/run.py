@@ -84,13 +84,17 @@ class _WatchedProtocol(H11Protocol):
         super().connection_made(transport)
         self._watch(None)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._timer.cancel()
+
     def _watch(self, before: object) -> None:
         """Look again and again whether the same thing is due as at the time before."""
         due = self._due()
         if due is not None and due == before:
             self.transport.abort()
-        elif due is not None or not self.transport.is_closing():
-            self.loop.call_later(self.seconds, self._watch, due)
+        else:
+            self._timer = self.loop.call_later(self.seconds, self._watch, due)
 
     def _due(self) -> object:
         """What the client should do next; None when it is not its turn, or it may be idle."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 
 from langchain_rerank.server.batcher import Job, cost_of, take
 from langchain_rerank.server.limits import Limits
+from tests.server.load import Question, make_questions, run_load
 from tests.server.serving import GatedCrossEncoder, client_of
 from tests.support import wait_until
 
@@ -189,3 +191,23 @@ def test_too_many_waiting_requests_are_sent_away_until_there_is_room(requests, m
     assert [scores_of(one) for one in sent] == [[5]] * 3
     assert scores_of(requests.post("after")) == [5]
     assert all("too many" not in texts for texts in model.passes)
+
+
+@pytest.mark.integration
+def test_64_clients_get_every_score_right_and_share_passes_and_nothing_of_them_is_kept(tiny):
+    many, few = (make_questions(tiny, 20, passages=n, words=15) for n in (20, 2))
+    with client_of(tiny) as client:
+
+        def load(questions: list[Question], total: int) -> int:
+            """Objects that are alive afterwards; memory also moves with its allocator."""
+            report = run_load(str(client.base_url), questions, clients=64, total=total)
+            assert (report.errors, len(report.latencies)) == ([], total)
+            assert report.largest_difference < 1e-5, "scored alone here, together there"
+            gc.collect()
+            return len(gc.get_objects())
+
+        load(many, 300)
+        passes = client.app.state.metrics.registry.get_sample_value("rerank_pass_requests_count")
+        assert passes < 200, "requests that wait share passes"
+        before = load(few, 300)
+        assert load(few, 1200) - before < 600, "an object for every second request would be a leak"
