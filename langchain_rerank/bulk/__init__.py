@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BulkResult", "Columns", "rerank_files"]
 
+logger = logging.getLogger(__name__)
+
 _TRIES = 3
+_PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,52 +142,75 @@ def _scored(
 ) -> Generator[tuple[int, int]]:
     """Score blocks in actors, giving the numbers of rows and pairs of each as it is finished."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
-    left, running = deque(blocks), dict[Any, tuple[Any, Block]]()
-    cpus, gpus = _share("CPU", workers), _share("GPU", workers)
+    left = deque(blocks)
+    cpus, gpus = _share(workers)
     # An actor that dies is started again, and with it its block, so many times.
     again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
     actor_of: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **again)(BlockScorer)
     actors = [actor_of.remote(*scorer, max(1, int(cpus))) for _ in range(workers)]
-    idle = list(actors)
+    # A block goes to an actor that has started: another Ray job may hold the room of some.
+    running: dict[Any, tuple[Any, Block | None]] = {
+        actor.started.remote(): (actor, None) for actor in actors
+    }
     try:
-        while left or running:
-            while left and idle:
-                actor, block = idle.pop(), left.popleft()
-                running[actor.score.remote(block)] = actor, block
-            (done,), _ = ray.wait(list(running))
-            actor, block = running.pop(done)
-            idle.append(actor)
-            try:
-                yield ray.get(done)
-            except RayTaskError as error:
-                if isinstance(error.cause, RerankError | OSError | ValueError):
-                    raise error.cause from None
-                raise ScoringError(str(error)) from error
-            except RayError as error:
-                msg = (
-                    f"{block.path}, row {block.first}: {_TRIES} times the process that scored "
-                    f"{block.rows} rows from there came to a sudden end, as it does when memory "
-                    "runs out: take fewer block_rows or workers"
-                )
-                raise ScoringError(msg) from error
+        while left or any(block for _, block in running.values()):
+            done, _ = ray.wait(list(running), timeout=_PATIENCE_SECONDS)
+            if not done and not any(block for _, block in running.values()):
+                logger.warning("no room on Ray yet for a worker of %g CPUs, %g GPUs", cpus, gpus)
+            for future in done:
+                actor, block = running.pop(future)
+                report = _reported(future, block)
+                if left:
+                    after = left.popleft()
+                    running[actor.score.remote(after)] = actor, after
+                if block:
+                    yield report
     finally:
         # Also after an error: no actor works on in a folder that is free.
         for actor in actors:
             ray.kill(actor)
 
 
-def _share(kind: str, workers: int) -> float:
-    """Share the CPUs or GPUs of the connected Ray, so that all workers find room on its nodes."""
+def _reported(future: Any, block: Block | None) -> tuple[int, int]:
+    """Get what an actor reports of a block, or of its start: None; errors as `rerank_files`."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        report: tuple[int, int] = ray.get(future)
+    except RayTaskError as error:
+        if isinstance(error.cause, RerankError | OSError | ValueError):
+            raise error.cause from None
+        raise ScoringError(str(error)) from error
+    except RayError as error:
+        msg = f"a worker could not start: {error}"
+        if block:
+            msg = (
+                f"{block.path}, row {block.first}: {_TRIES} times the process that scored "
+                f"{block.rows} rows from there came to a sudden end, as it does when memory "
+                f"runs out: take fewer block_rows or workers ({error})"
+            )
+        raise ScoringError(msg) from error
+    return report
+
+
+def _share(workers: int) -> tuple[float, float]:
+    """Share the CPUs and GPUs of the connected Ray, so that all workers find room on its nodes."""
     import ray
 
-    every = [node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
-    nodes = list(filter(None, every)) or [0.0]
-    share = min(nodes) / math.ceil(workers / len(nodes))
-    # Ray takes whole numbers above 1, else four decimals; a model runs on one GPU.
-    whole = float(int(share)) if share > 1 else math.floor(share * 10_000) / 10_000
-    return min(1.0, whole) if kind == "GPU" else whole
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray left it so
+    # Where some nodes have GPUs, the workers are on these.
+    nodes = [node for node in nodes if node.get("GPU")] or nodes
+    on_one = math.ceil(workers / len(nodes))
+
+    def share(kind: str) -> float:
+        part = min(node.get(kind, 0.0) for node in nodes) / on_one
+        # Ray takes whole numbers above 1, else four decimals.
+        return float(int(part)) if part > 1 else math.floor(part * 10_000) / 10_000
+
+    # A model runs on one GPU.
+    return share("CPU"), min(1.0, share("GPU"))
 
 
 @contextmanager

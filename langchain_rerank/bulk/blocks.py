@@ -66,7 +66,7 @@ def plan(files: list[Path], block_rows: int) -> list[Block]:
         ValueError: A file is not of its format.
         OSError: A file can't be read.
     """
-    cuts = [_cut_parquet if file.suffix in PARQUET else _cut_lines for file in files]
+    cuts = [_cut_parquet if file.suffix.lower() in PARQUET else _cut_lines for file in files]
     places = [
         (str(file), *place)
         for file, cut in zip(files, cuts, strict=True)
@@ -113,6 +113,10 @@ class BlockScorer:
         """Store the settings, `cores` being those of this actor; the first block loads."""
         self._cross_encoder = keep_to_cores(cross_encoder, cores)
         self._output, self._columns, self._top_n = output, columns, top_n
+
+    def started(self) -> tuple[int, int]:
+        """Report, as `score` does of a block, that the actor is there."""
+        return 0, 0
 
     def score(self, block: Block) -> tuple[int, int]:
         """Score all pairs of a block in one pass; gives its numbers of rows and pairs."""

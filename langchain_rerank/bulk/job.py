@@ -47,15 +47,17 @@ def input_files(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     for path in map(Path, [inputs] if isinstance(inputs, str | Path) else inputs):
         found = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.is_dir():
-            found = [one for one in found if one.suffix in _ENDINGS and one.name[0] not in "._"]
+            found = [
+                one for one in found if one.suffix.lower() in _ENDINGS and one.name[0] not in "._"
+            ]
         if not found or not path.exists():
             msg = f"expected an input file or a folder of {', '.join(_ENDINGS)}, none is at {path}"
             raise FileNotFoundError(msg)
         files += [one.resolve() for one in found]
-    if strangers := [one for one in files if one.suffix not in _ENDINGS]:
+    if strangers := [one for one in files if one.suffix.lower() not in _ENDINGS]:
         msg = f"expected files that end in {', '.join(_ENDINGS)}, got {strangers[0]}"
         raise ValueError(msg)
-    if len({one.suffix in PARQUET for one in files}) != 1:
+    if len({one.suffix.lower() in PARQUET for one in files}) != 1:
         msg = f"expected input files of one format, JSON lines or Parquet, got {len(files)}"
         raise ValueError(msg)
     if twice := [one for one in files if files.count(one) > 1]:
@@ -120,16 +122,20 @@ def claimed(output: Path, wanted: dict[str, Any]) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / _LOCK, timeout=0)
     try:
-        with FileLock(output / _LOCK, timeout=0):
-            # What a killed writer has left.
-            for path in output.glob(f"{UNFINISHED}*"):
-                path.unlink(missing_ok=True)
-            _check(output, json.loads(json.dumps(wanted)))
-            yield
+        lock.acquire()
     except Timeout as error:
         msg = f"another run is at work in {output}: wait for it, or choose another output folder"
         raise ValueError(msg) from error
+    try:
+        # What a killed writer has left.
+        for path in output.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
+        _check(output, json.loads(json.dumps(wanted)))
+        yield
+    finally:
+        lock.release()
 
 
 def _check(output: Path, wanted: dict[str, Any]) -> None:

@@ -60,6 +60,33 @@ def test_two_actors_give_the_scores_of_one_process(tmp_path, tiny):
     assert seen[-1] == result
 
 
+def test_a_worker_for_whom_ray_has_no_room_holds_no_block(tmp_path, local_ray):
+    class Other:
+        def ready(self):
+            return True
+
+    other = local_ray.remote(num_cpus=1)(Other).remote()
+    assert local_ray.get(other.ready.remote())
+    try:
+        given = write_lines(tmp_path / "IN.JSONL", make_rows(8))
+        result = rerank_files(given, tmp_path / "out", model=FAKE, workers=2, block_rows=2)
+    finally:
+        local_ray.kill(other)
+    assert (result.finished, result.rows) == (4, 8)
+
+
+class NotThere(WordOverlapCrossEncoder):
+    def __setstate__(self, state):
+        msg = "no such model here"
+        raise ImportError(msg)
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    given = write_lines(tmp_path / "in.jsonl", make_rows(2))
+    with pytest.raises(ScoringError, match=r"could not start: (.|\n)*no such model here"):
+        rerank_files(given, tmp_path / "out", model=NotThere())
+
+
 class EndsItsProcess(WordOverlapCrossEncoder):
     """Scores by the number of its process, but ends that of a query: once, or every time."""
 
