@@ -77,7 +77,9 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: f
     damaged = _MANIFEST
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        damaged = next((name for name in sums if sha256_or_none(folder / name) != sums[name]), "")
+        if sums:
+            wrong = (name for name in sums if sha256_or_none(folder / name) != sums[name])
+            damaged = next(wrong, "")
     except (OSError, ValueError, KeyError, TypeError):
         pass
     if damaged:
@@ -92,7 +94,11 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         # Whoever wrote it held the lock and is gone.
         shutil.rmtree(partial)
     partial.mkdir()
-    fill(partial)
+    try:
+        fill(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2), encoding="utf-8")
     partial.rename(folder)
