@@ -111,14 +111,13 @@ def without(maker: Maker, *names: str) -> Maker:
     return save
 
 
-def layers_without_input(task: str, *settings_of: str) -> Maker:
+def layers_without_input(task: str, *layers: str) -> Maker:
     """Layers, the first of which reads what the transformer doesn't give for this task."""
 
     def save(folder: Path, real: str) -> str:
-        ettin({})(folder, real)
-        save_modules(folder, TRANSFORMER, *settings_of)
-        scores = {"in_features": 32, "out_features": 1, "module_output_name": "scores"}
-        save_settings(folder, f"{len(settings_of)}_Dense/config.json", **scores)
+        save_modules(Path(bert(folder, real)), TRANSFORMER, *layers)
+        path = f"{len(layers)}_Dense/config.json"
+        save_settings(folder, path, module_output_name="scores")
         return save_settings(folder, "sentence_bert_config.json", transformer_task=task)
 
     return save
