@@ -44,6 +44,7 @@ def parse_measures(
 ) -> list[ir_measures.Measure]:
     """Turn names of measures into ir_measures' own, each once."""
     require_eval("Evaluation")
+    from ir_measures import evaluator
     from ir_measures.measures import MeanAgg, Measure
 
     if isinstance(measures, str):
@@ -70,6 +71,11 @@ def parse_measures(
         if depth(measure) < 1 or not isinstance(measure.aggregator(), MeanAgg):
             msg = f"measure {measure} must look at 1 rank or more, and be a mean over queries"
             raise ValueError(msg)
+        try:
+            # Now, as a missing provider would end an evaluation only after all was scored.
+            evaluator([measure], {"1": {"d0": 1}})
+        except Exception as error:
+            raise _not_computed(measure, error) from error
         parsed.append(measure)
     if not parsed:
         msg = 'measures must name at least one measure, such as "nDCG@10", got none'
@@ -153,13 +159,16 @@ def per_query_values(
             metrics = ir_measures.iter_calc([measure], grades, run)
             found = {one.query_id: float(one.value) for one in metrics}
         except Exception as error:
-            msg = f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}"
-            raise ValueError(msg) from error
+            raise _not_computed(measure, error) from error
         values[str(measure)] = [found[number] for number in numbers.values()]
         if not np.isfinite(values[str(measure)]).all():
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
     return pd.DataFrame(values, index=pd.Index(list(qrels), name="query"))
+
+
+def _not_computed(measure: ir_measures.Measure, error: Exception) -> ValueError:
+    return ValueError(f"ir_measures can't compute {measure} here: {type(error).__name__}: {error}")
 
 
 class Estimate(NamedTuple):
