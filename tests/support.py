@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Marks of tests that share the session's Ray: one worker runs them, one after another.
-on_ray = [
-    pytest.mark.integration,
-    pytest.mark.xdist_group("ray"),
-    # Ray sets options of its own that it has deprecated.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
 
 def free_port() -> int:
     """A port on loopback that nobody listens on."""

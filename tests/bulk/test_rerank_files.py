@@ -19,7 +19,8 @@ from langchain_rerank.bulk import rerank_files
 from langchain_rerank.cli import app
 from tests.bulk.conftest import make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
-from tests.support import on_ray, wait_until
+from tests.server.serving import on_ray
+from tests.support import wait_until
 
 pytestmark = on_ray
 DEADLINE_S = 120

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
+import pytest
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 from langchain_rerank.server.app import create_app
@@ -28,6 +29,16 @@ DEADLINE_S = 30
 GOOD = {"query": "q", "documents": ["a", "bb"]}
 JSON = {"content-type": "application/json"}
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+
+# Marks of tests that share the session's Ray: one worker runs them, one after another.
+on_ray = [
+    pytest.mark.integration,
+    pytest.mark.xdist_group("ray"),
+    # Ray sets options of its own that it has deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 @contextmanager

@@ -17,8 +17,8 @@ import yaml
 from langchain_rerank import ModelLoadError, RemoteCrossEncoder, TorchCrossEncoder
 from langchain_rerank.server.ray_serve import RerankReplica, build_app, deployment
 from tests.fakes import WordOverlapCrossEncoder
-from tests.server.serving import JSON
-from tests.support import free_port, on_ray, wait_until
+from tests.server.serving import JSON, on_ray
+from tests.support import free_port, wait_until
 
 pytestmark = on_ray
 
