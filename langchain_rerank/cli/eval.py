@@ -174,7 +174,7 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(well_formed(text))
-    runs = dict(zip(("before.trec", "after.trec"), report.systems, strict=True))
+    runs = dict(zip(("before.trec", "after.trec"), report.names, strict=True))
     for name, system in runs.items():
         write_run(folder / name, report.run(system), tag="_".join(system.split()))
     figures = _figures(report, sweep)

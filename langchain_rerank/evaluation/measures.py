@@ -183,6 +183,17 @@ class Estimate(NamedTuple):
         return f"{self.mean:{form}}{ends}"
 
 
+class SystemResult(NamedTuple):
+    """What one system did: the report's frames by name."""
+
+    summaries: Mapping[str, Estimate]
+    """The mean of each measure, with its interval."""
+    per_query: Mapping[str, Mapping[str, float]]
+    """By measure, then by query id."""
+    rankings: Mapping[str, Sequence[Any]]
+    """Rows of `Report.documents` by query id, best first: their `id`, `score`, `rank`, `grade`."""
+
+
 def estimate(
     values: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Estimate:

@@ -85,11 +85,11 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
     Raises:
         ValueError: Differences are asked of a report with one system.
     """
-    names = report.systems[1:] if differences else report.systems
+    names = report.names[1:] if differences else report.names
     if not names:
-        msg = f"differences need two systems, this report has '{report.systems[0]}' alone"
+        msg = f"differences need two systems, this report has '{report.names[0]}' alone"
         raise ValueError(msg)
-    what = f"Difference to {report.systems[0]}" if differences else "Mean"
+    what = f"Difference to {report.names[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
     title = f"{what}, {titled(report.dataset, len(report.queries))}"
     bars = f"bars: {percent(report.draws)} bootstrap intervals"
@@ -193,13 +193,13 @@ def plot_rank_movement(
     system = report.other_system(system)
     moves = report.moves(query_id, system, depth=depth, unmoved=True)
     if moves.empty:
-        msg = f"neither '{report.systems[0]}' nor '{system}' returned a document for {query_id!r}"
+        msg = f"neither '{report.names[0]}' nor '{system}' returned a document for {query_id!r}"
         raise ValueError(msg)
     old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
     rows, measure = max(*old, *new), report.measures[0]
     before, after = (
         f"{name} {report.per_query.loc[(name, query_id), measure]:.4f}"
-        for name in (report.systems[0], system)
+        for name in (report.names[0], system)
     )
     title = f"Ranks before and after: {report.queries[query_id]}"
     figure = _figure(10, rows * 0.27 + 1.4, title, f"{measure}: {before} → {after}")

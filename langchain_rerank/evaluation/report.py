@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_rerank.evaluation.measures import (
     Draws,
     Estimate,
+    SystemResult,
     require_eval,
     run_of,
 )
@@ -67,13 +68,30 @@ class Report(Shown):
     def __repr__(self) -> str:
         return (
             f"Report(dataset={self.dataset!r}, queries={len(self.queries)}, "
-            f"systems={self.systems}, measures={list(self.measures)})"
+            f"systems={self.names}, measures={list(self.measures)})"
         )
 
     @property
-    def systems(self) -> list[str]:
-        """Their names, in the order given; the first is the baseline."""
+    def names(self) -> list[str]:
+        """The systems' names, in the order given; the first is the baseline."""
         return list(self.summary.index)
+
+    @property
+    def systems(self) -> Mapping[str, SystemResult]:
+        """What each system did, by name, in the order given."""
+        return {name: self._result(name) for name in self.names}
+
+    def _result(self, name: str) -> SystemResult:
+        values = self.per_query.loc[name]
+        found = self.documents[self.documents["system"] == name]
+        by_query = {
+            query: list(rows.itertuples(index=False)) for query, rows in found.groupby("query")
+        }
+        return SystemResult(
+            {one: self.estimate(name, one) for one in self.measures},
+            {one: values[one].to_dict() for one in self.measures},
+            {query: by_query.get(query, []) for query in self.queries},
+        )
 
     @property
     def reranking_systems(self) -> list[str]:
@@ -166,7 +184,7 @@ class Report(Shown):
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
             raise ValueError(msg)
-        pair = self.systems[0], self.other_system(system)
+        pair = self.names[0], self.other_system(system)
         asked = self.documents[self.documents["query"] == query_id].set_index("id")
         old, new = (asked.loc[asked["system"] == one, "rank"].to_dict() for one in pair)
         grades = asked["grade"].dropna().astype(int).to_dict()
@@ -203,7 +221,7 @@ class Report(Shown):
         if measure not in self.measures:
             msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
             raise ValueError(msg)
-        pair = self.systems[0], self.other_system(system)
+        pair = self.names[0], self.other_system(system)
         before, after = (self.per_query.loc[one, measure] for one in pair)
         found = pd.DataFrame({"query": self.queries, "before": before, "after": after})
         lost = (after - before).sort_values(kind="stable")
@@ -215,7 +233,7 @@ class Report(Shown):
         Raises:
             ValueError: There is no such system, or only one.
         """
-        first, *others = self.systems
+        first, *others = self.names
         name = others[0] if system is None and others else system
         if name not in others:
             msg = f"expected a system to compare with '{first}', one of {others}, got {system!r}"
@@ -228,13 +246,13 @@ class Report(Shown):
             f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
             f"Means over queries, with {percent(self.draws)} bootstrap intervals."
         )
-        if len(self.systems) > 1:
+        if len(self.names) > 1:
             line += " p: paired randomization test against the first system."
-        return [*map(self._verdict, self.systems[1:]), line]
+        return [*map(self._verdict, self.names[1:]), line]
 
     def _verdict(self, name: str) -> str:
         """Say whether a system helps, what it costs, and what to do where it doesn't."""
-        measure, first, row = self.measures[0], self.systems[0], self.summary.loc[name].dropna()
+        measure, first, row = self.measures[0], self.names[0], self.summary.loc[name].dropna()
         found = self.estimate(name, f"{measure} difference")
         change, cost = f"{measure} {found:+.4f}", "."
         stage = next((one for one in ("reranking", "total") if f"{one} p50 ms" in row), None)
@@ -256,10 +274,10 @@ class Report(Shown):
         """Lay out quality, differences to the first system, candidates and latency, as text."""
         import pandas as pd
 
-        first, *others = self.systems
-        quality, differences = pd.DataFrame(index=self.systems), pd.DataFrame(index=others)
+        first, *others = self.names
+        quality, differences = pd.DataFrame(index=self.names), pd.DataFrame(index=others)
         for one in self.measures:
-            quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.systems]
+            quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.names]
             changes = [f"{self.estimate(name, f'{one} difference'):+.4f}" for name in others]
             tests = [
                 f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"

@@ -63,6 +63,15 @@ def test_data_frame_has_a_row_for_each_system(report):
     assert np.isnan(frame.loc["run", ["nDCG@3 difference", "nDCG@3 p", "total p50 ms"]]).all()
 
 
+def test_each_system_is_known_by_its_name(report):
+    assert list(report.systems) == report.names == ["run", NAME, "all"]
+    result = report.systems[NAME]
+    assert result.summaries["RR"] == report.estimate(NAME, "RR")
+    assert result.per_query["RR"] == report.per_query.loc[NAME, "RR"].to_dict()
+    assert [one.id for one in result.rankings["hurt"]] == ["c", "a", "b"]
+    assert result.rankings["hurt"][0].score == 1.0
+
+
 def test_markdown_tables_are_whole_and_escaped(report):
     text = report.to_markdown()
 
