@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from langchain_rerank.chroma import document_id, index_documents
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import require
 from langchain_rerank.evaluation import Dataset, load_beir, write_beir
+from langchain_rerank.evaluation.loading import read_jsonl
 from langchain_rerank.ranking import check_query
 from langchain_rerank.reader import ExtractiveReader
 from langchain_rerank.retriever import create_rerank_retriever
@@ -174,23 +174,21 @@ def save_labels(
         How many questions have judgments now.
     """
     key = hashlib.sha256(question.encode()).hexdigest()[:16]
-    known = _records(folder / "corpus.jsonl")
+    known, asked = (
+        read_jsonl(path) if path.exists() else {}
+        for path in (folder / "corpus.jsonl", folder / "queries.jsonl")
+    )
     documents = {
-        one["_id"]: Document(one["text"], id=one["_id"], metadata={"title": one.get("title")})
-        for one in [*known, *({"_id": one, "text": text} for one, text in corpus.items())]
+        one: Document(record["text"], id=one, metadata={"title": record.get("title")})
+        for one, record in {**known, **{one: {"text": corpus[one]} for one in corpus}}.items()
     }
     # Those without judgments, or with others, stay as well.
-    queries = {one["_id"]: one["text"] for one in _records(folder / "queries.jsonl")}
+    queries = {one: record["text"] for one, record in asked.items()}
     judged = (folder / "qrels" / "test.tsv").exists()
     qrels = dict(load_beir(folder, load_corpus=False).qrels) if judged else {}
     dataset = Dataset({**queries, key: question}, {**qrels, key: grades}, documents)
     write_beir(dataset, folder)
     return len(dataset.qrels)
-
-
-def _records(path: Path) -> list[dict[str, str]]:
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines if line.strip()]
 
 
 def pasted_store(text: str) -> Chroma:

@@ -40,6 +40,9 @@ class Reply:
 
 # Answers a request in place of a good reply; None hangs until the client goes away.
 Fault = Callable[[Request], Reply | None]
+# Two pairs, and what a `StandIn` scores them.
+PAIRS = [("red fish", "red"), ("red fish", "fish red")]
+SCORES = [0.5, 1.0]
 
 
 class StandIn:

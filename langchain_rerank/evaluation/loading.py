@@ -57,9 +57,9 @@ def load_beir(
     judgments = _qrels_file(folder, qrels)
     corpus = None
     if load_corpus:
-        records = _read_jsonl(folder / "corpus.jsonl").items()
+        records = read_jsonl(folder / "corpus.jsonl").items()
         corpus = {key: _document(key, one["text"], one.get("title")) for key, one in records}
-    queries = {key: one["text"] for key, one in _read_jsonl(folder / "queries.jsonl").items()}
+    queries = {key: one["text"] for key, one in read_jsonl(folder / "queries.jsonl").items()}
     grades = _read_qrels(judgments, queries, None if partial_corpus else corpus)
     asked = {query_id: queries[query_id] for query_id in grades}
     name = f"{folder.name}/{judgments.stem}"
@@ -123,7 +123,7 @@ def _qrels_file(folder: Path, qrels: str | Path) -> Path:
     raise ValueError(msg + present)
 
 
-def _read_jsonl(path: Path) -> dict[str, dict[str, str]]:
+def read_jsonl(path: Path) -> dict[str, dict[str, str]]:
     """Read a file's objects by their ids."""
     if not path.is_file():
         msg = f"expected a folder in BEIR's layout, but there is no file {path}"

@@ -19,10 +19,7 @@ from langchain_rerank.cross_encoders.endpoints import (
     retry_after,
 )
 from langchain_rerank.cross_encoders.http_client import RerankClient
-from tests.stand_ins import StandIn, as_json
-
-PAIRS = [("red fish", "red"), ("red fish", "fish red")]
-SCORES = [0.5, 1.0]
+from tests.stand_ins import PAIRS, SCORES, StandIn, as_json
 
 
 def endpoints(count):

@@ -21,11 +21,9 @@ from langchain_rerank import (
 )
 from langchain_rerank.cross_encoders import endpoints
 from tests.fakes import RecordingRetriever
-from tests.stand_ins import Reply, StandIn, as_json, hang
+from tests.stand_ins import PAIRS, SCORES, Reply, StandIn, as_json, hang
 from tests.support import free_port, wait_until
 
-PAIRS = [("red fish", "red"), ("red fish", "fish red")]
-SCORES = [0.5, 1.0]
 KEY = "key-that-nobody-may-see"
 TEXT = "a document that nobody may see"
 

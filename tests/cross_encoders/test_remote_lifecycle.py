@@ -17,11 +17,8 @@ from opentelemetry import trace
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
 from langchain_rerank.cross_encoders import processes
-from tests.stand_ins import as_json, hang
+from tests.stand_ins import PAIRS, SCORES, as_json, hang
 from tests.support import wait_until
-
-PAIRS = [("red fish", "red"), ("red fish", "fish red")]
-SCORES = [0.5, 1.0]
 
 
 async def test_cancelling_frees_the_connection(server):
