@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from langchain_rerank.cancellation import cancelled
-from langchain_rerank.cross_encoders.processes import PerProcess
+from langchain_rerank.cross_encoders.processes import PerProcess, cancelled
 from langchain_rerank.cross_encoders.tokenization import one_a_pair
 from langchain_rerank.errors import RerankError, ScoringError
 

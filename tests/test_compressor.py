@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from langchain_rerank import ModelLoadError, Reranker, ScoringError, TorchCrossEncoder
-from langchain_rerank.cancellation import check_cancelled
+from langchain_rerank.cross_encoders.processes import check_cancelled
 from tests.fakes import (
     BrokenCrossEncoder,
     GatedCrossEncoder,

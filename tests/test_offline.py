@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_rerank.cache import cache_dir
+from langchain_rerank.files import cache_dir
 from langchain_rerank.errors import MissingDependencyError, ModelLoadError
 from langchain_rerank.offline import OfflineEmbeddings, offline_chat_model, offline_reranker
 from langchain_rerank.offline.embeddings import _model

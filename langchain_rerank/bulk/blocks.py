@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.cores import keep_to_cores
+from langchain_rerank.cross_encoders import keep_to_cores
 from langchain_rerank.files import replacing
 from langchain_rerank.ranking import best_first
 from langchain_rerank.scoring import score_pairs

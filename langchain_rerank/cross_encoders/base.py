@@ -1,4 +1,4 @@
-"""What every cross encoder that runs in this process shares: settings, checks, lock and loop."""
+"""What cross encoders that run in this process share: settings, checks, one lock a model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from langchain_rerank.cross_encoders.checkpoint import Checkpoint
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
+# `max_length=None` goes no further, though a checkpoint may: cost grows faster than length.
+_LONGEST_DEFAULT = 1024
 # Templates such as "[CLS] query [SEP] passage [SEP]" leave at least this much to the passage.
 _MIN_PASSAGE_TOKENS = 8
 
@@ -70,20 +70,13 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     `pickle`, `copy` or `model_copy` has the settings and loads weights of its own.
     """
 
-    model: str = Field(min_length=1)
+    model: str = Field(default=DEFAULT_MODEL, min_length=1)
     """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
     max_length: int | None = Field(default=None, ge=16)
     """Most tokens of a pair, query and prompt included, that the model reads at once. None takes
     what the checkpoint was made for, at most 1,024; more than it can read is an error at load."""
     query_max_length: int | None = Field(default=None, ge=1)
     """Most tokens of a query; None takes three quarters of `max_length`, as FlagEmbedding does."""
-    instruction: str | None = None
-    """What to look for, for models that take an instruction (Qwen3-Reranker, mxbai v2, checkpoints
-    whose chat template shows a system message); None takes the checkpoint's own."""
-    long_documents: batching.LongDocuments = "first"
-    """Passages over `max_length`: "first" cuts them off, as FlagEmbedding does; "max" and "mean"
-    score overlapping windows and take the highest or the average logit (MaxP and AvgP of Dai and
-    Callan, SIGIR 2019)."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens of a batch, padding included; None chooses by device."""
     query_instruction: str | None = None
@@ -92,7 +85,7 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     """Put before every passage."""
     normalize: bool = True
     """Map logits to 0–1 by the sigmoid; False gives the raw, unbounded logits. 0–1 is no promise of
-    a probability: see `activation`."""
+    a probability: see `TorchCrossEncoder.activation`."""
     show_progress: bool = False
     """Show a progress bar over the batches."""
 
@@ -101,7 +94,6 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     )
     _loaded: Any = PrivateAttr(default=None)
     _warned: set[str] = PrivateAttr(default_factory=set)
-    _tokens_scored: int = PrivateAttr(default=0)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -127,13 +119,14 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             raise ValueError(msg)
         return self.query_max_length or min(max_length * 3 // 4, limit)
 
-    def _max_length(self, checkpoint: Checkpoint) -> int:
-        """Most tokens of a pair; checked, query's included."""
-        max_length, limit = self.max_length or checkpoint.default_max_length, checkpoint.token_limit
-        if limit is not None and max_length > limit:
+    def _pair_limit(self, readable: int | None, default: int = _LONGEST_DEFAULT) -> int:
+        """Most tokens of a pair, where the model can read so many; all lengths checked."""
+        max_length = self.max_length or min(readable or default, default)
+        if readable is not None and max_length > readable:
             msg = (
-                f"could not load '{self.model}': max_length={max_length} is over the {limit} "
-                'tokens that it reads; give at most that, or none and long_documents="max".'
+                f"could not load '{self.model}': max_length={max_length} is over the {readable} "
+                "tokens that it reads; give at most that, or none. TorchCrossEncoder and "
+                'OnnxCrossEncoder read longer passages whole by long_documents="max".'
             )
             raise ModelLoadError(msg)
         self._query_limit(max_length)
@@ -169,9 +162,9 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             if torch.backends.mps.is_available():
                 torch.mps.empty_cache()
 
+    @abstractmethod
     def _open(self) -> Any:
         """Load the weights."""
-        raise NotImplementedError
 
     @abstractmethod
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
@@ -211,27 +204,9 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         return scores
 
     @property
-    def tokens_scored(self) -> int:
-        """Tokens read since this was made, padding left out; FlagEmbedding's are not counted."""
-        return self._tokens_scored
-
-    @property
     def score_scale(self) -> str:
         """What a score is, for traces: "sigmoid" (0–1) or "logit"."""
         return "sigmoid" if self.normalize else "logit"
-
-    def with_instruction(self, instruction: str) -> Self:
-        """Copy this with another `instruction`; the copy shares the loaded weights.
-
-        Raises:
-            ValueError: The model takes no instruction.
-            ModelLoadError: The model could not be loaded.
-        """
-        copy = self.model_copy(update={"instruction": instruction})
-        with self._lock.get():
-            self.load()
-            copy.load()
-        return copy
 
     def _short_queries(
         self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
@@ -243,27 +218,6 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         if queries != list(given):
             self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
         return list(zip(queries, passages, strict=True))
-
-    def _windows(self, pairs: Sequence[tuple[str, str]]) -> tokenization.Windows:
-        """Encode pairs for the loaded model as `long_documents` says."""
-        model = self._loaded
-        frame, tokenizer = model.frame(self.instruction), model.tokenizer.get()
-        before, max_length = self.query_instruction, self._max_length(model.checkpoint)
-        if before is None:
-            before = model.checkpoint.prompt if frame is None else ""
-        text = self.passage_instruction or ""
-        pairs = [(before + query, text + passage) for query, passage in pairs]
-        pairs = self._short_queries(tokenizer, pairs, max_length)
-        whole = self.long_documents != "first"
-        windows = tokenization.encode(tokenizer, pairs, max_length, frame, whole=whole)
-        self._tokens_scored += sum(map(len, windows.features["input_ids"]))
-        if windows.truncated:
-            self._warn_once(
-                "%d of %d passages are longer than max_length=%d tokens and were cut; "
-                'long_documents="max" scores them whole',
-                *(windows.truncated, len(pairs), max_length),
-            )
-        return windows
 
     def _warn_once(self, message: str, *args: object) -> None:
         if message not in self._warned:

@@ -1,4 +1,4 @@
-"""What a reranker checkpoint says of itself, read from its files as plain data.
+"""Where a checkpoint's files lie, and what they say of it, read as plain data.
 
 Whatever a checkpoint asks for and this package does not do is refused here, by name, before
 anything is loaded: a score that ignores half of what its author saved would be wrong in silence.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_rerank.cross_encoders.hub import load_error
 from langchain_rerank.cross_encoders.tokenization import Frame, known_frame
+from langchain_rerank.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
 Task = Literal["sequence-classification", "feature-extraction", "text-generation"]
-
-# `max_length=None` goes no further, though a checkpoint may: cost grows faster than length.
-LONGEST_DEFAULT = 1024
 
 _SAVED = "config_sentence_transformers.json"
 _ELSEWHERE = "Load it in sentence-transformers itself."
@@ -86,14 +83,49 @@ class Checkpoint:
     token_limit: int | None = None  # most tokens of a pair; None where nothing states one
     config: Mapping[str, Any] = field(default_factory=dict)
     float32_layers: tuple[str, ...] = ()  # are wanted in float32, whatever the rest is in
-
-    @property
-    def default_max_length(self) -> int:
-        """Tokens of a pair that the checkpoint was made for, at most 1,024."""
-        return min(self.token_limit or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    trusted: bool = False  # code that comes with it may be run
 
 
-def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
+def load_error(model: str, reason: object) -> ModelLoadError:
+    """Make the error of a model that can't be loaded: why, and what was expected."""
+    return ModelLoadError(
+        f"could not load '{model}': {reason}\nExpected the name of a reranker on the Hugging Face "
+        "hub, or a folder that holds its config.json, weights and tokenizer."
+    )
+
+
+def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
+    """Return the folder of a model; of one on the hub, those files are downloaded that are wanted.
+
+    Raises:
+        ModelLoadError: There is no such folder or repository.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        names = [file.rfilename for file in HfApi().model_info(model).siblings or ()]
+        return Path(snapshot_download(model, allow_patterns=wanted(names)))
+    # The hub's client raises its own errors, httpx's and ValueError.
+    except Exception as error:  # noqa: BLE001  # without a network, an earlier download will do
+        try:
+            return Path(snapshot_download(model, local_files_only=True))
+        except Exception:  # noqa: BLE001  # says only that there was no download
+            missing = "there is no folder of that name here, and the hub gave no repository"
+            raise load_error(model, f"{missing}: {error}") from error
+
+
+def weights_wanted(names: Sequence[str]) -> list[str]:
+    """Choose what PyTorch needs of a repository: settings, tokenizer, code, one set of weights."""
+    aside = ("onnx/", "openvino/", "original/", "gguf/", "consolidated", "training_")
+    used = [name for name in names if not name.startswith(aside)]
+    suffix = ".safetensors" if any(name.endswith(".safetensors") for name in used) else ".bin"
+    rest = (".json", ".txt", ".model", ".jinja", ".py")
+    return [name for name in used if name.endswith((suffix, *rest))]
+
+
+def read_checkpoint(name: str, folder: Path, *, trusted: bool = False) -> Checkpoint:
     """Read a checkpoint's own files, no weights; a few are known by the name that the user gave.
 
     Raises:
@@ -109,7 +141,7 @@ def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False)
         config = _json(path, {})
         own = [value for key, value in (config.get("auto_map") or {}).items() if "Model" in key]
         trust = "Set trust_remote_code=True to run it, if you trust its author."
-        require(trust_remote_code or not own, path, f"asks for code of its own, {own}", trust)
+        require(trusted or not own, path, f"asks for code of its own, {own}", trust)
         # Without modules.json, sentence-transformers' other files say nothing, to itself as well.
         saved = _json(folder / _SAVED, {}) if modules else {}
         head = (
@@ -125,6 +157,7 @@ def read_checkpoint(name: str, folder: Path, *, trust_remote_code: bool = False)
             token_limit=token_limit(transformer.folder, config, transformer.settings),
             config=config,
             float32_layers=tuple(saved.get("keep_in_fp32_modules") or ()),
+            trusted=trusted,
             **head,
         )
     except RefusedError as error:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import threading
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from langchain_rerank.cross_encoders import flag_patches, tokenization
-from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
-from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
+from langchain_rerank.cross_encoders import tokenization
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder
+from langchain_rerank.cross_encoders.checkpoint import find_folder, read_checkpoint, weights_wanted
+from langchain_rerank.cross_encoders.processes import check_cancelled
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -52,8 +55,7 @@ _loading = threading.Lock()
 def family_of(model: str) -> ModelClass:
     """Look up FlagEmbedding's name of a model's family; "encoder-only-base" where it knows none.
 
-    Args:
-        model: Name on the hub, or path of a folder, also of a "checkpoint-…" in such a folder.
+    `model` is a name on the hub, or a folder, also a "checkpoint-…" in such a folder.
     """
     path = Path(model)
     name = path.parent.name if path.name.startswith("checkpoint-") else path.name
@@ -72,8 +74,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     FlagEmbedding 1.4.2 needs transformers<5.24; for layerwise models <4.54, for lightweight ones
     <4.48. Beside transformers 5 its encoders leave a blank passage out of the pair.
 
-    Source of the models: Xiao et al., "C-Pack", and Chen et al., "BGE M3-Embedding"; model cards
-    at huggingface.co/BAAI.
+    Source of the models: their cards at huggingface.co/BAAI.
 
     Example:
         >>> from langchain_rerank import FlagEmbeddingCrossEncoder
@@ -85,16 +86,12 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         [0.97]
     """
 
-    model: str = Field(default=DEFAULT_MODEL, min_length=1)
-    """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
     max_length: int | None = Field(default=None, ge=16)
     """Most tokens of query and passage; a decoder's prompt comes on top. None is FlagEmbedding's
     own 512, or what the encoder can read if that is less."""
     model_class: ModelClass | None = None
     """FlagEmbedding's family name. None tells it by the last part of the model's name; one that
     FlagEmbedding's table doesn't hold means "encoder-only-base"."""
-    long_documents: Literal["first"] = "first"
-    """FlagEmbedding reads the start of a passage; `TorchCrossEncoder` reads all of it."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
     dtype: DType = "auto"
@@ -106,44 +103,18 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     """Keywords for FlagEmbedding's `compute_score`, such as `{"cutoff_layers": [28]}`,
     `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
 
-    @field_validator("compute_score_kwargs")
-    @classmethod
-    def _check_compute_score_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if "normalize" in kwargs:
-            msg = "compute_score_kwargs can't set normalize: use the field of that name"
-            raise ValueError(msg)
-        return kwargs
-
     @property
     def family(self) -> ModelClass:
         """The `model_class` in use, looked up by the model's name if none was given."""
         return self.model_class or family_of(self.model)
 
-    def load(self) -> None:
-        """Load the weights now instead of at the first `score`; does nothing once loaded.
-
-        Raises:
-            ModelLoadError: The model is missing, damaged or not a reranker, or FlagEmbedding can't
-                run it beside the installed transformers; the library's own error is the cause.
-            ValueError: An `instruction` was given.
-        """
-        if os.getpid() != _PROCESS:
-            import torch
-
-            # Threads that share an operation don't come along to a forked child: it would hang.
-            torch.set_num_threads(1)
-        super().load()
-
     def _open(self) -> Any:
         """Load by FlagEmbedding, check what came, move it to its device and dtype."""
+        # Imported late: they import torch.
+        from langchain_rerank.cross_encoders import heads
         from langchain_rerank.cross_encoders.torch_model import hidden_bars
 
-        if self.instruction is not None:
-            msg = (
-                "FlagEmbedding takes no instruction; give its decoders a whole prompt in "
-                'compute_score_kwargs={"prompt": …}, or use query_instruction'
-            )
-            raise ValueError(msg)
+        _compute_alone_if_forked()
         flag_class = _flag_class(self.model, self.family)
         folder = find_folder(self.model, weights_wanted)
         device = self.device or best_device()
@@ -153,11 +124,12 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             with (
                 _loading,
                 hidden_bars(show_progress=self.show_progress),
-                flag_patches.missing_weights() as missing,
+                missing_weights() as missing,
             ):
-                made = flag_patches.tamed(flag_class, quiet=not self.show_progress)
+                made = _tamed(flag_class, quiet=not self.show_progress)
                 reranker = made(str(folder), **arguments)
-            flag_patches.check_loaded(reranker, missing)
+            heads.check_weights(folder, reranker.model, missing)
+            heads.check_tokenizer(folder, reranker.tokenizer, reranker.model.config.vocab_size)
             reranker.model.to(device=device, dtype=dtype).eval()
         except ModelLoadError:
             raise
@@ -169,17 +141,14 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                 "and tokenizer. If it is of another family, set model_class."
             )
             raise ModelLoadError(msg) from error
-        self._query_limit(reranker.max_length)
-        flag_patches.guard_forward(reranker.model)
+        _guard_forward(reranker.model)
         return reranker
 
     def _checked_max_length(self, folder: Path) -> int:
         """Refuse what FlagEmbedding would score by half of what a checkpoint asks for."""
-        limit: int | None = None
-        asked = None
+        limit = asked = None
         if self.family == "encoder-only-base":
-            trust = self.trust_remote_code
-            checkpoint = read_checkpoint(self.model, folder, trust_remote_code=trust)
+            checkpoint = read_checkpoint(self.model, folder, trusted=self.trust_remote_code)
             limit = checkpoint.token_limit
             more = checkpoint.layers or checkpoint.prompt or checkpoint.template is not None
             if more or checkpoint.task != "sequence-classification":
@@ -191,20 +160,14 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
                     f"model_type {config.get('model_type')!r}, and no prompt is given in "
                     "compute_score_kwargs: FlagEmbedding would ask it BGE-Gemma's question"
                 )
-        max_length = self.max_length or min(_MAX_LENGTH, limit or _MAX_LENGTH)
         if asked is not None:
             msg = f"its files name {asked}. Use TorchCrossEncoder."
-        elif limit is not None and max_length > limit:
-            msg = f"max_length={max_length} is over the {limit} tokens that it reads."
-        else:
-            return max_length
-        raise ValueError(msg)
+            raise ValueError(msg)
+        return self._pair_limit(limit, _MAX_LENGTH)
 
     def _arguments(self, device: str, dtype: Any, max_length: int) -> dict[str, Any]:
-        """Arguments for FlagEmbedding's class."""
         import torch
 
-        # Imported late: it imports torch.
         from langchain_rerank.cross_encoders.torch_model import default_batch_tokens
 
         budget = self.batch_tokens or default_batch_tokens(device)
@@ -228,11 +191,12 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
-        reranker = self._loaded
-        pairs = self._short_queries(reranker.tokenizer, pairs, reranker.max_length)
-        tokenizer, most = reranker.tokenizer, reranker.max_length
+        _compute_alone_if_forked()
+        reranker, tokenizer = self._loaded, self._loaded.tokenizer
+        most = reranker.max_length
+        pairs = self._short_queries(tokenizer, pairs, most)
         pairs = [(query, tokenization.start_of(tokenizer, text, most)) for query, text in pairs]
-        logits = reranker.compute_score(pairs, **self.compute_score_kwargs)
+        logits = reranker.compute_score(pairs, normalize=False, **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
@@ -242,25 +206,25 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         return np.asarray(logits, float)
 
 
-def _flag_class(model: str, family: ModelClass) -> Any:
-    """Import FlagEmbedding, and return its class for a family.
+def _compute_alone_if_forked() -> None:
+    """Threads that share an operation don't come along to a forked child: it would hang."""
+    import torch
 
-    Raises:
-        ModelLoadError: It isn't there, or doesn't go with the installed transformers.
-    """
+    if os.getpid() != _PROCESS:
+        torch.set_num_threads(1)
+
+
+def _flag_class(model: str, family: ModelClass) -> Any:
+    """Import FlagEmbedding's class for a family, or say beside which transformers it runs."""
     import transformers
 
     name, (major, minor) = _CLASSES[family]
     below = f"transformers<{major}.{minor}"
-    other = (
-        "choose another model"
-        if family in ONLY_HERE
-        else "take TorchCrossEncoder, which runs encoders and BGE-Gemma anywhere"
-    )
     refusal = ModelLoadError(
         f"could not load '{model}' as {family}: FlagEmbedding needs {below} for it, found "
         f"{transformers.__version__}. In an environment of its own, run: pip install "
-        f'langchain-rerank FlagEmbedding "{below}"; or {other}.'
+        f'langchain-rerank FlagEmbedding "{below}"; or take TorchCrossEncoder, which runs encoders '
+        "and BGE-Gemma anywhere."
     )
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     # The other families fail at the import, which a later FlagEmbedding may have mended.
@@ -271,3 +235,73 @@ def _flag_class(model: str, family: ModelClass) -> Any:
     except ImportError as error:
         raise refusal from error
     return getattr(FlagEmbedding, name)
+
+
+def _tamed(flag_class: Any, *, quiet: bool) -> Any:
+    """Return FlagEmbedding's class without its finalizer and, if asked for, without bars.
+
+    The finalizer moves the weights to the CPU, and prints errors at interpreter exit.
+    """
+    import torch
+
+    changed: dict[str, Any] = {"__del__": lambda _: None}
+    if quiet:
+        score = inspect.unwrap(flag_class.compute_score_single_gpu)
+        bars = {"tqdm": lambda rows, **_: rows, "trange": lambda *span, **_: range(*span)}
+        silent = FunctionType(score.__code__, score.__globals__ | bars, argdefs=score.__defaults__)
+        changed[score.__name__] = torch.no_grad()(silent)
+    return type(flag_class.__name__, (flag_class,), changed)
+
+
+@contextmanager
+def missing_weights() -> Iterator[list[str]]:
+    """Collect the weights that transformers makes up in this thread.
+
+    FlagEmbedding asks nobody, and two of its loaders fall back to a fresh head under a bare
+    `except`; so this asks beneath them.
+    """
+    from transformers import PreTrainedModel
+
+    missing: list[str] = []
+    thread = threading.get_ident()
+    inherited = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        load = inherited.__get__(None, cls)
+        if threading.get_ident() != thread or kwargs.get("output_loading_info"):
+            return load(*args, **kwargs)
+        model, report = load(*args, **{**kwargs, "output_loading_info": True})
+        missing[:] = report["missing_keys"]
+        return model
+
+    setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))  # noqa: B010  # mypy
+    try:
+        yield missing
+    finally:
+        setattr(PreTrainedModel, "from_pretrained", inherited)  # noqa: B010  # mypy
+
+
+def _guard_forward(model: Any) -> None:
+    """End a call that was given up at its next batch, and others' errors with their cause.
+
+    FlagEmbedding takes every RuntimeError for a lack of memory, answers with ever smaller batches,
+    down to none, and loses the cause. A `ScoringError` is none, so it passes.
+    """
+    import torch
+
+    unguarded = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        check_cancelled()
+        try:
+            return unguarded(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if len(kwargs["input_ids"]) > 1:
+                raise
+            msg = "out of memory with a single pair; lower max_length or choose a smaller model"
+            raise ScoringError(msg) from error
+        except RuntimeError as error:
+            msg = f"the model failed: {error}"
+            raise ScoringError(msg) from error
+
+    model.forward = forward

@@ -14,6 +14,9 @@ from torch import nn
 from langchain_rerank.cross_encoders.checkpoint import TASKS, RefusedError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from langchain_rerank.cross_encoders.checkpoint import Checkpoint, Layer
 
 logger = logging.getLogger(__name__)
@@ -21,19 +24,15 @@ logger = logging.getLogger(__name__)
 Features = dict[str, torch.Tensor]
 
 
-def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Load the fast tokenizer of a checkpoint.
 
     Raises:
         RefusedError: It has no fast tokenizer, or one that doesn't fit the model.
     """
     folder, auto = checkpoint.folder, transformers.AutoTokenizer
-    tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    require(tokenizer.is_fast, folder, f"has only {type(tokenizer).__name__}, no fast tokenizer")
-    # Without tokenizer files transformers makes up a tokenizer to which every word is unknown.
-    vocabulary, words = checkpoint.config.get("vocab_size") or 0, len(tokenizer)
-    knows = f"has a tokenizer that knows {words} tokens, and a model that knows {vocabulary}"
-    require(words >= vocabulary // 2, folder, knows, "Files are missing.")
+    tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=checkpoint.trusted)
+    check_tokenizer(folder, tokenizer, checkpoint.config.get("vocab_size") or 0)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # The limit is the checkpoint's; here it would only be warned about.
@@ -41,7 +40,22 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     return tokenizer
 
 
-def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = False) -> Scorer:
+def check_tokenizer(folder: Path, tokenizer: Any, vocabulary: int) -> None:
+    """Refuse one that isn't fast, or that transformers made up, to which every word is unknown."""
+    require(tokenizer.is_fast, folder, f"has only {type(tokenizer).__name__}, no fast tokenizer")
+    words = len(tokenizer)
+    knows = f"has a tokenizer that knows {words} tokens, and a model that knows {vocabulary}"
+    require(words >= vocabulary // 2, folder, knows, "Files are missing.")
+
+
+def check_weights(folder: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a model some of whose weights are not in its files, as transformers reports it."""
+    invented = sorted({name for name, _ in model.named_parameters()}.intersection(missing))
+    lacks = f"lacks weights of a reranker, among them {', '.join(invented[:3])}"
+    require(not invented, folder, lacks, "They would be random.")
+
+
+def build(checkpoint: Checkpoint, tokenizer: Any) -> Scorer:
     """Load the weights of a checkpoint, on the CPU and in the precision that they are saved in.
 
     Raises:
@@ -50,14 +64,12 @@ def build(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = F
     """
     auto = getattr(transformers, TASKS[checkpoint.task][0])
     model, report = auto.from_pretrained(
-        checkpoint.folder, trust_remote_code=trust_remote_code, output_loading_info=True
+        checkpoint.folder, trust_remote_code=checkpoint.trusted, output_loading_info=True
     )
     # BERT's pooler is saved by few, and used by none of the layers behind.
     unused = ("pooler.",) if checkpoint.task == "feature-extraction" else ()
-    missing = {name for name in report["missing_keys"] if not name.startswith(unused)}
-    invented = sorted(missing & {name for name, _ in model.named_parameters()})
-    lacks = f"lacks weights of a reranker, among them {', '.join(invented[:3])}"
-    require(not invented, checkpoint.folder, lacks, "They would be random.")
+    missing = (name for name in report["missing_keys"] if not name.startswith(unused))
+    check_weights(checkpoint.folder, model, missing)
     if checkpoint.task == "text-generation":
         _keep_answers(model, checkpoint, tokenizer)
     if getattr(model.config, "pad_token_id", None) is None:

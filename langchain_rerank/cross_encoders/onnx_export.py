@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from langchain_rerank.cache import cache_dir, make_folder, remove_folders
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.checkpoint import (
     Checkpoint,
     RefusedError,
+    find_folder,
     read_checkpoint,
     token_limit,
+    weights_wanted,
 )
-from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
 from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError
+from langchain_rerank.files import cache_dir, make_folder, remove_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a process must have for itself, though it was forked from one that had it already."""
+"""Threads and processes: what a fork must make anew, cores, cancelled calls, the event loop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EXIT_TIMEOUT_S = 5.0
+
+cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
+"""Set by whoever runs a call in a thread; the call looks at it between batches."""
+
+
+class CancelledCallError(BaseException):
+    """Ends a cancelled call; nobody waits for it, so no `except Exception` may keep it going."""
+
+
+def check_cancelled(event: threading.Event | None = None) -> None:
+    """Raise if the call that this runs for was given up; its other threads hand in the event."""
+    event = event or cancelled.get()
+    if event is not None and event.is_set():
+        raise CancelledCallError
 
 
 class PerProcess(Generic[T]):

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
-from langchain_rerank.cross_encoders import batching
-from langchain_rerank.cross_encoders.base import DEFAULT_MODEL, LocalCrossEncoder
-from langchain_rerank.cross_encoders.checkpoint import read_checkpoint
-from langchain_rerank.cross_encoders.hub import find_folder, weights_wanted
+from langchain_rerank.cross_encoders.checkpoint import find_folder, read_checkpoint, weights_wanted
+from langchain_rerank.cross_encoders.loaded import CheckpointCrossEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from langchain_rerank.cross_encoders.torch_model import TorchModel
+    from langchain_rerank.cross_encoders.loaded import LoadedModel
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class TorchCrossEncoder(LocalCrossEncoder):
+class TorchCrossEncoder(CheckpointCrossEncoder):
     """Any reranker checkpoint, as a LangChain cross encoder.
 
     It reads what the checkpoint says of itself and obeys: classifiers with one logit (BERT,
@@ -52,8 +43,6 @@ class TorchCrossEncoder(LocalCrossEncoder):
         [1.0, 0.02]
     """
 
-    model: str = Field(default=DEFAULT_MODEL, min_length=1)
-    """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
     device: str | None = None
     """One torch device such as "cuda:1" or "cpu"; None picks cuda, then mps, then cpu."""
     dtype: DType = "auto"
@@ -62,50 +51,16 @@ class TorchCrossEncoder(LocalCrossEncoder):
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint, as the Jina and GTE rerankers need."""
 
-    def _open(self) -> TorchModel:
+    def _open(self) -> LoadedModel:
         folder = find_folder(self.model, weights_wanted)
-        trust = self.trust_remote_code
-        checkpoint = read_checkpoint(self.model, folder, trust_remote_code=trust)
-        self._max_length(checkpoint)
+        checkpoint = read_checkpoint(self.model, folder, trusted=self.trust_remote_code)
+        self._pair_limit(checkpoint.token_limit)
         # Imported late: it imports torch.
         from langchain_rerank.cross_encoders.torch_model import shared_model
 
         model = shared_model(self, checkpoint)
         model.frame(self.instruction)
         return model
-
-    @property
-    def activation(self) -> str:
-        """What the checkpoint's author makes of a logit: "sigmoid" or "identity".
-
-        With "identity" the sigmoid of `normalize` still gives 0–1, in the same order, but nobody
-        fitted it: a wrong passage may stand at .95. Find a `score_threshold` on data of your own
-        (`langchain_rerank.evaluation.suggest_threshold`).
-
-        Raises:
-            ModelLoadError: The model could not be loaded.
-        """
-        with self._lock.get():
-            self.load()
-            activation: str = self._loaded.checkpoint.activation
-            return activation
-
-    @property
-    def score_scale(self) -> str:
-        """What a score is, for traces; "uncalibrated" once the checkpoint is known to be so."""
-        loaded = self._loaded
-        identity = loaded is not None and loaded.checkpoint.activation == "identity"
-        return super().score_scale + (" (uncalibrated)" if self.normalize and identity else "")
-
-    def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        model: TorchModel = self._loaded
-        with model.lock.get():
-            windows = self._windows(pairs)
-            logits = model.logits(
-                windows, batch_tokens=self.batch_tokens, show_progress=self.show_progress
-            )
-        merged = batching.merge_windows(logits, windows.owners, self.long_documents)
-        return merged / model.checkpoint.divisor
 
 
 def best_device() -> str:

@@ -1,12 +1,10 @@
-"""Weights in this process, shared by all that ask for the same, and the loop that runs them."""
+"""A checkpoint's weights in PyTorch, and the loop that runs them."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,12 +13,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from langchain_rerank.cancellation import cancelled, check_cancelled
 from langchain_rerank.cross_encoders import batching, heads
-from langchain_rerank.cross_encoders.checkpoint import require
-from langchain_rerank.cross_encoders.hub import load_error
-from langchain_rerank.cross_encoders.processes import PerProcess
-from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
+from langchain_rerank.cross_encoders.checkpoint import load_error, require
+from langchain_rerank.cross_encoders.loaded import LoadedModel, loading, shared
+from langchain_rerank.cross_encoders.processes import PerProcess, cancelled, check_cancelled
 from langchain_rerank.cross_encoders.torch import best_device, torch_dtype
 from langchain_rerank.cross_encoders.torch_packing import pack_linear_layers
 from langchain_rerank.errors import ScoringError
@@ -43,8 +39,6 @@ _BATCH_TOKENS_GPU = 32768
 # On a processor oneDNN makes code for every size of input that it meets, and keeps it.
 _WIDTH_MULTIPLE = {"cpu": 8}
 
-_shared: weakref.WeakValueDictionary[Any, TorchModel] = weakref.WeakValueDictionary()
-_loading = PerProcess(threading.RLock)
 _workers: PerProcess[dict[int, ThreadPoolExecutor]] = PerProcess(dict)
 
 
@@ -53,42 +47,30 @@ def default_batch_tokens(device: str) -> int:
     return _BATCH_TOKENS.get(device.partition(":")[0], _BATCH_TOKENS_GPU)
 
 
-class TorchModel:
-    """Loaded weights and their tokenizer. Whoever uses them holds `lock`."""
+class TorchModel(LoadedModel):
+    """A checkpoint's weights on one device."""
 
     def __init__(self, settings: TorchCrossEncoder, checkpoint: Checkpoint, device: str) -> None:
-        """Load both.
+        """Load weights and tokenizer.
 
         Raises:
             RefusedError: They are missing, or don't fit together.
         """
-        dtype, trust = torch_dtype(settings.dtype, device), settings.trust_remote_code
+        dtype = torch_dtype(settings.dtype, device)
         wanted = f"wants {', '.join(checkpoint.float32_layers)} in float32 (keep_in_fp32_modules)"
         right = not checkpoint.float32_layers or dtype == torch.float32
         require(right, checkpoint.folder, wanted, 'Use dtype="float32".')
-        self.checkpoint = checkpoint
-        # What a thread of the parent was using at a fork would stay locked in the child.
-        self.lock = PerProcess(threading.RLock)
-        self.tokenizer = tokenizer = PerProcess(
-            lambda: heads.load_tokenizer(checkpoint, trust_remote_code=trust)
-        )
+        super().__init__(checkpoint, lambda: heads.load_tokenizer(checkpoint))
         with hidden_bars(show_progress=settings.show_progress):
-            self._scorer = heads.build(checkpoint, tokenizer.get(), trust_remote_code=trust)
+            self._scorer = heads.build(checkpoint, self.tokenizer.get())
         self._scorer.to(device=device, dtype=dtype)
         if device == "cpu":
             pack_linear_layers(self._scorer)
         self._device = device
         self._process = os.getpid()
         self._held_tokens: int | None = None
-        # What stands around a pair, by instruction.
-        self.frame = functools.lru_cache(64)(
-            lambda instruction: frame_of_checkpoint(checkpoint, tokenizer.get(), instruction)
-        )
-        self.frame(None)
 
-    def logits(
-        self, windows: Windows, *, batch_tokens: int | None, show_progress: bool
-    ) -> npt.NDArray[np.float64]:
+    def logits(self, windows: Windows, settings: Any) -> npt.NDArray[np.float64]:
         """Score every window; shape (windows,).
 
         Raises:
@@ -108,12 +90,12 @@ class TorchModel:
                 ids = torch.tensor([shared], device=self._device)
                 (prefix,) = self._map(self._scorer.read_prefix, [ids])
         lengths = [len(row) for row in features["input_ids"]]
-        budget = batch_tokens or self._held_tokens or default_batch_tokens(self._device)
+        budget = settings.batch_tokens or self._held_tokens or default_batch_tokens(self._device)
         if self._device == "cpu":
             # Few tokens are spread over all threads.
             budget = min(budget, max(-(-sum(lengths) // torch.get_num_threads()), 1))
         pad, multiple = self.tokenizer.get().pad_token_id, _WIDTH_MULTIPLE.get(self._device, 1)
-        given_up = cancelled.get()
+        given_up, hide = cancelled.get(), not settings.show_progress
 
         def forward(batch: list[int]) -> torch.Tensor:
             check_cancelled(given_up)
@@ -121,7 +103,7 @@ class TorchModel:
 
         while True:
             batches = batching.batches_by_length(lengths, budget)
-            bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=not show_progress)
+            bar = tqdm(total=len(lengths), desc="Scoring", unit="pair", disable=hide)
             try:
                 with bar:
                     outputs = []
@@ -171,27 +153,22 @@ class TorchModel:
         return logits
 
 
-def shared_model(settings: TorchCrossEncoder, checkpoint: Checkpoint) -> TorchModel:
+def shared_model(settings: TorchCrossEncoder, checkpoint: Checkpoint) -> LoadedModel:
     """Return the weights of a checkpoint, loaded once for all that ask for the same.
 
     Raises:
         ModelLoadError: They are missing, damaged or no reranker's.
     """
     device = settings.device or best_device()
-    dtype, trust = torch_dtype(settings.dtype, device), settings.trust_remote_code
     folder = checkpoint.folder.resolve()
     files = sorted((*folder.glob("*"), *folder.glob("*/*")))
     state = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    key = (folder, state, device, dtype, trust)
-    with _loading.get():
-        found = _shared.get(key)
-        if found is None:
-            try:
-                found = _shared[key] = TorchModel(settings, checkpoint, device)
-            # transformers', safetensors' and the disk's own errors.
-            except Exception as error:
-                raise load_error(settings.model, f"on {device}: {error}") from error
-    return found
+    settled = checkpoint.frame, checkpoint.trusted, device, torch_dtype(settings.dtype, device)
+    try:
+        return shared((folder, state, settled), lambda: TorchModel(settings, checkpoint, device))
+    # transformers', safetensors' and the disk's own errors.
+    except Exception as error:
+        raise load_error(settings.model, f"on {device}: {error}") from error
 
 
 @contextmanager
@@ -215,7 +192,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     `set_num_threads` is for the thread that calls it, but also for every thread that will start
     later; so all start now, and then it is put back, by a thread of which nothing else remains.
     """
-    with _loading.get():
+    with loading.get():
         pools = _workers.get()
         if threads not in pools:
             with ThreadPoolExecutor(1) as aside:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langchain_rerank.cache import cache_dir, make_folder
+from langchain_rerank.files import cache_dir, make_folder
 from langchain_rerank.errors import require
 from langchain_rerank.offline.wheels import OFFLINE_EXTRA, verified_folder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from langchain_rerank.cache import sha256_or_none
+from langchain_rerank.files import sha256_or_none
 from langchain_rerank.errors import MissingDependencyError, ModelLoadError
 
 OFFLINE_EXTRA = "langchain-rerank[offline]"

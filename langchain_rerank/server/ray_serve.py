@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from langchain_rerank.cores import keep_to_cores
+from langchain_rerank.cross_encoders import keep_to_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder

@@ -22,7 +22,7 @@ from langchain_rerank import (
 )
 from langchain_rerank.bulk.blocks import BlockScorer, Columns, plan
 from langchain_rerank.bulk.job import input_files
-from langchain_rerank.cores import keep_to_cores
+from langchain_rerank.cross_encoders import keep_to_cores
 from tests.bulk.conftest import SENTENCES, make_rows, read_output, write_lines, write_parquet
 from tests.fakes import WordOverlapCrossEncoder
 

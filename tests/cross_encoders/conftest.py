@@ -122,43 +122,38 @@ def flag_folder(
     """Folder of a family's tiny checkpoint, saved when first asked for."""
     saved: dict[str, str] = {}
 
-    def flag_folder(family: Family) -> str:
+    def folder_of(family: Family) -> str:
         if family.name not in saved:
-            saved[family.name] = save_tiny(
-                family, tmp_path_factory.mktemp(family.name) / "model", checkpoint
-            )
+            folder = tmp_path_factory.mktemp(family.name) / "model"
+            saved[family.name] = save_tiny(family, folder, checkpoint)
         return saved[family.name]
 
-    return flag_folder
+    return folder_of
 
 
 @pytest.fixture
 def make_flag(flag_folder: Callable[[Family], str]) -> Callable[..., FlagEmbeddingCrossEncoder]:
-    def make_flag(family: Family, **fields: Any) -> FlagEmbeddingCrossEncoder:
-        if "model" not in fields:
-            fields["model"] = flag_folder(family)
-        defaults = {
-            "model_class": family.name,
-            "device": "cpu",
-            "normalize": False,
-            "compute_score_kwargs": family.compute_score,
-        }
-        return FlagEmbeddingCrossEncoder(**{**defaults, **fields})
+    def make(family: Family, model: Any = None, **fields: Any) -> FlagEmbeddingCrossEncoder:
+        own = {"model_class": family.name, "compute_score_kwargs": family.kwargs}
+        defaults = {"device": "cpu", "normalize": False, **own}
+        return FlagEmbeddingCrossEncoder(
+            **{**defaults, "model": model or flag_folder(family), **fields}
+        )
 
-    return make_flag
+    return make
 
 
 @pytest.fixture
 def flagembedding(flag_folder: Callable[[Family], str]) -> Callable[..., Any]:
     """FlagEmbedding's own class on the same checkpoint."""
 
-    def flagembedding(family: Family, **arguments: Any) -> Any:
+    def theirs(family: Family, **arguments: Any) -> Any:
         import FlagEmbedding
 
         flag_class = getattr(FlagEmbedding, family.flag_class)
         return flag_class(flag_folder(family), devices="cpu", use_fp16=True, **arguments)
 
-    return flagembedding
+    return theirs
 
 
 @pytest.fixture

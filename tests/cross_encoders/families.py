@@ -27,11 +27,7 @@ class Family:
     name: str
     flag_class: str
     broken_since: tuple[int, int]
-    compute_score: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def works(self) -> bool:
-        return self.broken_since > VERSION
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needed(self) -> str:
@@ -43,33 +39,27 @@ GEMMA = Family("decoder-only-base", "FlagLLMReranker", (5, 24))
 LAYERWISE = Family(
     "decoder-only-layerwise", "LayerWiseFlagLLMReranker", (4, 54), {"cutoff_layers": [3]}
 )
-LIGHTWEIGHT = Family(
-    "decoder-only-lightweight",
-    "LightWeightFlagLLMReranker",
-    (4, 48),
-    {"cutoff_layers": [3], "compress_layers": [2], "compress_ratio": 2},
-)
+COMPRESSED = {"cutoff_layers": [3], "compress_layers": [2], "compress_ratio": 2}
+LIGHTWEIGHT = Family("decoder-only-lightweight", "LightWeightFlagLLMReranker", (4, 48), COMPRESSED)
+FAMILIES = (ENCODER, GEMMA, LAYERWISE, LIGHTWEIGHT)
 
 
 def where_it_works(*families: Family) -> Any:
     """Run a test for each family that this transformers allows."""
+    skip = pytest.mark.skipif
     return pytest.mark.parametrize(
         "family",
         [
             pytest.param(
-                family,
-                id=family.name,
-                marks=pytest.mark.skipif(not family.works, reason=f"needs {family.needed}"),
+                one, id=one.name, marks=skip(one.broken_since <= VERSION, reason=one.needed)
             )
-            for family in families
+            for one in families
         ],
     )
 
 
-every_family = where_it_works(ENCODER, GEMMA, LAYERWISE, LIGHTWEIGHT)
-layered_families = where_it_works(LAYERWISE, LIGHTWEIGHT)
+every_family = where_it_works(*FAMILIES)
 with_encoder = where_it_works(ENCODER)
-with_gemma = where_it_works(GEMMA)
 
 
 def save_tiny(family: Family, folder: Path, real: str) -> str:
@@ -83,14 +73,10 @@ def save_tiny(family: Family, folder: Path, real: str) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     more |= {"num_key_value_heads": 4, "vocab_size": len(tokenizer), "start_layer": 2}
     more |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos")}
+    from FlagEmbedding.inference.reranker.decoder_only import models
+
     if family is LAYERWISE:
-        from FlagEmbedding.inference.reranker.decoder_only.models import (
-            modeling_minicpm_reranker as modeling,
-        )
-
-        scales = {"dim_model_base": 16, "scale_depth": 1.4, "scale_emb": 12}
-        return save_model(folder, modeling.LayerWiseMiniCPMForCausalLM, **more, **scales)
-    from FlagEmbedding.inference.reranker.decoder_only.models import gemma_model
-
+        kind = models.modeling_minicpm_reranker.LayerWiseMiniCPMForCausalLM
+        return save_model(folder, kind, **more, dim_model_base=16, scale_depth=1.4, scale_emb=12)
     layers = {"layer_sep": 1, "layer_wise": True, "head_dim": 8, "query_pre_attn_scalar": 8}
-    return save_model(folder, gemma_model.CostWiseGemmaForCausalLM, **more, **layers)
+    return save_model(folder, models.gemma_model.CostWiseGemmaForCausalLM, **more, **layers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from langchain_rerank import FlagEmbeddingCrossEncoder, ScoringError, TorchCrossEncoder
-from langchain_rerank.cancellation import CancelledCallError, cancelled
-from langchain_rerank.cross_encoders import flag_patches
+from langchain_rerank import (
+    FlagEmbeddingCrossEncoder,
+    ScoringError,
+    TorchCrossEncoder,
+)
+from langchain_rerank.cross_encoders.flag_embedding import missing_weights
+from langchain_rerank.cross_encoders.processes import CancelledCallError, cancelled
 from tests.checkpoints import save_bert
 from tests.cross_encoders.families import (
     GEMMA,
     LAYERWISE,
     LIGHTWEIGHT,
     every_family,
-    layered_families,
     where_it_works,
     with_encoder,
-    with_gemma,
 )
 from tests.texts import real_pairs
 
@@ -43,10 +44,21 @@ PASSAGES = [
 PAIRS = [(QUERY, passage) for passage in PASSAGES]
 WELL_FORMED = [(QUERY, passage.replace("\ud83d", "\ufffd")) for passage in PASSAGES]
 
-decoders = where_it_works(GEMMA, LAYERWISE, LIGHTWEIGHT)
+
+def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]) -> list[int]:
+    """Call `check` on the input ids within each forward pass; the list collects batch sizes."""
+    sizes: list[int] = []
+
+    def before(_module: Any, args: tuple[torch.Tensor]) -> None:
+        sizes.append(len(args[0]))
+        check(args[0])
+
+    model.load()
+    model._loaded.model.get_input_embeddings().register_forward_pre_hook(before)
+    return sizes
 
 
-# Our engine against FlagEmbedding's.
+# Scores
 
 
 @pytest.mark.parametrize(
@@ -59,15 +71,15 @@ decoders = where_it_works(GEMMA, LAYERWISE, LIGHTWEIGHT)
     ids=["plain", "lengths", "instructions"],
 )
 @with_encoder
-def test_our_loop_scores_as_flagreranker(make_flag, flagembedding, family, fields, count):
-    theirs = make_flag(family, **fields)
-    ours = TorchCrossEncoder(model=theirs.model, device="cpu", normalize=False, **fields)
+def test_our_loop_scores_as_flagreranker(make_flag, family, fields, count):
+    reference = make_flag(family, **fields)
+    ours = TorchCrossEncoder(model=reference.model, device="cpu", normalize=False, **fields)
     pairs = real_pairs(count)
-    assert ours.score(pairs) == pytest.approx(theirs.score(pairs), abs=1e-4)
+    assert ours.score(pairs) == pytest.approx(reference.score(pairs), abs=1e-4)
 
 
 @pytest.mark.parametrize("max_length", [64, 256])
-@with_gemma
+@where_it_works(GEMMA)
 def test_our_loop_scores_as_flagllmreranker(
     flagembedding, flag_folder, tmp_path, family, max_length
 ):
@@ -80,15 +92,9 @@ def test_our_loop_scores_as_flagllmreranker(
     assert np.ptp(expected) > 0.1, "a model that scores all alike would prove nothing"
 
 
-# FlagEmbedding's engine in our class.
-
-
 @every_family
-def test_scores_are_those_of_flagembedding_whatever_their_company(
-    make_flag, flagembedding, family, capfd
-):
-    theirs = flagembedding(family)
-    expected = theirs.compute_score(WELL_FORMED, **family.compute_score)
+def test_scores_are_those_of_flagembedding_whatever_their_company(make_flag, flagembedding, family):
+    expected = flagembedding(family).compute_score(WELL_FORMED, **family.kwargs)
     model = make_flag(family)
     scores = model.score(PAIRS)
     assert [type(score) for score in scores] == [float] * len(PAIRS)
@@ -102,18 +108,18 @@ def test_scores_are_those_of_flagembedding_whatever_their_company(
     assert make_flag(family, normalize=True).score(PAIRS) == pytest.approx(sigmoids, abs=1e-4)
 
 
-@decoders
+@where_it_works(GEMMA, LAYERWISE, LIGHTWEIGHT)
 def test_instructions_and_prompt_are_passed_on(make_flag, flagembedding, family):
     texts = {"query_instruction": "Question: ", "passage_instruction": "Text: "}
     named = {f"{name}_for_rerank": text for name, text in texts.items()}
-    kwargs = {**family.compute_score, "prompt": "Yes or No?"}
-    theirs = flagembedding(family, **named).compute_score(WELL_FORMED, **kwargs)
+    kwargs = {**family.kwargs, "prompt": "Yes or No?"}
+    expected = flagembedding(family, **named).compute_score(WELL_FORMED, **kwargs)
     ours = make_flag(family, compute_score_kwargs=kwargs, **texts).score(PAIRS)
-    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert ours == pytest.approx(expected, abs=1e-4)
     assert ours != pytest.approx(make_flag(family).score(PAIRS), abs=1e-2)
 
 
-@layered_families
+@where_it_works(LAYERWISE, LIGHTWEIGHT)
 def test_the_cutoff_layer_chooses_the_score_and_must_be_one(make_flag, family):
     def scores(layers: list[int], count: int = 5) -> list[float]:
         return make_flag(family, compute_score_kwargs={"cutoff_layers": layers}).score(
@@ -126,17 +132,7 @@ def test_the_cutoff_layer_chooses_the_score_and_must_be_one(make_flag, family):
             scores(layers, count)
 
 
-def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]) -> list[int]:
-    """Call `check` on the input ids within each forward pass; the list collects batch sizes."""
-    sizes: list[int] = []
-
-    def before(_module: Any, args: tuple[torch.Tensor]) -> None:
-        sizes.append(len(args[0]))
-        check(args[0])
-
-    model.load()
-    model._loaded.model.get_input_embeddings().register_forward_pre_hook(before)
-    return sizes
+# Failures, cancelled calls, bars, other threads and processes
 
 
 @pytest.mark.parametrize("fatal", [RuntimeError("boom"), torch.OutOfMemoryError("CUDA")])
@@ -185,47 +181,14 @@ def test_a_cancelled_call_ends_between_batches(make_flag, family):
 
 
 @every_family
-def test_only_the_start_of_a_long_document_is_tokenized(make_flag, family, monkeypatch):
-    model = make_flag(family, max_length=96)
-    long = " ".join(topics.values())[:200_000]
-    expected = model.score([(QUERY, long[:4000])])
-    sent: list[int] = []
-    compute_score = model._loaded.compute_score
-
-    def counting(pairs, **kwargs):
-        sent.extend(len(text) for _, text in pairs)
-        return compute_score(pairs, **kwargs)
-
-    monkeypatch.setattr(model._loaded, "compute_score", counting)
-    assert model.score([(QUERY, long)]) == pytest.approx(expected, abs=1e-5)
-    assert max(sent) < 5000
-
-
-@every_family
 def test_bars_where_asked_for_and_for_direct_users(make_flag, flagembedding, family, capfd):
     many = WELL_FORMED * 3
     make_flag(family, batch_tokens=1024).score(many)
     assert "it/s" not in capfd.readouterr().err
     make_flag(family, batch_tokens=1024, show_progress=True).score(many)
     assert "it/s" in capfd.readouterr().err
-    theirs = flagembedding(family)
-    capfd.readouterr()
-    theirs.compute_score(many, batch_size=2, **family.compute_score)
+    flagembedding(family).compute_score(many, batch_size=2, **family.kwargs)
     assert "it/s" in capfd.readouterr().err
-
-
-@with_encoder
-def test_flagembeddings_finalizer_does_not_touch_the_model(make_flag, monkeypatch, family):
-    """It would move the weights to the CPU as soon as its reranker is collected."""
-    from FlagEmbedding.abc.inference import AbsReranker
-
-    finalized = []
-    monkeypatch.setattr(AbsReranker, "stop_self_pool", lambda _: finalized.append(True))
-    model = make_flag(family)
-    model.load()
-    model.close()
-    gc.collect()
-    assert not finalized
 
 
 def test_other_threads_load_models_undisturbed(checkpoint, tmp_path):
@@ -235,7 +198,7 @@ def test_other_threads_load_models_undisturbed(checkpoint, tmp_path):
     load = AutoModelForSequenceClassification.from_pretrained
     before = PreTrainedModel.__dict__["from_pretrained"]
     headless = save_bert(tmp_path, checkpoint, "BertModel", num_labels=1)
-    with ThreadPoolExecutor(1) as other, flag_patches.missing_weights() as missing:
+    with ThreadPoolExecutor(1) as other, missing_weights() as missing:
         plain = other.submit(load, headless).result()
         model, report = other.submit(load, headless, output_loading_info=True).result()
         assert missing == [], "their missing head is none of our business"

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langchain_rerank import ScoringError, TorchCrossEncoder
-from langchain_rerank.cancellation import CancelledCallError, cancelled
 from langchain_rerank.cross_encoders import heads, torch_model
+from langchain_rerank.cross_encoders.processes import CancelledCallError, cancelled
 
 PAIRS = [("people in Berlin", "Berlin " + "has many people " * count) for count in range(40)]
 
@@ -45,7 +45,7 @@ def test_a_child_forked_while_a_thread_scores_does_not_wait_for_it(tiny):
     model = tiny._loaded
 
     def hold() -> None:
-        with tiny._lock.get(), model.lock.get(), torch_model._loading.get():
+        with tiny._lock.get(), model.lock.get(), torch_model.loading.get():
             inside.set()
             forked.wait()
 
