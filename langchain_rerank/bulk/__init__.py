@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, plan
 from langchain_rerank.bulk.job import claimed, input_files, manifest
-from langchain_rerank.cross_encoders.processes import available_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
+from langchain_rerank.cross_encoders.processes import available_cores
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import RerankError, ScoringError, require
 

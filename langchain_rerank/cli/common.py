@@ -77,8 +77,8 @@ def cached_index(command: str, place: str, documents: Sequence[Document]) -> Chr
     """
     import chromadb
 
-    from langchain_rerank.files import cache_dir, cache_errors
     from langchain_rerank.chroma import document_id, index_documents
+    from langchain_rerank.files import cache_dir, cache_errors
     from langchain_rerank.offline import OfflineEmbeddings
 
     index = cache_dir() / "chroma"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.processes import PerProcess
@@ -34,6 +34,11 @@ DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 _LONGEST_DEFAULT = 1024
 # Templates such as "[CLS] query [SEP] passage [SEP]" leave at least this much to the passage.
 _MIN_PASSAGE_TOKENS = 8
+
+
+def query_limit(max_length: int) -> int:
+    """Most tokens of a query."""
+    return min(max_length * 3 // 4, max_length - _MIN_PASSAGE_TOKENS)
 
 
 class FrozenSettings(BaseModel):
@@ -73,10 +78,9 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     """Name on the Hugging Face hub, or path of a folder (str or Path, "~" for the home folder)."""
     max_length: int | None = Field(default=None, ge=16)
-    """Most tokens of a pair, query and prompt included, that the model reads at once. None takes
-    what the checkpoint was made for, at most 1,024; more than it can read is an error at load."""
-    query_max_length: int | None = Field(default=None, ge=1)
-    """Most tokens of a query; None takes three quarters of `max_length`, as FlagEmbedding does."""
+    """Most tokens of a pair, query and prompt included, that the model reads at once; the query
+    takes three quarters of them at most, as in FlagEmbedding. None takes what the checkpoint was
+    made for, at most 1,024; more than it can read is an error at load."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens of a batch, padding included; None chooses by device."""
     query_instruction: str | None = None
@@ -103,24 +107,8 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
         home = isinstance(text, str) and text.startswith("~")
         return str(Path(text).expanduser()) if home else text
 
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        self._query_limit(self.max_length or sys.maxsize)
-        return self
-
-    def _query_limit(self, max_length: int) -> int:
-        """Most tokens of a query."""
-        limit = max_length - _MIN_PASSAGE_TOKENS
-        if self.query_max_length is not None and self.query_max_length > limit:
-            msg = (
-                f"query_max_length must leave room for the passage: at most {limit} with "
-                f"max_length={max_length}, got {self.query_max_length}"
-            )
-            raise ValueError(msg)
-        return self.query_max_length or min(max_length * 3 // 4, limit)
-
     def _pair_limit(self, readable: int | None, default: int = _LONGEST_DEFAULT) -> int:
-        """Most tokens of a pair, where the model can read so many; all lengths checked."""
+        """Most tokens of a pair, where the model can read so many."""
         max_length = self.max_length or min(readable or default, default)
         if readable is not None and max_length > readable:
             msg = (
@@ -129,7 +117,6 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
                 'OnnxCrossEncoder read longer passages whole by long_documents="max".'
             )
             raise ModelLoadError(msg)
-        self._query_limit(max_length)
         return max_length
 
     def load(self) -> None:
@@ -213,10 +200,11 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
     ) -> list[tuple[str, str]]:
         """Truncate long queries, with one warning in the life of this object."""
         given, passages = zip(*pairs, strict=True)
-        limit = self._query_limit(max_length)
+        limit = query_limit(max_length)
         queries = tokenization.truncate_queries(tokenizer, given, limit)
         if queries != list(given):
-            self._warn_once("a query is longer than query_max_length=%d tokens and was cut", limit)
+            message = "a query is longer than %d tokens, three quarters of max_length, and was cut"
+            self._warn_once(message, limit)
         return list(zip(queries, passages, strict=True))
 
     def _warn_once(self, message: str, *args: object) -> None:

@@ -1,12 +1,13 @@
 """Where a checkpoint's files lie, and what they say of it, read as plain data.
 
-Whatever a checkpoint asks for and this package does not do is refused here, by name, before
-anything is loaded: a score that ignores half of what its author saved would be wrong in silence.
+Whatever one asks for that is not done is refused here, by name, before anything is loaded: a score
+that ignores half of what its author saved would be wrong in silence.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,12 +109,12 @@ def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
         names = [file.rfilename for file in HfApi().model_info(model).siblings or ()]
         return Path(snapshot_download(model, allow_patterns=wanted(names)))
     # The hub's client raises its own errors, httpx's and ValueError.
-    except Exception as error:  # noqa: BLE001  # without a network, an earlier download will do
-        try:
+    except Exception as error:
+        # Without a network, an earlier download will do.
+        with suppress(Exception):
             return Path(snapshot_download(model, local_files_only=True))
-        except Exception:  # noqa: BLE001  # says only that there was no download
-            missing = "there is no folder of that name here, and the hub gave no repository"
-            raise load_error(model, f"{missing}: {error}") from error
+        missing = "there is no folder of that name here, and the hub gave no repository"
+        raise load_error(model, f"{missing}: {error}") from error
 
 
 def weights_wanted(names: Sequence[str]) -> list[str]:
@@ -129,8 +130,8 @@ def read_checkpoint(name: str, folder: Path, *, trusted: bool = False) -> Checkp
     """Read a checkpoint's own files, no weights; a few are known by the name that the user gave.
 
     Raises:
-        ModelLoadError: It is not there, is damaged, or asks for something that is not done (code of
-            its own included, unless it is trusted). The message names the file and the request.
+        ModelLoadError: It is damaged, or asks for something that is not done (code of its own
+            included, unless it is trusted). The message names the file and the request.
     """
     try:
         modules = _json(folder / "modules.json", [])
@@ -213,13 +214,15 @@ def _modular(
     for layer in layers:
         reads, gives = _LAYERS[layer.kind]
         reads = layer.settings.get("module_input_name", reads)
-        chain = f"chains a {task} transformer with {kinds}, of which {layer.kind} reads {reads}"
-        require(reads in held, folder / "modules.json", f"{chain}, which nothing before it gives")
+        lacks = (
+            f"chains {kinds}, of which {layer.kind} reads {reads}, which nothing before it gives"
+        )
+        require(reads in held, folder / "modules.json", lacks)
         held.add(gives or layer.settings.get("module_output_name") or reads)
     templated = "message" in (settings.get("modality_config") or {})
     path = transformer.folder / "chat_template.jinja"
-    needed = not templated or _has_template(transformer.folder)
-    require(needed, path, "is missing, though its module asks for it (modality_config)")
+    missing = "is missing, though its module asks for it (modality_config)"
+    require(not templated or _has_template(transformer.folder), path, missing)
     for layer in layers:
         excluded = layer.settings.get("include_prompt") is False and prompt and not templated
         pooling = "leaves the prompt out of the pooling (include_prompt)"

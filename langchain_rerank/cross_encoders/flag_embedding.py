@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from langchain_rerank.cross_encoders import tokenization
-from langchain_rerank.cross_encoders.base import LocalCrossEncoder
+from langchain_rerank.cross_encoders.base import LocalCrossEncoder, query_limit
 from langchain_rerank.cross_encoders.checkpoint import find_folder, read_checkpoint, weights_wanted
-from langchain_rerank.cross_encoders.processes import check_cancelled
+from langchain_rerank.cross_encoders.processes import PerProcess, check_cancelled
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
 
@@ -49,7 +49,7 @@ _FAMILIES: dict[str, ModelClass] = {
 # FlagEmbedding's own default.
 _MAX_LENGTH = 512
 _PROCESS = os.getpid()
-_loading = threading.Lock()
+_loading = PerProcess(threading.Lock)
 
 
 def family_of(model: str) -> ModelClass:
@@ -122,7 +122,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         try:
             arguments = self._arguments(device, dtype, self._checked_max_length(folder))
             with (
-                _loading,
+                _loading.get(),
                 hidden_bars(show_progress=self.show_progress),
                 missing_weights() as missing,
             ):
@@ -180,7 +180,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             "devices": device,
             "batch_size": max(1, budget // max_length),
             "max_length": max_length,
-            "query_max_length": self._query_limit(max_length),
+            "query_max_length": query_limit(max_length),
             "trust_remote_code": self.trust_remote_code,
             "use_bf16": dtype == torch.bfloat16,
             # Two of the families warn unless one half precision is asked for; on a CPU all of them

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import SecretStr
 
+from langchain_rerank.cross_encoders.processes import PerProcess
 from langchain_rerank.errors import ModelLoadError, require
 from langchain_rerank.offline import llama_server
 from langchain_rerank.offline.wheels import OFFLINE_EXTRA, verified_folder
@@ -76,13 +77,13 @@ class _LlamaServer(NamedTuple):
     process: subprocess.Popen[str]
 
 
-_lock = threading.Lock()
+_lock = PerProcess(threading.Lock)
 # By process id: a forked child must neither use up nor stop its parent's server.
 _running: dict[int, _LlamaServer] = {}
 
 
 def _shared_server() -> _LlamaServer:
-    with _lock:
+    with _lock.get():
         server = _running.get(os.getpid())
         if server is None or server.process.poll() is not None:
             _stop_server(os.getpid())
