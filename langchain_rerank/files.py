@@ -74,14 +74,9 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: f
     """Make a folder of the cache once, whichever of several processes comes first, and check it.
 
     Args:
-        folder: Where it is there already, it is only checked, without a lock, so that a cache on a
-            read-only disk works.
-        fill: Writes all its files into the folder that it is given, a sibling of `folder` that
-            is renamed once it is complete.
+        folder: One that is there is only checked, without a lock: a read-only disk will do.
+        fill: Writes all its files into a sibling of `folder`, which is renamed once complete.
         lock_timeout_s: A process that has held the lock for this long hangs.
-
-    Returns:
-        The folder, whose files are those that were written.
 
     Raises:
         ModelLoadError: The cache can't be written, the lock was held too long, or a file is missing
@@ -127,8 +122,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
 def remove_folders(parent: Path, prefix: str) -> None:
     """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
 
-    Processes that have files of it open keep them; where the system allows no such removal, the
-    folder stays.
+    Where the system doesn't allow it while files are open, the folder stays.
     """
     from filelock import FileLock, Timeout
 

@@ -33,12 +33,10 @@ def groups_by_size(
 
 
 def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cut inputs of some lengths into batches of similar length.
+    """Cut inputs into batches of positions, longest first: what doesn't fit is met at once.
 
-    Returns:
-        Batches of positions in `lengths`, longest inputs first, so that one that does not fit into
-        memory is met at once. Padded to its longest input, a batch holds at most `token_budget`
-        tokens; an input that is longer is a batch of its own.
+    Padded to its longest input, a batch holds at most `token_budget` tokens; an input that is
+    longer is a batch of its own.
     """
     batches: list[list[int]] = []
     longest = 0
@@ -56,12 +54,9 @@ def pad_batch(
     pad_token_id: int,
     multiple: int = 1,
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Stack the rows of one batch, filled up on the right, for each input of a model.
+    """Stack the rows of one batch, shape (rows, longest row rounded up to `multiple`).
 
-    There no model looks: encoders mask what fills, and decoders read from left to right.
-
-    Returns:
-        Arrays of shape (rows, longest row rounded up to `multiple`).
+    They are filled up on the right, where no model looks: encoders mask, decoders read from left.
     """
     width = -(-max(len(features["input_ids"][row]) for row in batch) // multiple) * multiple
     padded = {}
@@ -76,11 +71,10 @@ def pad_batch(
 def without_prefix(
     features: Mapping[str, Sequence[list[int]]],
 ) -> tuple[list[int], dict[str, list[list[int]]]]:
-    """Take off what all rows of token ids start with, where that is much for many rows.
+    """Take off what all rows of token ids start with, where it is worth it.
 
     Returns:
-        The common tokens, none where they are not worth it, and what is left of each row: at
-        least one token.
+        The common tokens, and what is left of each row: at least one.
     """
     rows = features["input_ids"]
     equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))

@@ -54,10 +54,9 @@ class CachedCrossEncoder(BaseCrossEncoder):
             cross_encoder: Scores what the store lacks.
             store: Any LangChain byte store, such as `LocalFileStore` or a Redis store.
             namespace: Tells apart the scores of different models and settings in one store. None
-                makes it from the model and settings of one of this package's cross encoders, as
-                they were given: a checkpoint changed in place under the same name, or a store
-                shared by machines whose `device` or `dtype` None and "auto" settle differently,
-                needs a namespace of its own.
+                makes it from one of this package's cross encoders, as it was given: a checkpoint
+                changed in place, or machines that settle `device` None or `dtype` "auto"
+                differently, need namespaces of their own.
 
         Raises:
             ValueError: `namespace` is missing for a cross encoder of another package.

@@ -88,7 +88,7 @@ class Checkpoint:
 
 
 def load_error(model: str, reason: object) -> ModelLoadError:
-    """Make the error of a model that can't be loaded: why, and what was expected."""
+    """Say why a model can't be loaded, and what was expected."""
     return ModelLoadError(
         f"could not load '{model}': {reason}\nExpected the name of a reranker on the Hugging Face "
         "hub, or a folder that holds its config.json, weights and tokenizer."
@@ -96,11 +96,7 @@ def load_error(model: str, reason: object) -> ModelLoadError:
 
 
 def find_folder(model: str, wanted: Callable[[list[str]], list[str]]) -> Path:
-    """Return the folder of a model; of one on the hub, those files are downloaded that are wanted.
-
-    Raises:
-        ModelLoadError: There is no such folder or repository.
-    """
+    """Return a model's folder, those files of it downloaded that are wanted of one on the hub."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import HfApi, snapshot_download
@@ -145,9 +141,8 @@ def read_checkpoint(name: str, folder: Path, *, trusted: bool = False) -> Checkp
         require(trusted or not own, path, f"asks for code of its own, {own}", trust)
         # Without modules.json, sentence-transformers' other files say nothing, to itself as well.
         saved = _json(folder / _SAVED, {}) if modules else {}
-        head = (
-            _modular(folder, saved, transformer, layers) if modules else _plain(name, path, config)
-        )
+        modular = folder, saved, transformer, layers
+        head = _modular(*modular) if modules else _plain(name, path, config)
         if head["task"] == "sequence-classification" and not layers:
             count = len(config.get("id2label") or range(config.get("num_labels", 2)))
             require(count == 1, path, f"names {count} logits a pair", "A reranker gives one.")
@@ -178,12 +173,8 @@ def _plain(name: str, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         require(classifier, path, request, "Bare encoders and listwise models score no pair.")
         return {"task": "sequence-classification", "template": template}
     known = known_frame(name)
-    request = (
-        f"names {architecture}, and no modules.json, template or known name says how it scores"
-    )
-    keep = (
-        "Keep the published name (Qwen3-Reranker-0.6B, say) as the folder's, or save a LogitScore."
-    )
+    request = f"names {architecture}, and nothing (modules.json, template, name) says how it scores"
+    keep = "Keep the published name (Qwen3-Reranker-0.6B, say) as the folder's, or save modules."
     require(known or template is not None, path, request, keep)
     # What sentence-transformers takes where a template carries the pair but no module is saved.
     answers = {"template": template, "true_token": "yes", "false_token": "no"}
@@ -214,9 +205,7 @@ def _modular(
     for layer in layers:
         reads, gives = _LAYERS[layer.kind]
         reads = layer.settings.get("module_input_name", reads)
-        lacks = (
-            f"chains {kinds}, of which {layer.kind} reads {reads}, which nothing before it gives"
-        )
+        lacks = f"chains {kinds}: {layer.kind} reads {reads}, which nothing before it gives"
         require(reads in held, folder / "modules.json", lacks)
         held.add(gives or layer.settings.get("module_output_name") or reads)
     templated = "message" in (settings.get("modality_config") or {})
@@ -228,12 +217,9 @@ def _modular(
         pooling = "leaves the prompt out of the pooling (include_prompt)"
         require(not excluded, layer.folder / "config.json", pooling)
     keywords = (settings.get("processing_kwargs") or {}).get("chat_template", {})
-    return {
-        "task": task,
-        "output": settings.get("module_output_name") or TASKS[task][2],
-        "prompt": prompt,
-        "template": keywords if templated else None,
-    }
+    output = settings.get("module_output_name") or TASKS[task][2]
+    template = keywords if templated else None
+    return {"task": task, "output": output, "prompt": prompt, "template": template}
 
 
 def _layers(folder: Path, modules: Sequence[Mapping[str, Any]]) -> list[Layer]:
@@ -270,7 +256,6 @@ def _task(transformer: Layer) -> Task:
 
 
 def _activation(path: Path, config: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    """Read what the author makes of a logit."""
     own = (config.get("sentence_transformers") or {}).get("activation_fn")
     older = config.get("sbert_ce_default_activation_function")
     name = saved.get("activation_fn") or own or older or "torch.nn.Sigmoid"
@@ -291,13 +276,11 @@ def token_limit(folder: Path, config: Mapping[str, Any], settings: Mapping[str, 
 
 
 def _has_template(folder: Path) -> bool:
-    """Tell whether there is a chat template, in its own file or the tokenizer's settings."""
     settings = _json(folder / "tokenizer_config.json", {})
     return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
 def _json(path: Path, default: Any) -> Any:
-    """Read a JSON file, or give a default where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
     except (ValueError, RecursionError) as error:

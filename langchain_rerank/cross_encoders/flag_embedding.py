@@ -53,10 +53,7 @@ _loading = PerProcess(threading.Lock)
 
 
 def family_of(model: str) -> ModelClass:
-    """Look up FlagEmbedding's name of a model's family; "encoder-only-base" where it knows none.
-
-    `model` is a name on the hub, or a folder, also a "checkpoint-…" in such a folder.
-    """
+    """Look up FlagEmbedding's name of a model's family; "encoder-only-base" where it knows none."""
     path = Path(model)
     name = path.parent.name if path.name.startswith("checkpoint-") else path.name
     return _FAMILIES.get(name, "encoder-only-base")
@@ -255,10 +252,9 @@ def _tamed(flag_class: Any, *, quiet: bool) -> Any:
 
 @contextmanager
 def missing_weights() -> Iterator[list[str]]:
-    """Collect the weights that transformers makes up in this thread.
+    """Collect the weights that transformers makes up in this thread: FlagEmbedding asks nobody.
 
-    FlagEmbedding asks nobody, and two of its loaders fall back to a fresh head under a bare
-    `except`; so this asks beneath them.
+    Two of its loaders fall back to a fresh head under a bare `except`.
     """
     from transformers import PreTrainedModel
 

@@ -25,11 +25,7 @@ Features = dict[str, torch.Tensor]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Load the fast tokenizer of a checkpoint.
-
-    Raises:
-        RefusedError: It has no fast tokenizer, or one that doesn't fit the model.
-    """
+    """Load the fast tokenizer of a checkpoint, refused if it doesn't fit the model."""
     folder, auto = checkpoint.folder, transformers.AutoTokenizer
     tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=checkpoint.trusted)
     check_tokenizer(folder, tokenizer, checkpoint.config.get("vocab_size") or 0)
@@ -56,12 +52,7 @@ def check_weights(folder: Path, model: Any, missing: Iterable[str]) -> None:
 
 
 def build(checkpoint: Checkpoint, tokenizer: Any) -> Scorer:
-    """Load the weights of a checkpoint, on the CPU and in the precision that they are saved in.
-
-    Raises:
-        RefusedError: Weights are missing that would have been initialised at random, or a token
-            of the head is not in the vocabulary.
-    """
+    """Load the weights of a checkpoint, on the CPU and in the precision that they are saved in."""
     auto = getattr(transformers, TASKS[checkpoint.task][0])
     model, report = auto.from_pretrained(
         checkpoint.folder, trust_remote_code=checkpoint.trusted, output_loading_info=True

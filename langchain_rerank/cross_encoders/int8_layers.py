@@ -88,11 +88,9 @@ _REPLACED: dict[type[nn.Module], Any] = {nn.Linear: _Int8Linear, nn.Embedding: _
 
 
 def quantize(model: nn.Module, largest: int) -> None:
-    """Turn the matrices of a model to int8, one after the other; what else it has, to float32.
+    """Turn a model's matrices to int8 in place, what else it has to float32.
 
-    Args:
-        model: Changed in place.
-        largest: The largest integer of a weight; 127, or less where sums would overflow.
+    `largest` is the largest integer of a weight: 127, or less where sums would overflow.
     """
     # One that stands in two places is replaced by one.
     made: dict[int, nn.Module] = {}
@@ -116,8 +114,7 @@ class _Positional(nn.Module):
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
-        self.model = model
-        self.names = names
+        self.model, self.names = model, names
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(**dict(zip(self.names, given, strict=True)))
@@ -125,12 +122,9 @@ class _Positional(nn.Module):
 
 
 def export(model: nn.Module, features: Mapping[str, torch.Tensor], target: Path) -> None:
-    """Write the graph of a model, and beside it its weights, which are mapped into memory.
+    """Write a model's graph, and beside it, as ".data", its weights, which are mapped into memory.
 
-    Args:
-        model: Takes `features` by name and gives one logit a row.
-        features: A batch to trace it by, each of shape (rows, longest row).
-        target: The file to write; the weights' has ".data" after its name.
+    The model takes `features`, each of shape (rows, longest row), and gives one logit a row.
     """
     import onnx
 

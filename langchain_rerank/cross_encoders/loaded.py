@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """Weights and their tokenizer, used under `lock`, of all cross encoders with equal settings."""
+    """Weights and their tokenizer; whoever uses them holds `lock`."""
 
     def __init__(self, checkpoint: Checkpoint, load_tokenizer: Callable[[], Any]) -> None:
         """Load the tokenizer, and find out what stands around a pair."""

@@ -59,25 +59,12 @@ def processor() -> str:
 
 
 def best_graph(names: Sequence[str], kind: str) -> str | None:
-    """Choose an ONNX graph by its name.
-
-    Args:
-        names: Paths of a model's files, relative to its folder.
-        kind: See `processor`.
-
-    Returns:
-        A graph in int8; else, where there are no weights, one in float32; else None.
-    """
+    """Choose among a model's files a graph in int8; where there are no weights, one in float32."""
     stems = [f"model_{mark}" for mark in _INT8_GRAPHS[kind]]
     if not any(name.endswith(_WEIGHTS) for name in weights_wanted(names)):
         stems.append("model")
     wanted = (f"{folder}{stem}.onnx" for stem in stems for folder in ("", "onnx/"))
     return next((name for name in wanted if name in names), None)
-
-
-def settings_wanted(names: Sequence[str]) -> list[str]:
-    """Choose what says what a model is: settings, tokenizer, chat template."""
-    return [name for name in names if name.endswith(_SETTINGS)]
 
 
 def graph_wanted(names: Sequence[str]) -> list[str]:
@@ -95,12 +82,8 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     Returns:
         What its checkpoint says of itself, little without config.json, and the ONNX graph to run,
         None where its weights are to be exported.
-
-    Raises:
-        ModelLoadError: There is no such folder or repository, it has neither graph nor weights,
-            or it asks for something that is not done.
     """
-    folder = find_folder(model, settings_wanted)
+    folder = find_folder(model, lambda names: [one for one in names if one.endswith(_SETTINGS)])
     described = any((folder / name).is_file() for name in ("config.json", "modules.json"))
     if described:
         checkpoint = read_checkpoint(model, folder)
@@ -126,17 +109,9 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
 
 
 def int8_graph(checkpoint: Checkpoint, *, show_progress: bool) -> Path:
-    """Return an int8 graph of a checkpoint, beside a copy of its tokenizer.
+    """Return an int8 graph of a checkpoint from the cache, beside a copy of its tokenizer.
 
     What was made earlier of the same model, before its files changed, is removed.
-
-    Args:
-        checkpoint: What the model says of itself.
-        show_progress: Show a bar.
-
-    Raises:
-        ModelLoadError: The cache can't be written, or what lies in it is damaged. Whatever else is
-            wrong with the model passes through as it is.
     """
     model, key = _name_and_key(checkpoint)
 
@@ -168,13 +143,12 @@ def _name_and_key(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def _export(checkpoint: Checkpoint, folder: Path) -> None:
-    """Quantize a checkpoint's weights, and trace it."""
     import torch
 
     from langchain_rerank.cross_encoders import heads, int8_layers
     from langchain_rerank.cross_encoders.torch_model import hidden_bars
 
-    _check(checkpoint)
+    _refuse_what_a_trace_loses(checkpoint)
     with hidden_bars(show_progress=False):
         tokenizer = heads.load_tokenizer(checkpoint)
         scorer = heads.build(checkpoint, tokenizer)
@@ -193,8 +167,7 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
     int8_layers.export(scorer, features, folder / _GRAPH)
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    """Refuse what a graph in int8 would compute otherwise."""
+def _refuse_what_a_trace_loses(checkpoint: Checkpoint) -> None:
     # One setting, or one for each kind of layer.
     positions = checkpoint.config.get("rope_parameters") or checkpoint.config.get("rope_scaling")
     asked = [

@@ -64,10 +64,9 @@ _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """Return this process's event loop in a thread of its own, started if need be.
+    """Return this process's event loop in a thread of its own, as fsspec does it.
 
-    `score` and `ascore` run the same coroutine there, from any thread and event loop, as fsspec
-    does it. At exit its tasks are cancelled, and waited for.
+    At exit its tasks are cancelled, and waited for.
     """
     process = os.getpid()
     with _loops_lock.get():

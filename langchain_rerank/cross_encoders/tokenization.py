@@ -79,8 +79,8 @@ def frame_of_checkpoint(
     """Find what stands around a pair; None where pairs are encoded as such.
 
     Raises:
-        ValueError: There is an instruction, and the model takes none; or the chat template can't
-            carry a pair of query and document, or does more with them than stand around them.
+        ValueError: The model takes no instruction; or its chat template can't carry a pair, or
+            does more with the texts than stand around them.
     """
     frame, taken = checkpoint.frame, instruction is None
     if checkpoint.template is not None:
@@ -192,8 +192,7 @@ def encode(
         pairs: (query, passage) each.
         max_length: Most tokens of an input.
         frame: What stands around the texts of a language model; None for the tokenizer's own.
-        whole: Read the whole passage in overlapping windows, not only its start. They depend on
-            nothing but the pair.
+        whole: Read the whole passage in overlapping windows, not only its start.
     """
     if frame is not None:
         return _encode_framed(tokenizer, pairs, max_length, frame, whole=whole)
