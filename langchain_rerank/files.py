@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
@@ -70,12 +69,16 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise ModelLoadError(msg) from error
 
 
-def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: float) -> Path:
+def make_folder(
+    folder: Path, fill: Callable[[Path], None], *, state: str = "", lock_timeout_s: float
+) -> Path:
     """Make a folder of the cache once, whichever of several processes comes first, and check it.
 
     Args:
         folder: One that is there is only checked, without a lock: a read-only disk will do.
         fill: Writes all its files into a sibling of `folder`, which is renamed once complete.
+        state: Of what it is made from; a folder of another state is replaced. Processes that have
+            files of it open keep them.
         lock_timeout_s: A process that has held the lock for this long hangs.
 
     Raises:
@@ -85,29 +88,40 @@ def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: f
     from filelock import FileLock
 
     with cache_errors(folder.parent):
-        if not folder.is_dir():
+        if not _is_made(folder, state):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f".{folder.name}.lock", timeout=lock_timeout_s):
-                if not folder.is_dir():
-                    _make(folder, fill)
-    damaged = _MANIFEST
-    # A manifest that can't be read is damaged itself.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        if sums:
-            wrong = (name for name in sums if sha256_or_none(folder / name) != sums[name])
-            damaged = next(wrong, "")
-    if damaged:
-        msg = f"{folder / damaged} is damaged or missing. Delete the folder {folder} and run again."
-        raise ModelLoadError(msg)
+                if not _is_made(folder, state):
+                    _make(folder, fill, state)
+    sums = _manifest(folder).get("sha256") or {_MANIFEST: "readable"}
+    for name, expected in sums.items():
+        if sha256_or_none(folder / name) != expected:
+            msg = (
+                f"{folder / name} is damaged or missing. Delete the folder {folder} and run again."
+            )
+            raise ModelLoadError(msg)
     return folder
 
 
-def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        # Whoever wrote it held the lock and is gone.
-        shutil.rmtree(partial)
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Read what `_make` wrote; empty where it is damaged."""
+    try:
+        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_made(folder: Path, state: str) -> bool:
+    return folder.is_dir() and _manifest(folder).get("state", state) == state
+
+
+def _make(folder: Path, fill: Callable[[Path], None], state: str) -> None:
+    partial, old = (folder.with_name(f".{folder.name}.{mark}") for mark in ("partial", "old"))
+    for left in (partial, old):
+        if left.exists():
+            # Whoever wrote it held the lock and is gone.
+            shutil.rmtree(left)
     partial.mkdir()
     try:
         fill(partial)
@@ -115,25 +129,12 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
-    (partial / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2), encoding="utf-8")
+    manifest = json.dumps({"state": state, "sha256": sums}, indent=2)
+    (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
-
-
-def remove_folders(parent: Path, prefix: str) -> None:
-    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
-
-    Where the system doesn't allow it while files are open, the folder stays.
-    """
-    from filelock import FileLock, Timeout
-
-    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
-        folder = parent / lock.name[1 : -len(".lock")]
-        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-            aside = folder.with_name(f".{folder.name}.partial")
-            if folder.is_dir() and not aside.exists():
-                # At once, so that nobody finds half of it.
-                folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256_or_none(path: Path) -> str | None:

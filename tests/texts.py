@@ -6,6 +6,14 @@ import math
 import random
 from pydoc_data.topics import topics
 
+BERLIN = "How many people live in Berlin?"
+POPULATION = (
+    "Berlin had a population of 3,520,031 registered inhabitants in an area of "
+    "891.82 square kilometers."
+)
+MUSEUMS = "Berlin is well known for its museums."
+# Over 3,000 tokens.
+FILLER = topics["typesmapping"][:12500]
 QUERIES = (
     "how does the with statement work",
     "What is the difference between a list and a tuple?",

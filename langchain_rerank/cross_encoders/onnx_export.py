@@ -22,7 +22,7 @@ from langchain_rerank.cross_encoders.checkpoint import (
 )
 from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
 from langchain_rerank.errors import ModelLoadError
-from langchain_rerank.files import cache_dir, make_folder, remove_folders
+from langchain_rerank.files import cache_dir, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _GRAPH = "model.onnx"
 # Raise it with every change of what is written: a new recipe must never read an old folder.
-_FORMAT = 3
+_FORMAT = 4
 # A large model takes minutes; a holder that is still busy after this long hangs.
 _LOCK_TIMEOUT_S = 3600
 _SETTINGS = (".json", ".txt", ".model", ".jinja")
@@ -111,35 +111,28 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
 def int8_graph(checkpoint: Checkpoint, *, show_progress: bool) -> Path:
     """Return an int8 graph of a checkpoint from the cache, beside a copy of its tokenizer.
 
-    What was made earlier of the same model, before its files changed, is removed.
+    One that was made before the model's files changed is replaced; new libraries change nothing.
     """
-    model, key = _name_and_key(checkpoint)
-
-    def fill(folder: Path) -> None:
-        logger.info("quantizing '%s' into %s, which is done once", checkpoint.folder, folder.parent)
-        with tqdm(total=1, desc="Quantizing", unit="model", disable=not show_progress) as bar:
-            _export(checkpoint, folder)
-            bar.update()
-        remove_folders(folder.parent, f"{model}-")
-
-    target = cache_dir() / "onnx" / f"{model}-{key}"
-    return make_folder(target, fill, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
-
-
-def _name_and_key(checkpoint: Checkpoint) -> tuple[str, str]:
-    """Name a model and hash its present state; the libraries' versions are not part of it."""
     folder = checkpoint.folder.resolve()
     # All commits of a repository of the hub are one model.
     model = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    identity = hashlib.sha256(f"{model} {processor()}".encode()).hexdigest()[:8]
+    identity = hashlib.sha256(f"{model} {processor()} {_FORMAT}".encode()).hexdigest()[:16]
     stats = {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in (*folder.glob("*"), *folder.glob("*/*"))
         if path.suffix in _SOURCES
     }
     answers = checkpoint.true_token, checkpoint.false_token
-    state = (_FORMAT, str(folder), sorted(stats.items()), answers)
-    return f"{model.name[:40]}-{identity}", hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    state = repr((str(folder), sorted(stats.items()), answers))
+
+    def fill(target: Path) -> None:
+        logger.info("quantizing '%s' into %s, which is done once", folder, target.parent)
+        with tqdm(total=1, desc="Quantizing", unit="model", disable=not show_progress) as bar:
+            _export(checkpoint, target)
+            bar.update()
+
+    target = cache_dir() / "onnx" / f"{model.name[:40]}-{identity}"
+    return make_folder(target, fill, state=state, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
 
 
 def _export(checkpoint: Checkpoint, folder: Path) -> None:

@@ -14,6 +14,7 @@ from langchain_rerank import (
     RemoteCrossEncoder,
     TorchCrossEncoder,
 )
+from langchain_rerank.cross_encoders import batching
 from langchain_rerank.cross_encoders.endpoints import CERTIFICATES
 from tests.cross_encoders.families import Family, save_tiny
 from tests.fakes import WordOverlapCrossEncoder
@@ -107,6 +108,20 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Collects what goes into a model."""
+    seen: list[dict[str, Any]] = []
+    pad_batch = batching.pad_batch
+
+    def recording(*args: Any) -> dict[str, Any]:
+        seen.append(pad_batch(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(batching, "pad_batch", recording)
+    return seen
 
 
 @pytest.fixture

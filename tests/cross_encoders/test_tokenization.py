@@ -97,9 +97,3 @@ def test_a_pairs_windows_do_not_depend_on_its_neighbours(tokenizer):
     together = by_owner(encode(tokenizer, PAIRS, MAX_LENGTH, whole=True))
     alone = [by_owner(encode(tokenizer, [pair], MAX_LENGTH, whole=True))[0] for pair in PAIRS]
     assert together == alone
-
-
-def test_tokens_that_the_model_read_are_counted_without_padding(tiny):
-    tiny.score([("a", "b"), ("a", "b c d e f")])
-    tiny.score([("a", "b")])
-    assert tiny.tokens_scored == 5 + 9 + 5
