@@ -88,9 +88,7 @@ def is_background_loop(loop: asyncio.AbstractEventLoop) -> bool:
     return _loops.get(os.getpid()) is loop
 
 
-async def _until_exit(
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]],
-) -> None:
+async def _until_exit(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
     started.set_result((asyncio.get_running_loop(), exiting := asyncio.Event()))
     await exiting.wait()
 

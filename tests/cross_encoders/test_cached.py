@@ -90,8 +90,7 @@ async def test_each_pair_is_scored_once(cached, fake, store):
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [b"", b"x", b"\0" * 12, b"[0.5", b"0.5", b"[0.5, 1]", b"[null]", b"\xff"],
+    "damage", [b"", b"x", b"\0" * 12, b"[0.5", b"0.5", b"[0.5, 1]", b"[null]", b"\xff"]
 )
 def test_a_damaged_entry_is_scored_again_and_mended(cached, fake, store, damage):
     cached.score(PAIRS)

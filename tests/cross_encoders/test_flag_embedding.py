@@ -12,11 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from langchain_rerank import (
-    FlagEmbeddingCrossEncoder,
-    ScoringError,
-    TorchCrossEncoder,
-)
+from langchain_rerank import FlagEmbeddingCrossEncoder, ScoringError, TorchCrossEncoder
 from langchain_rerank.cross_encoders.flag_embedding import missing_weights
 from langchain_rerank.cross_encoders.processes import CancelledCallError, cancelled
 from tests.checkpoints import save_bert

@@ -99,12 +99,7 @@ def ettin(pooling: str, **dense: Any) -> Callable[[Path, str], str]:
                 Pooling(32, pooling_mode=pooling),
                 Dense(32, 32, bias=False, activation_function=torch.nn.GELU(), **dense),
                 LayerNorm(32),
-                Dense(
-                    32,
-                    1,
-                    activation_function=torch.nn.Identity(),
-                    module_output_name="scores",
-                ),
+                Dense(32, 1, activation_function=torch.nn.Identity(), module_output_name="scores"),
             ]
         model = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity())
         model.save_pretrained(str(folder / "ettin"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,276 +21,212 @@ from tests.checkpoints import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-    Maker = Callable[[Path, str], str]
-
-ST = "sentence_transformers."
-TRANSFORMER = f"{ST}models.Transformer"
-POOLING, NORMALIZE, DENSE, LOGIT = (
-    f"{ST}models.{name}" for name in ("Pooling", "Normalize", "Dense", "LogitScore")
+CONFIG, MODULES, TOKENIZER = "config.json", "modules.json", "tokenizer_config.json"
+SAVED, MODULE = "config_sentence_transformers.json", "sentence_bert_config.json"
+ST = "sentence_transformers.models."
+TRANSFORMER, POOLING, NORMALIZE, DENSE, LOGIT = (
+    f"{ST}{name}" for name in ("Transformer", "Pooling", "Normalize", "Dense", "LogitScore")
 )
+CLASSIFIES = {"transformer_task": "sequence-classification"}
+GENERATES = {"transformer_task": "text-generation"}
 PLAIN_TEMPLATE = '{% for m in messages if m.role == "user" %}{{ m.content }}{% endfor %}<|im_end|>'
 
 
-def bert(folder: Path, real: str, **config: Any) -> str:
-    """A good one-logit classifier, to be spoilt; `config` goes into its config.json."""
+def classifier(folder: Path, real: str) -> None:
     save_bert(folder, real, "BertForSequenceClassification", num_labels=1)
-    return save_settings(folder, **config)
 
 
-def bert_with(**config: Any) -> Maker:
-    return lambda folder, real: bert(folder, real, **config)
+def encoder(folder: Path, real: str) -> None:
+    save_bert(folder, real, "BertModel")
 
 
-def modules(*types: str, **settings: Any) -> Maker:
-    """A BERT with modules behind it; `settings` go into the config.json of the last one."""
+def head(folder: Path, real: str) -> None:
+    """Modules whose last one scores."""
+    from safetensors.torch import save_file
 
-    def save(folder: Path, real: str) -> str:
-        save_bert(folder, real, "BertModel")
-        save_modules(folder, *types)
-        if settings:
-            save_settings(
-                folder, f"{len(types) - 1}_{types[-1].split('.')[-1]}/config.json", **settings
-            )
-        return str(folder)
-
-    return save
+    encoder(folder, real)
+    save_modules(folder, TRANSFORMER, POOLING, DENSE)
+    save_settings(folder, "1_Pooling/config.json", pooling_mode="cls")
+    dense = {"in_features": 32, "out_features": 1, "module_output_name": "scores"}
+    save_settings(folder, "2_Dense/config.json", **dense)
+    layer = {f"linear.{name}": one for name, one in torch.nn.Linear(32, 1).state_dict().items()}
+    save_file(layer, folder / "2_Dense" / "model.safetensors")
 
 
-def modules_with(name: str, **settings: Any) -> Maker:
-    """A classifier in one module, with settings of sentence-transformers."""
-
-    def save(folder: Path, real: str) -> str:
-        save_modules(Path(bert(folder, real)), TRANSFORMER)
-        task = {"transformer_task": "sequence-classification"}
-        save_settings(folder, "sentence_bert_config.json", **task)
-        return save_settings(folder, name, **settings)
-
-    return save
+def modernbert(folder: Path, _: str) -> None:
+    save_modernbert(folder, "ModernBertModel")
 
 
-def ettin(settings: dict[str, Any], *, weights: bool = True) -> Maker:
-    def save(folder: Path, real: str) -> str:
-        modules(TRANSFORMER, POOLING, DENSE)(folder, real)
-        save_settings(folder, "1_Pooling/config.json", pooling_mode="cls")
-        dense = {"in_features": 32, "out_features": 1, "module_output_name": "scores"}
-        save_settings(folder, "2_Dense/config.json", **{**dense, **settings})
-        if weights:
-            layer = torch.nn.Linear(32, 1).state_dict()
-            from safetensors.torch import save_file
-
-            named = {f"linear.{name}": weight for name, weight in layer.items()}
-            save_file(named, folder / "2_Dense" / "model.safetensors")
-        return str(folder)
-
-    return save
+def qwen3(folder: Path, _: str) -> None:
+    save_decoder(folder, "Qwen3ForCausalLM", template=QWEN3_TEMPLATE)
 
 
-def causal(template: str | None = None, **logit_score: Any) -> Maker:
-    def save(folder: Path, _: str) -> str:
-        save_decoder(folder, "Qwen3ForCausalLM", template=template)
-        if logit_score:
-            task = {"transformer_task": "text-generation"}
-            save_settings(folder, "sentence_bert_config.json", **task)
-            save_modules(folder, TRANSFORMER, LOGIT)
-            save_settings(folder, "1_LogitScore/config.json", **logit_score)
-        return str(folder)
-
-    return save
+def qwen3_classifier(folder: Path, _: str) -> None:
+    save_decoder(folder, "Qwen3ForSequenceClassification", template=QWEN3_TEMPLATE, num_labels=1)
 
 
-def without(maker: Maker, *names: str) -> Maker:
-    def save(folder: Path, real: str) -> str:
-        maker(folder, real)
-        for name in names:
+def make(folder: Path, real: str, good: Any, changes: dict[str, Any]) -> str:
+    """Save something good, and change its files: settings, modules, a text, or None to remove."""
+    good(folder, real)
+    for name, change in changes.items():
+        if change is None:
             (folder / name).unlink()
-        return str(folder)
-
-    return save
-
-
-def layers_without_input(task: str, *layers: str) -> Maker:
-    """Layers, the first of which reads what the transformer doesn't give for this task."""
-
-    def save(folder: Path, real: str) -> str:
-        save_modules(Path(bert(folder, real)), TRANSFORMER, *layers)
-        path = f"{len(layers)}_Dense/config.json"
-        save_settings(folder, path, module_output_name="scores")
-        return save_settings(folder, "sentence_bert_config.json", transformer_task=task)
-
-    return save
+        elif isinstance(change, str):
+            (folder / name).write_text(change)
+        elif isinstance(change, list):
+            save_modules(folder, *change)
+        else:
+            save_settings(folder, name, **change)
+    return str(folder)
 
 
-def qwen3_classifier(template: str) -> Maker:
-    name = "Qwen3ForSequenceClassification"
-    return lambda folder, _: save_decoder(folder, name, template=template, num_labels=1)
+def logit_score(**settings: int) -> dict[str, Any]:
+    modules = {MODULES: [TRANSFORMER, LOGIT], MODULE: GENERATES}
+    return {**modules, "1_LogitScore/config.json": settings}
 
 
-_SAVED = "config_sentence_transformers.json"
-# How to make it, and what the error must name: the file, then what it asks for.
-REFUSED: dict[str, tuple[Maker, str]] = {
+def modular(name: str, **settings: Any) -> dict[str, Any]:
+    """A classifier in one module, with settings of sentence-transformers."""
+    files = {MODULES: [TRANSFORMER], MODULE: CLASSIFIES}
+    return {**files, name: {**files.get(name, {}), **settings}}
+
+
+def config(**settings: Any) -> dict[str, Any]:
+    return {CONFIG: settings}
+
+
+def modules(*types: str, **settings: Any) -> dict[str, Any]:
+    """Modules behind a transformer; the settings are the first one's."""
+    path = f"1_{types[0].rpartition('.')[2]}/config.json"
+    return {MODULES: [TRANSFORMER, *types], **({path: settings} if settings else {})}
+
+
+def saved(**settings: Any) -> dict[str, Any]:
+    return modular(SAVED, **settings)
+
+
+def dense(**settings: Any) -> dict[str, Any]:
+    return {"2_Dense/config.json": settings}
+
+
+def template(text: str | None) -> dict[str, Any]:
+    return {"chat_template.jinja": text}
+
+
+OWN_CODE = {"AutoModelForSequenceClassification": "modeling.MyModel"}
+NEVER = {"id2label": {"0": "LABEL_0"}}
+OLDER = {"sbert_ce_default_activation_function": "torch.nn.modules.activation.ReLU"}
+ESCAPES = "{% for m in messages %}{{ m.content | replace('<', '&lt;') }}{% endfor %}"
+FAILS = "{{ raise_exception('only user and assistant') }}"
+NO_PLACE = r"chat template.*'query' and 'document'"
+# What is good, how it is spoilt, and what the error must name: the file, then what it asks for.
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "listwise": (
-        bert_with(
-            architectures=["JinaForRanking"], auto_map={"AutoModel": "modeling.JinaForRanking"}
-        ),
+        classifier,
+        config(architectures=["JinaForRanking"], auto_map={"AutoModel": "JinaForRanking"}),
         r"config\.json.*JinaForRanking",
     ),
     "two logits": (
-        bert_with(id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1}),
-        r"config\.json.* 2 logits",
+        classifier,
+        config(id2label={"0": "no", "1": "yes"}),
+        r"config\.json.*2 logits",
     ),
     "masked language model": (
-        bert_with(architectures=["BertForMaskedLM"]),
+        classifier,
+        config(architectures=["BertForMaskedLM"]),
         r"config\.json.*BertForMaskedLM",
     ),
-    "code of its own beside a native model": (
-        bert_with(auto_map={"AutoModelForSequenceClassification": "modeling.MyModel"}),
+    "bare encoder": (encoder, {}, r"config\.json.*BertModel"),
+    "code of its own": (
+        classifier,
+        config(auto_map=OWN_CODE),
         r"config\.json.*modeling\.MyModel.*\n?.*trust_remote_code",
     ),
-    "router": (modules(f"{ST}base.modules.Router"), r"modules\.json.*Router"),
-    "multi-vector": (
-        modules(TRANSFORMER, "pylate.models.Dense.Dense"),
-        r"modules\.json.*pylate\.models\.Dense",
-    ),
-    "module of its own": (modules(TRANSFORMER, "custom.MyHead"), r"modules\.json.*custom\.MyHead"),
-    "module named as a known one": (modules(TRANSFORMER, "custom.Dense"), r"modules\.json.*custom"),
-    "pooling behind a classifier": (
-        layers_without_input("sequence-classification", POOLING, DENSE),
-        r"modules\.json.*Pooling reads token_embeddings",
-    ),
+    "router": (encoder, modules(f"{ST}Router"), r"modules\.json.*Router"),
+    "multi-vector": (encoder, modules("pylate.models.Dense.Dense"), r"modules\.json.*pylate"),
+    "module of its own": (encoder, modules("custom.Dense"), r"modules\.json.*custom\.Dense"),
+    "pooling behind a classifier": (head, {MODULE: CLASSIFIES}, r"Pooling reads token_embeddings"),
     "dense without pooling": (
-        layers_without_input("feature-extraction", DENSE),
+        encoder,
+        modules(DENSE, module_output_name="scores"),
         r"modules\.json.*Dense reads sentence_embedding",
     ),
-    "bi-encoder": (
-        modules(TRANSFORMER, POOLING, NORMALIZE),
-        r"modules\.json.*Normalize|SentenceTransformer",
-    ),
-    "bi-encoder without normalization": (
-        modules(TRANSFORMER, POOLING, pooling_mode="mean"),
-        r"modules\.json.*Pooling",
-    ),
-    "bi-encoder that says so": (
-        modules_with(_SAVED, model_type="SentenceTransformer"),
-        rf"{re.escape(_SAVED)}.*SentenceTransformer",
-    ),
-    "activation of its own": (
-        modules_with(_SAVED, activation_fn="custom.Scaled"),
-        r"custom\.Scaled",
-    ),
-    "activation of another scale": (
-        modules_with(_SAVED, activation_fn="torch.nn.modules.activation.Tanh"),
-        r"Tanh",
-    ),
-    "activation of another scale, in an older form": (
-        bert_with(sbert_ce_default_activation_function="torch.nn.modules.activation.ReLU"),
-        r"ReLU",
-    ),
-    "prompt that is not there": (
-        modules_with(_SAVED, prompts={"a": "b"}, default_prompt_name="c"),
-        rf'{re.escape(_SAVED)}.*"c"',
-    ),
+    "bi-encoder": (encoder, modules(POOLING, NORMALIZE), r"modules\.json.*Normalize"),
+    "bi-encoder, not normalized": (encoder, modules(POOLING, pooling_mode="mean"), r"no score"),
+    "bi-encoder that says so": (classifier, saved(model_type="SentenceTransformer"), r"says model"),
+    "its own activation": (classifier, saved(activation_fn="custom.Scaled"), r"custom\.Scaled"),
+    "another scale": (classifier, saved(activation_fn="torch.nn.Tanh"), r"Tanh"),
+    "another scale, in an older form": (classifier, config(**OLDER), r"ReLU"),
+    "prompt that is not there": (classifier, saved(default_prompt_name="c"), r'ormers\.json.*"c"'),
     "settings of the processor": (
-        modules_with("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 8}}),
+        classifier,
+        modular(MODULE, processing_kwargs={"text": {"max_length": 8}}),
         r"sentence_bert_config\.json.*text",
     ),
-    "dense without weights": (ettin({}, weights=False), r"2_Dense lacks weights"),
-    "dense of another width": (ettin({"in_features": 16}), r"2_Dense lacks weights that fit"),
-    "dense of two scores": (ettin({"out_features": 2}), r"2_Dense lacks weights that fit"),
-    "dense with an activation of its own": (
-        ettin({"activation_function": "custom.Swish"}),
-        r"custom\.Swish",
-    ),
-    "dense that gives no score": (ettin({"module_output_name": "x"}), r"modules\.json.*no score"),
-    "language model without a template": (causal(), r"config\.json.*Qwen3ForCausalLM"),
-    "template without a place for a pair": (
-        causal(PLAIN_TEMPLATE),
-        r"chat template.*'query' and 'document'",
-    ),
-    "classifier whose template has no place for a pair": (
-        qwen3_classifier(PLAIN_TEMPLATE),
-        r"chat template.*'query' and 'document'",
-    ),
-    "template that changes texts": (
-        qwen3_classifier("{% for m in messages %}{{ m.content | upper }}{% endfor %}"),
-        r"chat template",
-    ),
-    "template that fails": (
-        qwen3_classifier("{{ raise_exception('only user and assistant') }}"),
-        r"only user and assistant",
-    ),
-    "token out of range": (
-        causal(QWEN3_TEMPLATE, true_token_id=10**6, false_token_id=0),
-        r"LogitScore.*1000000",
-    ),
-    "token below zero": (causal(QWEN3_TEMPLATE, true_token_id=-1), r"LogitScore.*-1"),
-    "no token": (causal(QWEN3_TEMPLATE, false_token_id=3), r"true_token_id"),
+    "dense without weights": (head, {"2_Dense/model.safetensors": None}, r"2_Dense lacks weights"),
+    "dense of another width": (head, dense(in_features=16), r"2_Dense lacks weights that fit"),
+    "dense of two scores": (head, dense(out_features=2), r"2_Dense lacks weights that fit"),
+    "dense of its own": (head, dense(activation_function="custom.Swish"), r"custom\.Swish"),
+    "dense without score": (head, dense(module_output_name="x"), r"modules\.json.*no score"),
+    "no template": (qwen3, template(None), r"config\.json.*Qwen3ForCausalLM"),
+    "template without a place": (qwen3, template(PLAIN_TEMPLATE), NO_PLACE),
+    "classifier's template without": (qwen3_classifier, template(PLAIN_TEMPLATE), NO_PLACE),
+    "template that changes texts": (qwen3_classifier, template(ESCAPES), r"chat template changes"),
+    "template that fails": (qwen3_classifier, template(FAILS), r"only user and assistant"),
+    "token out of range": (qwen3, logit_score(true_token_id=10**6), r"LogitScore.*1000000"),
+    "token below zero": (qwen3, logit_score(true_token_id=-1), r"LogitScore.*-1"),
+    "no token": (qwen3, logit_score(false_token_id=3), r"true_token_id"),
     "head that was never trained": (
-        lambda folder, real: save_settings(
-            save_bert(folder, real, "BertModel"),
-            architectures=["BertForSequenceClassification"],
-            id2label={"0": "LABEL_0"},
-        ),
+        encoder,
+        config(architectures=["BertForSequenceClassification"], **NEVER),
         r"lacks weights.*classifier\.weight",
     ),
     "modernbert that was never trained": (
-        lambda folder, _: save_settings(
-            save_modernbert(folder, "ModernBertModel"),
-            architectures=["ModernBertForSequenceClassification"],
-            id2label={"0": "LABEL_0"},
-        ),
-        r"lacks weights.*head|classifier",
+        modernbert,
+        config(architectures=["ModernBertForSequenceClassification"], **NEVER),
+        r"lacks weights.*(head|classifier)\.",
     ),
     "adapter": (
-        lambda folder, real: save_settings(
-            without(bert, "config.json", "model.safetensors")(folder, real), "adapter_config.json"
-        ),
+        classifier,
+        {CONFIG: None, "model.safetensors": None, "adapter_config.json": {}},
         r"adapter.*merge",
     ),
-    "file that is no JSON": (
-        lambda folder, real: (
-            Path(bert(folder, real), "modules.json").write_text("{"),
-            str(folder),
-        )[1],
-        r"modules\.json is not JSON",
-    ),
+    "file that is no JSON": (classifier, {MODULES: "{"}, r"modules\.json is not JSON"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_by_name(checkpoint, tmp_path, case):
-    make, named = REFUSED[case]
-    folder = make(tmp_path / "model", checkpoint)
+    good, changes, named = REFUSED[case]
+    folder = make(tmp_path / "model", checkpoint, good, changes)
+    # Whose code is trusted is refused for its form.
+    model = TorchCrossEncoder(model=folder, device="cpu", trust_remote_code=case == "listwise")
     with pytest.raises(ModelLoadError, match=re.escape(folder)) as raised:
-        TorchCrossEncoder(model=folder, device="cpu").load()
+        model.load()
     assert re.search(named, str(raised.value)), str(raised.value)
 
 
-def test_listwise_is_refused_though_its_code_is_trusted(checkpoint, tmp_path):
-    folder = REFUSED["listwise"][0](tmp_path, checkpoint)
-    with pytest.raises(ModelLoadError, match="JinaForRanking"):
-        TorchCrossEncoder(model=folder, device="cpu", trust_remote_code=True).load()
-
-
-TOKENIZER = "tokenizer_config.json"
+@pytest.mark.parametrize("good", [classifier, head, qwen3, qwen3_classifier])
+def test_what_is_spoilt_above_was_good(checkpoint, tmp_path, good):
+    folder = make(tmp_path / "model", checkpoint, good, {})
+    TorchCrossEncoder(model=folder, device="cpu").load()
 
 
 @pytest.mark.parametrize("stated", [None, 10**30, 8192], ids=["none", "no limit", "too large"])
-@pytest.mark.parametrize(("kind", "limit"), [("bert", 512), ("xlm-roberta", LIMIT)])
+@pytest.mark.parametrize("limit", [512, LIMIT])
 def test_positions_limit_the_length_whatever_the_tokenizer_says(
-    checkpoint, tmp_path, kind, limit, stated
+    checkpoint, tmp_path, limit, stated
 ):
     """One token more would crash in the first long passage."""
-    folder = (
-        bert(tmp_path, checkpoint) if kind == "bert" else save_xlm_roberta(tmp_path, limit=None)
-    )
-    save_settings(folder, TOKENIZER, model_max_length=stated)
+    classifier(tmp_path, checkpoint) if limit == 512 else save_xlm_roberta(tmp_path, limit=None)
+    save_settings(tmp_path, TOKENIZER, model_max_length=stated)
     with pytest.raises(ModelLoadError, match=rf"max_length={limit + 1} is over the {limit} tokens"):
-        TorchCrossEncoder(model=folder, device="cpu", max_length=limit + 1).load()
+        TorchCrossEncoder(model=tmp_path, device="cpu", max_length=limit + 1).load()
     long = [("query", "word " * 3000)]
-    full = TorchCrossEncoder(model=folder, device="cpu", max_length=limit).score(long)
-    assert TorchCrossEncoder(model=folder, device="cpu").score(long) == full
+    full = TorchCrossEncoder(model=tmp_path, device="cpu", max_length=limit).score(long)
+    assert TorchCrossEncoder(model=tmp_path, device="cpu").score(long) == full
 
 
 @pytest.mark.parametrize(
@@ -313,8 +248,7 @@ def test_the_smallest_limit_counts_and_at_most_1024_tokens_are_the_default(
     save_settings(folder, TOKENIZER, model_max_length=tokenizer)
     if module is not None:
         save_modules(tmp_path, TRANSFORMER)
-        task = {"transformer_task": "sequence-classification"}
-        save_settings(folder, "sentence_bert_config.json", max_seq_length=module, **task)
+        save_settings(folder, MODULE, max_seq_length=module, **CLASSIFIES)
     model = TorchCrossEncoder(model=folder, device="cpu")
     model.score([("query", "word " * 3000)])
     assert model.tokens_scored == expected
