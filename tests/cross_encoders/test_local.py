@@ -48,15 +48,10 @@ def some_batches(count: int) -> list[list[tuple[str, str]]]:
 BATCHES = some_batches(24)
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tiny checkpoint is exported once, outside of the user's cache."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(params=[TorchCrossEncoder, OnnxCrossEncoder])
-def make(request, tiny_checkpoint, scratch, monkeypatch) -> Make:
-    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", str(scratch))
+def make(request, tiny_checkpoint, monkeypatch) -> Make:
+    # Beside the checkpoint it is exported once for all tests, and not into the user's cache.
+    monkeypatch.setenv("LANGCHAIN_RERANK_CACHE", f"{tiny_checkpoint}-cache")
 
     def make(model: Any = tiny_checkpoint, **fields: Any) -> CheckpointCrossEncoder:
         return request.param(**{"model": model, "normalize": False, **fields})
@@ -64,15 +59,9 @@ def make(request, tiny_checkpoint, scratch, monkeypatch) -> Make:
     return make
 
 
-@pytest.fixture(params=["cross_encoder", "onnx_cross_encoder"])
-def real(request: pytest.FixtureRequest) -> CheckpointCrossEncoder:
-    return request.getfixturevalue(request.param)
-
-
-# Lengths and texts
-
-
-def test_a_long_document_is_read_whole_where_asked_for(real, caplog):
+@pytest.mark.parametrize("engine", ["cross_encoder", "onnx_cross_encoder"])
+def test_a_long_document_is_read_whole_where_asked_for(engine, request, caplog):
+    real = request.getfixturevalue(engine)
     pairs = [(BERLIN, "Nobody knows anything about it. " * 100 + POPULATION), (BERLIN, MUSEUMS)]
     scores = {
         how: real.model_copy(update={"long_documents": how}).score(pairs)

@@ -59,15 +59,9 @@ def modernbert(pooling: str) -> Callable[[Path, str], str]:
     )
 
 
-def decoder(
-    name: str, template: str | None = None, *, prompts: bool = False
-) -> Callable[[Path, str], str]:
-    def save(folder: Path, _: str) -> str:
-        labels = {"num_labels": 1} if name.endswith("Classification") else {}
-        checkpoints.save_decoder(folder, name, template=template, **labels)
-        return str(folder)
-
-    return save
+def decoder(name: str, template: str | None = None) -> Callable[[Path, str], str]:
+    labels = {"num_labels": 1} if name.endswith("Classification") else {}
+    return lambda folder, _: checkpoints.save_decoder(folder, name, template=template, **labels)
 
 
 def resaved(save: Callable[[Path, str], str], **keywords: Any) -> Callable[[Path, str], str]:

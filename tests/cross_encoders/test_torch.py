@@ -30,11 +30,6 @@ PAIRS = real_pairs(60)
 # Scores and batches
 
 
-def test_golden_scores(cross_encoder):
-    scores = cross_encoder.score([(BERLIN, POPULATION), (BERLIN, MUSEUMS)])
-    assert scores == pytest.approx([9.08509, -3.93431], abs=1e-3)
-
-
 def test_neither_the_token_budget_nor_what_is_cut_off_changes_scores(cross_encoder):
     start = "Berlin has 3,520,031 people, and many museums on an island in the river. " * 60
     pairs = [*PAIRS[:20], (BERLIN, start)]
@@ -44,12 +39,11 @@ def test_neither_the_token_budget_nor_what_is_cut_off_changes_scores(cross_encod
         assert other.score(pairs) == pytest.approx(expected, abs=1e-5)
 
 
-def test_bfloat16_ranks_as_float32(cross_encoder):
-    model = cross_encoder.model_copy(update={"dtype": "bfloat16"})
-    pairs = [(BERLIN, POPULATION), (BERLIN, MUSEUMS), (BERLIN, "Fish swim.")]
-    scores, expected = model.score(pairs), cross_encoder.score(pairs)
-    assert np.argsort(scores).tolist() == np.argsort(expected).tolist()
-    assert scores == pytest.approx(expected, abs=0.3)
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-3), ("bfloat16", 0.3)])
+def test_golden_scores(cross_encoder, dtype, error):
+    model = cross_encoder.model_copy(update={"dtype": dtype})
+    scores = model.score([(BERLIN, POPULATION), (BERLIN, MUSEUMS)])
+    assert scores == pytest.approx([9.08509, -3.93431], abs=error)
 
 
 def test_first_max_and_mean_are_those_of_the_windows(tiny, tokenizer):
@@ -109,11 +103,10 @@ def before_each_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[in
     return patch
 
 
-def out_of_memory_over(most: int) -> Callable[[int], None]:
+def fail_over(most: int) -> Callable[[int], None]:
     def check(tokens: int) -> None:
         if tokens > most:
-            msg = "CUDA out of memory. Tried to allocate 20.00 MiB."
-            raise torch.OutOfMemoryError(msg)
+            raise torch.OutOfMemoryError
 
     return check
 
@@ -128,7 +121,7 @@ def test_running_out_of_memory_changes_no_score_and_is_logged(
     accelerated, batches, before_each_batch, caplog
 ):
     expected = accelerated.score(PAIRS)
-    before_each_batch(out_of_memory_over(300))
+    before_each_batch(fail_over(300))
     assert accelerated.score(PAIRS) == pytest.approx(expected, abs=1e-5)
     assert any("out of memory: batches now hold" in record.message for record in caplog.records)
     # What was learnt holds: the next call does not run into the wall again.
@@ -138,7 +131,7 @@ def test_running_out_of_memory_changes_no_score_and_is_logged(
 
 
 def test_a_single_pair_that_does_not_fit_says_what_to_do(accelerated, before_each_batch):
-    before_each_batch(out_of_memory_over(0))
+    before_each_batch(fail_over(0))
     with pytest.raises(ScoringError, match="lower max_length, choose a smaller model") as raised:
         accelerated.score(PAIRS)
     assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
@@ -275,10 +268,8 @@ def test_a_folder_that_is_not_whole_is_named_and_may_be_mended(
     assert len(model.score(PAIRS)) == len(PAIRS)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there(tiny_checkpoint, device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("needs a machine without CUDA")
     with pytest.raises(ModelLoadError, match=f"on {device}"):
         TorchCrossEncoder(model=tiny_checkpoint, device=device).load()
 
