@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
@@ -97,10 +97,7 @@ def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
 def _split(text: str, metadata: dict[str, str], language: str | None = None) -> list[Document]:
     from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 
-    options = {"chunk_size": CHUNK_CHARACTERS, "chunk_overlap": 0}
-    splitter = (
-        RecursiveCharacterTextSplitter.from_language(Language(language), **options)
-        if language
-        else RecursiveCharacterTextSplitter(**options)
-    )
-    return splitter.create_documents([text], [metadata])
+    size: dict[str, Any] = {"chunk_size": CHUNK_CHARACTERS, "chunk_overlap": 0}
+    splitter = RecursiveCharacterTextSplitter
+    made = splitter.from_language(Language(language), **size) if language else splitter(**size)
+    return made.create_documents([text], [metadata])

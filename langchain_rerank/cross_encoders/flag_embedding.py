@@ -168,7 +168,6 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         from langchain_rerank.cross_encoders.torch_model import default_batch_tokens
 
         budget = self.batch_tokens or default_batch_tokens(device)
-        # Their own defaults are "A: " and "B: ": pass on only what was given.
         instructions = {
             "query_instruction_for_rerank": self.query_instruction,
             "passage_instruction_for_rerank": self.passage_instruction,
@@ -183,14 +182,15 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             # Two of the families warn unless one half precision is asked for; on a CPU all of them
             # ignore float16, so asking for it there keeps float32 and the peace.
             "use_fp16": dtype == torch.float16 or (device == "cpu" and dtype == torch.float32),
+            # Their own defaults are "A: " and "B: ".
             **{name: text for name, text in instructions.items() if text is not None},
         }
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
         """Score through FlagEmbedding, which puts instructions and prompt around the texts."""
         _compute_alone_if_forked()
-        reranker, tokenizer = self._loaded, self._loaded.tokenizer
-        most = reranker.max_length
+        reranker, most = self._loaded, self._loaded.max_length
+        tokenizer = reranker.tokenizer
         pairs = self._short_queries(tokenizer, pairs, most)
         pairs = [(query, tokenization.start_of(tokenizer, text, most)) for query, text in pairs]
         logits = reranker.compute_score(pairs, normalize=False, **self.compute_score_kwargs)
@@ -235,10 +235,7 @@ def _flag_class(model: str, family: ModelClass) -> Any:
 
 
 def _tamed(flag_class: Any, *, quiet: bool) -> Any:
-    """Return FlagEmbedding's class without its finalizer and, if asked for, without bars.
-
-    The finalizer moves the weights to the CPU, and prints errors at interpreter exit.
-    """
+    """Take off a class its finalizer, which prints errors at interpreter exit, and its bars."""
     import torch
 
     changed: dict[str, Any] = {"__del__": lambda _: None}

@@ -7,8 +7,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import PrivateAttr
-
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 from langchain_rerank.cross_encoders.processes import PerProcess
@@ -66,13 +64,6 @@ class CheckpointCrossEncoder(LocalCrossEncoder):
     score overlapping windows and take the highest or the average logit (MaxP and AvgP of Dai and
     Callan, SIGIR 2019)."""
 
-    _tokens_scored: int = PrivateAttr(default=0)
-
-    @property
-    def tokens_scored(self) -> int:
-        """Tokens read since this was made, padding left out."""
-        return self._tokens_scored
-
     @property
     def activation(self) -> str:
         """What the checkpoint's author makes of a logit: "sigmoid" or "identity".
@@ -129,7 +120,6 @@ class CheckpointCrossEncoder(LocalCrossEncoder):
         pairs = self._short_queries(tokenizer, pairs, max_length)
         whole = self.long_documents != "first"
         windows = tokenization.encode(tokenizer, pairs, max_length, frame, whole=whole)
-        self._tokens_scored += sum(map(len, windows.features["input_ids"]))
         if windows.truncated:
             self._warn_once(
                 "%d of %d passages are longer than max_length=%d tokens and were cut; "

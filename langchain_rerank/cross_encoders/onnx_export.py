@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import platform
@@ -9,14 +10,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.checkpoint import (
     Checkpoint,
-    RefusedError,
     find_folder,
     read_checkpoint,
+    require,
     token_limit,
     weights_wanted,
 )
@@ -39,6 +38,7 @@ _WEIGHTS = (".safetensors", ".bin")
 _SOURCES = {*_SETTINGS, *_WEIGHTS}
 # Their positions follow from the length of the input, which a trace takes for a constant.
 _UNTRACEABLE_POSITIONS = ("dynamic", "longrope")
+_INSTEAD = "A graph in int8 would score otherwise."
 
 # Graphs in int8 by the names that exporters give them, the best first for each kind of processor.
 # Without VNNI, an x86 processor saturates on products of signed weights.
@@ -108,7 +108,7 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     raise ModelLoadError(msg)
 
 
-def int8_graph(checkpoint: Checkpoint, *, show_progress: bool) -> Path:
+def int8_graph(checkpoint: Checkpoint) -> Path:
     """Return an int8 graph of a checkpoint from the cache, beside a copy of its tokenizer.
 
     One that was made before the model's files changed is replaced; new libraries change nothing.
@@ -125,13 +125,8 @@ def int8_graph(checkpoint: Checkpoint, *, show_progress: bool) -> Path:
     answers = checkpoint.true_token, checkpoint.false_token
     state = repr((str(folder), sorted(stats.items()), answers))
 
-    def fill(target: Path) -> None:
-        logger.info("quantizing '%s' into %s, which is done once", folder, target.parent)
-        with tqdm(total=1, desc="Quantizing", unit="model", disable=not show_progress) as bar:
-            _export(checkpoint, target)
-            bar.update()
-
     target = cache_dir() / "onnx" / f"{model.name[:40]}-{identity}"
+    fill = functools.partial(_export, checkpoint)
     return make_folder(target, fill, state=state, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
 
 
@@ -141,7 +136,16 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
     from langchain_rerank.cross_encoders import heads, int8_layers
     from langchain_rerank.cross_encoders.torch_model import hidden_bars
 
-    _refuse_what_a_trace_loses(checkpoint)
+    # One setting, or one for each kind of layer.
+    config = checkpoint.config
+    positions = repr(config.get("rope_parameters") or config.get("rope_scaling"))
+    asked = [kind for kind in _UNTRACEABLE_POSITIONS if repr(kind) in positions]
+    changing = f"asks for positions ({', '.join(asked)}) that depend on the length of the input"
+    require(not asked, checkpoint.folder, changing, _INSTEAD)
+    names = ", ".join(checkpoint.float32_layers)
+    wide = f"wants {names} in float32 (keep_in_fp32_modules)"
+    require(not names, checkpoint.folder, wide, _INSTEAD)
+    logger.info("quantizing '%s', which is done once", checkpoint.folder)
     with hidden_bars(show_progress=False):
         tokenizer = heads.load_tokenizer(checkpoint)
         scorer = heads.build(checkpoint, tokenizer)
@@ -158,17 +162,3 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
     rows = batching.pad_batch(windows.features, [0, 1], tokenizer.pad_token_id)
     features = {name: torch.from_numpy(row) for name, row in rows.items()}
     int8_layers.export(scorer, features, folder / _GRAPH)
-
-
-def _refuse_what_a_trace_loses(checkpoint: Checkpoint) -> None:
-    # One setting, or one for each kind of layer.
-    positions = checkpoint.config.get("rope_parameters") or checkpoint.config.get("rope_scaling")
-    asked = [
-        f"positions ({kind}) that depend on the length of the input"
-        for kind in _UNTRACEABLE_POSITIONS
-        if repr(kind) in repr(positions)
-    ]
-    asked += [f"{name} in float32 (keep_in_fp32_modules)" for name in checkpoint.float32_layers]
-    if asked:
-        msg = f"it asks for {', '.join(asked)}."
-        raise RefusedError(msg)

@@ -105,13 +105,6 @@ def test_instructions_stand_before_the_texts(make):
     assert instructed.score(PAIRS) != pytest.approx(make().score(PAIRS), abs=1e-3)
 
 
-def test_tokens_that_the_model_read_are_counted_without_padding(make):
-    model = make()
-    model.score([("a", "b"), ("a", "b c d e f")])
-    model.score([("a", "b")])
-    assert model.tokens_scored == 5 + 9 + 5
-
-
 # Settings, copies, life cycle
 
 

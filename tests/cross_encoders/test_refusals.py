@@ -240,7 +240,7 @@ def test_positions_limit_the_length_whatever_the_tokenizer_says(
     ],
 )
 def test_the_smallest_limit_counts_and_at_most_1024_tokens_are_the_default(
-    checkpoint, tmp_path, stated, expected
+    checkpoint, tmp_path, stated, expected, batches
 ):
     positions, tokenizer, module = stated
     sizes = {"num_labels": 1, "max_position_embeddings": positions}
@@ -249,6 +249,5 @@ def test_the_smallest_limit_counts_and_at_most_1024_tokens_are_the_default(
     if module is not None:
         save_modules(tmp_path, TRANSFORMER)
         save_settings(folder, MODULE, max_seq_length=module, **CLASSIFIES)
-    model = TorchCrossEncoder(model=folder, device="cpu")
-    model.score([("query", "word " * 3000)])
-    assert model.tokens_scored == expected
+    TorchCrossEncoder(model=folder, device="cpu").score([("query", "word " * 3000)])
+    assert batches[0]["attention_mask"].sum() == expected
