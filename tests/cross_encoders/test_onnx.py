@@ -61,7 +61,7 @@ def test_a_pair_scores_the_same_in_any_company_to_the_last_bit_and_in_batches_ne
 
 
 def folder_with(*names: str, package: str = "reranker_en"):
-    def make(folder: Path, _: str) -> str:
+    def make(folder: Path) -> str:
         for name in names:
             shutil.copy(wheel_folder(package) / name, folder)
         return str(folder)
@@ -69,49 +69,38 @@ def folder_with(*names: str, package: str = "reranker_en"):
     return make
 
 
-def broken_graph(folder: Path, _: str) -> str:
+def broken_graph(folder: Path) -> str:
     (folder / "model.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    return folder_with("tokenizer.json")(folder, _)
+    return folder_with("tokenizer.json")(folder)
 
 
-def other_inputs(folder: Path, _: str) -> str:
+def other_inputs(folder: Path) -> str:
     model = onnx.load(wheel_folder() / "model.onnx")
     for node in model.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     model.graph.input[0].name = "ids"
     onnx.save(model, folder / "model.onnx")
-    return folder_with("tokenizer.json")(folder, _)
-
-
-def bert(name: str = "BertForSequenceClassification", **config):
-    def make(folder: Path, real: str) -> str:
-        checkpoints.save_bert(folder, real, name, **{"num_labels": 1, **config})
-        settings = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a"}}
-        return checkpoints.save_settings(folder, **settings) if name == "BertModel" else str(folder)
-
-    return make
+    return folder_with("tokenizer.json")(folder)
 
 
 def positions(kind: str):
-    def make(folder: Path, _: str) -> str:
-        name = "LlamaForSequenceClassification"
+    def make(folder: Path) -> str:
+        name, rope = "LlamaForSequenceClassification", {"rope_type": kind, "factor": 2.0}
         checkpoints.save_decoder(folder, name, template=None, num_labels=1)
-        return checkpoints.save_settings(folder, rope_parameters={"rope_type": kind, "factor": 2.0})
+        return checkpoints.save_settings(folder, rope_parameters=rope)
 
     return make
 
 
 REFUSED = {
     "nothing": (folder_with(), "model*.onnx", "*.safetensors"),
-    "no network": (lambda *_: "nobody/there-is-no-such-model", "no folder of that name"),
-    "a lost head": (bert("BertModel"), "lacks weights", "classifier"),
-    "two labels": (bert(num_labels=2), "2 logits a pair"),
+    "no network": (lambda _: "nobody/there-is-no-such-model", "no folder of that name"),
     "dynamic positions": (positions("dynamic"), "(dynamic) that depend", "TorchCrossEncoder"),
     "longrope": (positions("longrope"), "(longrope) that depend", "TorchCrossEncoder"),
     "no tokenizer": (folder_with("model.onnx"), "tokenizer.json"),
     "no graph": (broken_graph, "in ONNX Runtime"),
     "inputs of another kind": (other_inputs, "takes ['ids'", "expected input_ids"),
-    "a bare encoder": (lambda *_: str(wheel_folder("bge_small_en")), "not a sequence classifier"),
+    "a bare encoder": (lambda _: str(wheel_folder("bge_small_en")), "not a sequence classifier"),
     "an embedding graph": (
         folder_with("model.onnx", "tokenizer.json", package="bge_small_en"),
         "a reranker gives one logit",
@@ -120,10 +109,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_can_not_be_loaded_is_named_with_the_reason(case, tmp_path, checkpoint, cache):
+def test_what_can_not_be_loaded_is_named_with_the_reason(case, tmp_path, cache):
     make, *parts = REFUSED[case]
     (tmp_path / "model").mkdir()
-    model = make(tmp_path / "model", checkpoint)
+    model = make(tmp_path / "model")
     with pytest.raises(ModelLoadError) as error:
         OnnxCrossEncoder(model=model).score(PAIRS)
     for part in (model, *parts):
