@@ -114,7 +114,7 @@ def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str
     """Split documents into sentences, without footnote marks, by number of their first document."""
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
-        text = strip_footnotes(well_formed(document.page_content))
+        text = strip_footnotes(well_formed(document.page_content), len(documents))
         for paragraph in re.split(r"\n\s*\n", text):
             for sentence in sentencex.segment(language, " ".join(paragraph.split())):
                 if sentence.strip():
