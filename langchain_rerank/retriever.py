@@ -19,7 +19,7 @@ from langchain_core.runnables.utils import coro_with_context
 from pydantic import ConfigDict, model_validator
 
 from langchain_rerank.compressor import Reranker
-from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.first_stage import as_first_stage, with_fetch_k, with_fields
 from langchain_rerank.ranking import candidates, check_question
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _steps(compressor: object) -> list[Any]:
 
 
 def _keeping(compressor: Any, k: int | None, instruction: str | None) -> Any:
-    """Copy a compressor so that it keeps `k` documents, a pipeline so that its last step does.
+    """Copy a compressor so that it keeps `k` documents: of a pipeline the last step with a limit.
 
     Earlier steps keep what they kept, if that is enough for the last one.
     """
@@ -211,15 +211,15 @@ def _keeping(compressor: Any, k: int | None, instruction: str | None) -> Any:
         kind = type(compressor).__name__
         msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
         raise ValueError(msg)
-    steps = _steps(compressor)
-    for place, step in enumerate(steps):
-        last = place == len(steps) - 1
+    steps, last = _steps(compressor), True
+    for place, step in reversed(list(enumerate(steps))):
         # The fields by which LangChain's compressors say how many documents they keep at most.
         limits = {name: getattr(step, name, None) for name in ("top_n", "top_k", "k") if k}
         update = {name: k if last else max(own, k) for name, own in limits.items() if own}
+        last = last and not update
         if instruction is not None and isinstance(step, Reranker):
             update["instruction"] = instruction
-        steps[place] = step.model_copy(update=update) if update else step
+        steps[place] = with_fields(step, update)
     is_pipeline = isinstance(compressor, DocumentCompressorPipeline)
     return compressor.model_copy(update={"transformers": steps}) if is_pipeline else steps[0]
 
