@@ -31,7 +31,8 @@ class RerankRetriever(ContextualCompressionRetriever):
 
     Both numbers can be given per call, an `instruction` for the model too, and other keywords go to
     the first stage: `retriever.invoke(question, k=3, fetch_k=20, filter={"topic": "try"})`. They
-    reach the store through whatever wraps it, or are a TypeError.
+    reach the store through whatever wraps it, or are a TypeError; so is a filter that the store
+    drops.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -137,7 +138,8 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
             compressor; None takes BAAI/bge-reranker-v2-m3.
         k: How many documents to return; None returns what the reranker keeps, which for a
             `Reranker` is its `top_n`: 5 unless set.
-        fetch_k: How many candidates to rerank, at least `k`.
+        fetch_k: How many candidates to rerank, at least `k`. It takes the place of a depth that the
+            first stage has of its own, such as `as_retriever(search_kwargs={"k": 20})`.
         search_kwargs: Keywords of every search of a vector store, such as `{"filter": {…}}`. A
             keyword given per call takes the place of the one of that name, as in LangChain.
         hybrid: Add BM25 over the store's documents, fused with the vector search by reciprocal

@@ -115,6 +115,8 @@ class OneScore(BaseCrossEncoder):
 def test_a_failing_cross_encoder_is_an_error(cross_encoder, message):
     with pytest.raises(ScoringError, match=message):
         ExtractiveReader(cross_encoder).invoke({"question": "why", "context": PASSAGES})
+    with pytest.raises(TypeError, match="must be a BaseCrossEncoder, got 'a-name'"):
+        ExtractiveReader("a-name")
     with pytest.raises(ValueError, match="max_sentences must be > 0, got 0"):
         ExtractiveReader(cross_encoder, max_sentences=0)
 
