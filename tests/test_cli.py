@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
-from langchain_rerank.files import cache_dir
 from langchain_rerank.cli import app
 from langchain_rerank.cli.common import build_cross_encoder, console
 from langchain_rerank.evaluation import Report, read_run
+from langchain_rerank.files import cache_dir
 from langchain_rerank.offline import offline_reranker
 from langchain_rerank.server.app import API_KEYS_VARIABLE, read_api_keys
 

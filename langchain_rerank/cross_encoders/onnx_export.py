@@ -116,16 +116,16 @@ def int8_graph(checkpoint: Checkpoint) -> Path:
     folder = checkpoint.folder.resolve()
     # All commits of a repository of the hub are one model.
     model = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    identity = hashlib.sha256(f"{model} {processor()} {_FORMAT}".encode()).hexdigest()[:16]
+    answers = checkpoint.true_token, checkpoint.false_token
+    identity = repr((str(model), processor(), _FORMAT, answers)).encode()
     stats = {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in (*folder.glob("*"), *folder.glob("*/*"))
         if path.suffix in _SOURCES
     }
-    answers = checkpoint.true_token, checkpoint.false_token
-    state = repr((str(folder), sorted(stats.items()), answers))
+    state = repr((str(folder), sorted(stats.items())))
 
-    target = cache_dir() / "onnx" / f"{model.name[:40]}-{identity}"
+    target = cache_dir() / "onnx" / f"{model.name[:40]}-{hashlib.sha256(identity).hexdigest()[:16]}"
     fill = functools.partial(_export, checkpoint)
     return make_folder(target, fill, state=state, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
 

@@ -238,3 +238,15 @@ def test_a_shared_prefix_is_read_once_and_changes_no_score(saved, form, monkeypa
     assert model.score(pairs) == pytest.approx(alone, abs=1e-5)
     assert len(read) == 1
     assert read[0] >= 16
+
+
+def test_a_folder_whose_name_says_how_it_scores_is_not_shared_with_others(tmp_path):
+    folder = decoder("Qwen3ForCausalLM", LOOP_TEMPLATE)(tmp_path / "plain", "")
+    known = tmp_path / "Qwen3-Reranker-0.6B"
+    known.symlink_to(folder)
+    ours = TorchCrossEncoder(model=known, device="cpu", normalize=False)
+    expected = ours.score(PAIRS[:2])
+    ours.close()
+    other = TorchCrossEncoder(model=folder, device="cpu", normalize=False)
+    assert other.score(PAIRS[:2]) != pytest.approx(expected, abs=1e-3)
+    assert ours.score(PAIRS[:2]) == expected
