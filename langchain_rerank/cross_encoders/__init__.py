@@ -28,16 +28,10 @@ def from_name(model: str) -> LocalCrossEncoder:
 
 
 def keep_to_cores(cross_encoder: BaseCrossEncoder, cores: int) -> BaseCrossEncoder:
-    """Let a cross encoder use no more than some cores; for a process that has no other model.
+    """Return a cross encoder, not loaded yet, or a copy, that computes on so many threads at once.
 
-    So models of several processes on one machine share its cores and don't fight for them.
-
-    Args:
-        cross_encoder: Not loaded yet. One that holds no model here is given back as it is.
-        cores: How many threads may compute at once, in all of PyTorch in this process.
-
-    Returns:
-        The cross encoder, or a copy of it.
+    So models of several processes share the cores of a machine and don't fight for them: the number
+    holds for all of PyTorch in this process. One that holds no model here comes back as it is.
     """
     from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 

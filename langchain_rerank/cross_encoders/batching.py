@@ -71,11 +71,7 @@ def pad_batch(
 def without_prefix(
     features: Mapping[str, Sequence[list[int]]],
 ) -> tuple[list[int], dict[str, list[list[int]]]]:
-    """Take off what all rows of token ids start with, where it is worth it.
-
-    Returns:
-        The common tokens, and what is left of each row: at least one.
-    """
+    """Take off the tokens that all rows start with, if worth it; at least one is left of each."""
     rows = features["input_ids"]
     equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     shared = min(len(list(equal)), min(map(len, rows)) - 1)
@@ -90,13 +86,10 @@ def merge_windows(
 ) -> npt.NDArray[np.float64]:
     """Reduce the scores of documents' windows to one each: FirstP, MaxP or AvgP.
 
+    `owners` are the documents that the windows belong to, ascending from 0 without gaps.
+
     Source: Dai and Callan, "Deeper Text Understanding for IR with Contextual Neural Language
     Modeling", SIGIR 2019.
-
-    Args:
-        window_scores: Shape (windows,).
-        owners: The document each window belongs to, ascending from 0 without gaps.
-        how: "first", "max" or "mean" of a document's windows.
     """
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     if how == "first":

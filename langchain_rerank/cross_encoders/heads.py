@@ -140,12 +140,9 @@ class Scorer(nn.Module):
         return cache
 
     def forward(self, prefix: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
-        """Compute logits, shape (rows,).
+        """Compute logits, shape (rows,), of what the tokenizer gives, filled up on the right.
 
-        Args:
-            prefix: What `read_prefix` gave for the tokens that come before all rows.
-            **inputs: `input_ids`, `attention_mask` and what else the tokenizer gives, each of
-                shape (rows, longest row), filled up on the right.
+        `prefix` is what `read_prefix` gave for the tokens that come before all rows.
         """
         mask = inputs["attention_mask"]
         cached: dict[str, Any] = {}

@@ -97,11 +97,7 @@ class OnnxModel(LoadedModel):
     """An ONNX graph with one logit a pair."""
 
     def __init__(self, graph: Path, tokenizer_folder: Path, checkpoint: Checkpoint) -> None:
-        """Load graph and tokenizer, and check that they fit together.
-
-        Raises:
-            ValueError: The graph is no cross encoder.
-        """
+        """Load graph and tokenizer, and check that they make a cross encoder."""
         from transformers import PreTrainedTokenizerFast
 
         self._session = PerProcess(lambda: _session(graph))

@@ -51,11 +51,7 @@ class TorchModel(LoadedModel):
     """A checkpoint's weights on one device."""
 
     def __init__(self, settings: TorchCrossEncoder, checkpoint: Checkpoint, device: str) -> None:
-        """Load weights and tokenizer.
-
-        Raises:
-            RefusedError: They are missing, or don't fit together.
-        """
+        """Load weights and tokenizer, refused if they don't fit together."""
         dtype = torch_dtype(settings.dtype, device)
         wanted = f"wants {', '.join(checkpoint.float32_layers)} in float32 (keep_in_fp32_modules)"
         right = not checkpoint.float32_layers or dtype == torch.float32
@@ -71,12 +67,7 @@ class TorchModel(LoadedModel):
         self._held_tokens: int | None = None
 
     def logits(self, windows: Windows, settings: Any) -> npt.NDArray[np.float64]:
-        """Score every window; shape (windows,).
-
-        Raises:
-            ScoringError: One window alone does not fit into memory, or this process was forked
-                from the one that put the weights on a GPU.
-        """
+        """Score every window in batches that fit into memory; shape (windows,)."""
         if self._device != "cpu" and os.getpid() != self._process:
             msg = (
                 f"a forked process can't use {self._device}, on which its parent has put the model;"
@@ -154,11 +145,7 @@ class TorchModel(LoadedModel):
 
 
 def shared_model(settings: TorchCrossEncoder, checkpoint: Checkpoint) -> LoadedModel:
-    """Return the weights of a checkpoint, loaded once for all that ask for the same.
-
-    Raises:
-        ModelLoadError: They are missing, damaged or no reranker's.
-    """
+    """Return the weights of a checkpoint, loaded once for all that ask for the same."""
     device = settings.device or best_device()
     folder = checkpoint.folder.resolve()
     files = sorted((*folder.glob("*"), *folder.glob("*/*")))
