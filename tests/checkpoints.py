@@ -28,6 +28,7 @@ _SIZES = {
 }
 _CLS = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 _XLM = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+_SPECIAL = ("pad", "eos", "bos")
 _QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 
 # As in the published conversions of Qwen3-Reranker; the system message takes the instruction's
@@ -168,15 +169,10 @@ def save_deberta(folder: Path) -> str:
     tokenizer = save_tokenizer(
         folder, _CLS, kind="unigram", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
     )
-    positions = {
-        "max_position_embeddings": LIMIT,
-        "relative_attention": True,
-        "position_buckets": 16,
-        "pos_att_type": ["p2c", "c2p"],
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "position_biased_input": False,
-    }
+    positions = {"max_position_embeddings": LIMIT, "position_buckets": 16}
+    positions |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+    positions |= {"norm_rel_ebd": "layer_norm", "share_att_key": True}
+    positions |= {"position_biased_input": False}
     sizes = {"vocab_size": len(tokenizer), "num_labels": 1, "type_vocab_size": 2}
     return save_model(folder, "DebertaV2ForSequenceClassification", **sizes, **positions)
 
@@ -184,37 +180,23 @@ def save_deberta(folder: Path) -> str:
 def save_modernbert(folder: Path, class_name: str, **config: Any) -> str:
     """ModernBERT, with attention windows shorter than a passage."""
     tokenizer = save_tokenizer(folder, _CLS, pair="[CLS] $A [SEP] $B [SEP]")
-    tokens = {"cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
-    return save_model(
-        folder,
-        class_name,
-        vocab_size=len(tokenizer),
-        pad_token_id=0,
-        **tokens,
-        max_position_embeddings=LIMIT,
-        local_attention=16,
-        global_attn_every_n_layers=2,
-        initializer_cutoff_factor=3.0,
-        **config,
-    )
+    ids = {"pad": 0, "cls": 1, "bos": 1, "sep": 2, "eos": 2}
+    tokens = {f"{name}_token_id": id_ for name, id_ in ids.items()}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": LIMIT}
+    windows = {"local_attention": 16, "global_attn_every_n_layers": 2}
+    spread = {"initializer_cutoff_factor": 3.0}
+    return save_model(folder, class_name, **tokens, **sizes, **windows, **spread, **config)
 
 
 def save_decoder(folder: Path, class_name: str, *, template: str | None, **config: Any) -> str:
     """Qwen3, Llama or Gemma, as a classifier or a language model."""
-    marks = {**_QWEN, **({} if "Qwen" in class_name else {"bos_token": "<s>"})}
-    tokenizer = save_tokenizer(
-        folder,
-        marks,
-        pair=None if "Qwen" in class_name else "<s> $A $B",
-        chat_template=template,
-        limit=3 * LIMIT,
-        padding_side="left",
-    )
+    begins, pair = ({}, None) if "Qwen" in class_name else ({"bos_token": "<s>"}, "<s> $A $B")
+    settings = {"chat_template": template, "padding_side": "left", "limit": 3 * LIMIT}
+    tokenizer = save_tokenizer(folder, {**_QWEN, **begins}, pair=pair, **settings)
     sizes = {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 3 * LIMIT}
-    known = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    bos = {"bos_token_id": tokenizer.bos_token_id}
+    known = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL}
     vocabulary = {"vocab_size": len(tokenizer)}
-    return save_model(folder, class_name, **{**sizes, **known, **bos, **vocabulary, **config})
+    return save_model(folder, class_name, **{**sizes, **known, **vocabulary, **config})
 
 
 def save_settings(folder: Path | str, name: str = "config.json", **settings: Any) -> str:
