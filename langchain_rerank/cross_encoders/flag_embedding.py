@@ -16,7 +16,12 @@ from pydantic import Field
 
 from langchain_rerank.cross_encoders import tokenization
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder, query_limit
-from langchain_rerank.cross_encoders.checkpoint import find_folder, read_checkpoint, weights_wanted
+from langchain_rerank.cross_encoders.checkpoint import (
+    find_folder,
+    load_error,
+    read_checkpoint,
+    weights_wanted,
+)
 from langchain_rerank.cross_encoders.processes import PerProcess, check_cancelled
 from langchain_rerank.cross_encoders.torch import DType, best_device, torch_dtype
 from langchain_rerank.errors import ModelLoadError, ScoringError
@@ -38,16 +43,14 @@ _CLASSES: dict[ModelClass, tuple[str, tuple[int, int]]] = {
     "decoder-only-layerwise": ("LayerWiseFlagLLMReranker", (4, 54)),
     "decoder-only-lightweight": ("LightWeightFlagLLMReranker", (4, 48)),
 }
-# Families that nothing else runs.
-ONLY_HERE = ("decoder-only-layerwise", "decoder-only-lightweight")
+ONLY_HERE = ("decoder-only-layerwise", "decoder-only-lightweight")  # nothing else runs them
 # Decoders in FlagEmbedding's table, by the last part of their names.
 _FAMILIES: dict[str, ModelClass] = {
     "bge-reranker-v2-gemma": "decoder-only-base",
     "bge-reranker-v2-minicpm-layerwise": "decoder-only-layerwise",
     "bge-reranker-v2.5-gemma2-lightweight": "decoder-only-lightweight",
 }
-# FlagEmbedding's own default.
-_MAX_LENGTH = 512
+_MAX_LENGTH = 512  # FlagEmbedding's own default
 _PROCESS = os.getpid()
 _loading = PerProcess(threading.Lock)
 
@@ -132,12 +135,9 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
             raise
         # SystemExit: FlagEmbedding leaves the process where it can't import a model's code.
         except (Exception, SystemExit) as error:
-            msg = (
-                f"could not load '{self.model}' as {self.family} on {device}: {error}\n"
-                "Expected a name on the Hugging Face hub, or a folder with config.json, weights "
-                "and tokenizer. If it is of another family, set model_class."
-            )
-            raise ModelLoadError(msg) from error
+            reason = f"as {self.family} on {device}: {error}"
+            other = "If it is of another family, set model_class."
+            raise load_error(self.model, f"{reason}\n{other}") from error
         _guard_forward(reranker.model)
         return reranker
 
@@ -275,10 +275,9 @@ def missing_weights() -> Iterator[list[str]]:
 
 
 def _guard_forward(model: Any) -> None:
-    """End a call that was given up at its next batch, and others' errors with their cause.
+    """End a call that was given up at its next batch, and errors as `ScoringError` with their cause.
 
-    FlagEmbedding takes every RuntimeError for a lack of memory, answers with ever smaller batches,
-    down to none, and loses the cause. A `ScoringError` is none, so it passes.
+    FlagEmbedding takes every RuntimeError for a lack of memory, and loses it over smaller batches.
     """
     import torch
 

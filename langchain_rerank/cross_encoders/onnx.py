@@ -10,6 +10,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from langchain_rerank.cross_encoders import batching, onnx_export
+from langchain_rerank.cross_encoders.checkpoint import load_error
 from langchain_rerank.cross_encoders.loaded import CheckpointCrossEncoder, LoadedModel, shared
 from langchain_rerank.cross_encoders.processes import (
     PerProcess,
@@ -17,7 +18,7 @@ from langchain_rerank.cross_encoders.processes import (
     cancelled,
     check_cancelled,
 )
-from langchain_rerank.errors import ModelLoadError, RerankError, require
+from langchain_rerank.errors import RerankError, require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,12 +83,9 @@ class OnnxCrossEncoder(CheckpointCrossEncoder):
             raise
         # ONNX Runtime's, protobuf's and transformers' own errors.
         except Exception as error:
-            msg = (
-                f"could not load '{self.model}' in ONNX Runtime: {type(error).__name__}: {error}\n"
-                "Use TorchCrossEncoder for this model, or a repository that holds an int8 ONNX "
-                "graph."
-            )
-            raise ModelLoadError(msg) from error
+            reason = f"in ONNX Runtime: {type(error).__name__}: {error}"
+            other = "Use TorchCrossEncoder for it, or a repository that holds an int8 ONNX graph."
+            raise load_error(self.model, f"{reason}\n{other}") from error
         self._pair_limit(checkpoint.token_limit)
         model.frame(self.instruction)
         return model

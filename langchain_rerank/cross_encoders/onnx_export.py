@@ -14,13 +14,13 @@ from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.checkpoint import (
     Checkpoint,
     find_folder,
+    load_error,
     read_checkpoint,
     require,
     token_limit,
     weights_wanted,
 )
 from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
-from langchain_rerank.errors import ModelLoadError
 from langchain_rerank.files import cache_dir, make_folder
 
 if TYPE_CHECKING:
@@ -99,13 +99,9 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
         return checkpoint, folder / graph
     if described and any(file.suffix in _WEIGHTS for file in checkpoint.folder.iterdir()):
         return checkpoint, None
-    msg = (
-        f"could not load '{model}': in {folder} is neither an ONNX graph (model*.onnx or "
-        "onnx/model*.onnx) with its tokenizer.json nor a checkpoint (config.json with "
-        "*.safetensors or *.bin). Expected a folder or a repository on the Hugging Face hub that "
-        "holds one of them."
-    )
-    raise ModelLoadError(msg)
+    graph_files = "an ONNX graph (model*.onnx or onnx/model*.onnx) with its tokenizer.json"
+    weight_files = "weights (*.safetensors or *.bin) with their config.json"
+    raise load_error(model, f"in {folder} is neither {graph_files} nor {weight_files}.")
 
 
 def int8_graph(checkpoint: Checkpoint) -> Path:
