@@ -275,7 +275,7 @@ def missing_weights() -> Iterator[list[str]]:
 
 
 def _guard_forward(model: Any) -> None:
-    """End a call that was given up at its next batch, and errors as `ScoringError` with their cause.
+    """End a call that was given up at its next batch, and errors as a `ScoringError`.
 
     FlagEmbedding takes every RuntimeError for a lack of memory, and loses it over smaller batches.
     """
