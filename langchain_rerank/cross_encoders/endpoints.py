@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email.utils
 import ipaddress
 import os
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import httpcore  # noqa: F401  # see _NOBODY
 import httpx
+from opentelemetry import propagate, trace
 
 from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders import dialects
@@ -33,6 +35,12 @@ _LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 # Seconds that a server is left out after its first failure, doubled each time, and the most of
 # them; the last is for one that asks for it: a mistaken header must not leave it out for ever.
 _FIRST_OUT, _LONGEST_OUT, _LONGEST_ASKED = 0.5, 60.0, 3600.0
+_HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "langchain-rerank",
+}
 _OVERLOADED = (429, 502, 503, 504)
 # Of what a server says about an error: enough to find it, and to show.
 _MAX_ERROR_BYTES, _MAX_SHOWN = 64 * 1024, 300
@@ -88,20 +96,18 @@ class Endpoint:
         self.url = parse_url(url, self.dialect.path)
         self.turn = self.failures = 0
         self.out_until = 0.0
-        credentials = self._credentials()
-        self._headers = {"accept": "application/json", "content-type": "application/json"}
-        self._headers |= {"user-agent": "langchain-rerank", **self.dialect.headers, **credentials}
-        self._headers["accept-encoding"] = "identity"
         self.transport: httpx.AsyncHTTPTransport | None = None
         self.proxy, self.variable = environment_proxy(self.url)
-        self.via = f" (through the proxy of {self.variable})" if self.variable else ""
-        query = [value for _, value in parse_qsl(self.url.query.decode())]
-        secrets = [value for value in query if len(value) >= _SHORTEST_SECRET]
+        credentials = self._credentials()
+        self._headers = {**_HEADERS, **self.dialect.headers, **credentials}
         user, _, password = self.url.userinfo.decode().partition(":")
-        secrets += [password or user, self.url.password or self.url.username]
-        secrets += [self.proxy.rpartition("@")[0].rpartition(":")[2], *credentials.values()]
-        # A server that quotes "Bearer KEY" may quote the key alone.
-        secrets += [value.rpartition(" ")[2] for value in credentials.values()]
+        secrets = [password or user, self.url.password or self.url.username]
+        secrets.append(self.proxy.rpartition("@")[0].rpartition(":")[2])
+        for value in credentials.values():
+            # A server that quotes "Bearer KEY" may quote the key alone.
+            secrets += [value, value.rpartition(" ")[2]]
+        query = [value for _, value in parse_qsl(self.url.query.decode())]
+        secrets += [value for value in query if len(value) >= _SHORTEST_SECRET]
         # Longest first: one may hold another.
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
 
@@ -130,7 +136,8 @@ class Endpoint:
 
     def error(self, problem: str, status: int | None, attempts: int) -> RemoteError:
         """Make the error that the caller sees; `problem` is what the server did."""
-        message = f"{shown(self.url)}{self.via} {problem}{_HINTS.get(status, '')}"
+        way = f" (through the proxy of {self.variable})" if self.transport and self.proxy else ""
+        message = f"{shown(self.url)}{way} {problem}{_HINTS.get(status, '')}"
         if attempts > 1:
             message += f", after {attempts} attempts"
         return RemoteError(message, url=shown(self.url), status=status, attempts=attempts)
@@ -141,7 +148,6 @@ class Endpoint:
         Raises:
             AttemptError: No reply, one of an error, one that is too large or compressed, or wrong.
         """
-        connect, read = self.settings.connect_timeout, self.settings.read_timeout
         attributes: dict[str, str | int] = {
             "server.address": self.url.host,
             "url.path": self.url.path,
@@ -149,15 +155,16 @@ class Endpoint:
             "langchain_rerank.documents": count,
             "langchain_rerank.attempt": attempt,
         }
-        with telemetry.span("rerank", kind="client", attributes=attributes) as span:
+        connect, read = self.settings.connect_timeout, self.settings.read_timeout
+        with telemetry.span("rerank", trace.SpanKind.CLIENT, attributes) as span:
             try:
                 # The read timeout alone would let a server dribble for ever.
                 async with asyncio.timeout(connect + read):
                     reply = await self._post(body, span)
-                return dialects.scores(self.dialect, reply, count)
-            except dialects.WrongReplyError as error:
+                scores = dialects.scores(self.dialect, reply, count)
+            except ValueError as error:
                 msg = f"gave a wrong reply: {error}"
-                raise AttemptError(msg, "elsewhere", 200) from error
+                raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
             except httpx.ConnectTimeout as error:
                 msg = f"could not be reached within connect_timeout={connect:g} s"
                 raise AttemptError(msg) from error
@@ -165,7 +172,15 @@ class Endpoint:
                 msg = f"gave no whole answer within read_timeout={read:g} s"
                 raise AttemptError(msg) from error
             except httpx.TransportError as error:
-                raise self._unreachable(error) from error
+                msg = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
+                # A proxy's refusal starts with its status.
+                is_final = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
+                if "CERTIFICATE_VERIFY_FAILED" in msg:
+                    is_final = True
+                    msg += f"; trusted is {_trusted()}, set SSL_CERT_FILE to trust another issuer"
+                raise AttemptError(msg, "elsewhere" if is_final else "anywhere") from error
+        self.failures, self.out_until = 0, 0.0
+        return scores
 
     def _opened(self) -> httpx.AsyncHTTPTransport:
         # httpx's own reading of the environment is for all servers at once: one entry of NO_PROXY
@@ -186,24 +201,24 @@ class Endpoint:
             # Its message may show the proxy's password.
             why = f"{self.variable} must be like 'http://host:3128' or 'socks5://host:1080'; "
             why += "mend or unset it, or name the server in NO_PROXY"
-        self.via, msg = "", f"can't be asked: {why}"
+        msg = f"can't be asked: {why}"
         raise AttemptError(msg, "elsewhere")
 
-    async def _post(self, body: bytes, span: telemetry.Span) -> bytes:
+    async def _post(self, body: bytes, span: trace.Span) -> bytes:
         self.transport = self.transport or self._opened()
         headers = dict(self._headers)
-        telemetry.inject(headers)
+        propagate.inject(headers)
         # By the transport itself: a client would log the url with its query.
         request = httpx.Request("POST", self.url, headers=headers, content=body)
         timeout = httpx.Timeout(self.settings.read_timeout, connect=self.settings.connect_timeout)
         request.extensions["timeout"] = timeout.as_dict()
         response = await self.transport.handle_async_request(request)
+        status, reply = response.status_code, bytearray()
+        span.set_attribute("http.response.status_code", status)
+        is_good = status == httpx.codes.OK
+        limit = self.settings.max_reply_bytes if is_good else _MAX_ERROR_BYTES
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
         try:
-            status, is_good = response.status_code, response.status_code == httpx.codes.OK
-            span.set_attribute("http.response.status_code", status)
-            limit = self.settings.max_reply_bytes if is_good else _MAX_ERROR_BYTES
-            encoding = response.headers.get("content-encoding", "identity").strip().lower()
-            reply = bytearray()
             # A few compressed bytes unpack to gigabytes before they can be counted.
             if encoding == "identity":
                 async for chunk in response.aiter_raw():
@@ -236,15 +251,6 @@ class Endpoint:
         if (wait := retry_after(response.headers.get("retry-after", ""))) is not None:
             msg += f"; it asks to wait {wait:.3g} s"
         return AttemptError(msg, "anywhere", status, wait)
-
-    def _unreachable(self, error: httpx.TransportError) -> AttemptError:
-        said = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            said += f"; trusted is {_trusted()}, set SSL_CERT_FILE to trust another issuer"
-            return AttemptError(said, "elsewhere")
-        # A proxy's refusal starts with its status.
-        refused = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
-        return AttemptError(said, "elsewhere" if refused else "anywhere")
 
     def _redacted(self, text: str) -> str:
         for secret in self._secrets:
@@ -286,12 +292,12 @@ def _is_bypassed(url: httpx.URL, no_proxy: str) -> bool:
     """Tell whether NO_PROXY names a host: itself, a domain of it, or a network."""
     if urllib.request.proxy_bypass(f"{url.host}:{url.port}" if url.port else url.host):
         return True
+    # Python's own reading knows no networks, no schemes, and no addresses of IPv6.
     for entry in no_proxy.split(","):
         name = entry.strip().lower().rpartition("://")[2].strip("[]")
-        try:
+        if name == url.host or (name.startswith("*.") and url.host.endswith(name[1:])):
+            return True
+        with contextlib.suppress(ValueError):
             if ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False):
-                return True
-        except ValueError:
-            if name == url.host or (name.startswith("*.") and url.host.endswith(name[1:])):
                 return True
     return False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry import propagate, trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -143,13 +144,13 @@ async def _rerank(request: Request, body: Annotated[bytearray, Depends(held_body
     asked, texts = schemas.parse(body, state.limits)
     if asked.raw_scores and getattr(state.model, "normalize", True):
         raise HTTPException(422, f"raw_scores must be false: '{state.name}' does not give logits")
-    attributes: dict[str, str | int | float] = {
+    attributes: dict[str, str | int] = {
         "http.route": path,
         "rerank.documents": len(texts),
         "rerank.characters": len(asked.query) + sum(map(len, texts)),
     }
-    carrier = request.headers
-    with telemetry.span(f"POST {path}", kind="server", attributes=attributes, carrier=carrier):
+    context = propagate.extract(request.headers)
+    with telemetry.span(f"POST {path}", trace.SpanKind.SERVER, attributes, context):
         scores = await _scored([(asked.query, text) for text in texts], request)
         try:
             answer = JSONResponse(schemas.reply(asked, scores, state.name, path))

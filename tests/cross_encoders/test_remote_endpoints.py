@@ -13,7 +13,6 @@ import pytest
 
 from langchain_rerank import RemoteCrossEncoder, RemoteError
 from langchain_rerank.cross_encoders.endpoints import (
-    AttemptError,
     Endpoint,
     environment_proxy,
     retry_after,
@@ -35,7 +34,7 @@ def test_equals_are_asked_in_turn():
     client = endpoints(3)
     asked = []
     for turn in range(1, 10):
-        asked.append(client.due())
+        asked.append(client.due(client.endpoints))
         asked[-1].turn = turn
     assert asked == client.endpoints * 3
 
@@ -48,9 +47,9 @@ def test_one_that_failed_is_left_out_for_twice_as_long_each_time():
         for _ in range(3):
             bad.failed(client.loop.now)  # those that fail together count once
         client.loop.now += out - 0.01
-        assert client.due() is good
+        assert client.due(client.endpoints) is good
         client.loop.now += 0.01
-        assert client.due() is bad
+        assert client.due(client.endpoints) is bad
 
 
 @pytest.mark.parametrize(("asked", "out"), [(30.0, 30.0), (math.inf, 3600.0)])
@@ -64,9 +63,9 @@ def test_if_all_are_out_the_one_due_next_is_asked_unless_given_up():
     client = endpoints(3)
     for endpoint, wait in zip(client.endpoints, (9.0, 3.0, 6.0), strict=True):
         endpoint.failed(0.0, retry_after=wait)
-    assert client.due() is client.endpoints[1]
-    given_up = [(client.endpoints[1], AttemptError("no", "elsewhere"))]
-    assert client.due(given_up) is client.endpoints[2]
+    assert client.due(client.endpoints) is client.endpoints[1]
+    others = [client.endpoints[0], client.endpoints[2]]
+    assert client.due(others) is client.endpoints[2]
 
 
 @pytest.mark.parametrize(
