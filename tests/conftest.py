@@ -76,13 +76,13 @@ def local_ray() -> Iterator[Any]:
     """A Ray of two cores for all tests of a session, connected before as a user's own."""
     import ray
 
-    from langchain_rerank.server import ray_proxy
+    from langchain_rerank.server import ray_serve
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # It ends workers when other programs fill the machine.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    os.environ[ray_proxy.VARIABLE] = ray_proxy.IMPORT_PATH
+    os.environ[ray_serve.PROXY_VARIABLE] = ray_serve.MIDDLEWARES
     ray.init(
         address="local",
         num_cpus=2,

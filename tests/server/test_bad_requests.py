@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from langchain_rerank.server.app import create_app
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 from tests.server.serving import GOOD, JSON, PATHS, GatedCrossEncoder, client_of
 from tests.support import wait_until
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from langchain_rerank.server.batcher import Job, cost_of, take
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 from tests.server.load import Question, make_questions, run_load
 from tests.server.serving import GatedCrossEncoder, client_of
 from tests.support import wait_until
@@ -60,16 +60,11 @@ def scores_of(reply: httpx.Response | Future[httpx.Response]) -> list[float]:
     return [result["relevance_score"] for result in results]
 
 
-@pytest.mark.parametrize(
-    ("requests", "passes"),
-    [({}, [1, 304]), ({"joint_scoring": False}, [1, 300, 2, 2])],
-    indirect=["requests"],
-)
-def test_requests_that_wait_are_scored_in_one_pass_unless_told_not_to(requests, model, passes):
+def test_requests_that_wait_are_scored_in_one_pass(requests, model):
     sent = [requests.send(*["x"] * 300), requests.send("x", "xx"), requests.send("xx", "xxx")]
     model.open()
     assert [scores_of(one) for one in sent] == [[1] * 300, [1, 2], [2, 3]]
-    assert [len(texts) for texts in model.passes] == passes
+    assert [len(texts) for texts in model.passes] == [1, 304]
 
 
 class Line:
@@ -213,7 +208,7 @@ def test_64_clients_get_every_score_right_and_share_passes_and_nothing_of_them_i
             return len(gc.get_objects())
 
         load(many, 300)
-        passes = client.app.state.metrics.registry.get_sample_value("rerank_pass_requests_count")
+        passes = client.app.state.batcher.registry.get_sample_value("rerank_pass_requests_count")
         assert passes < 200, "requests that wait share passes"
         load(few, 300)
         before = objects()

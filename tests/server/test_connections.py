@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from langchain_rerank.server.app import OPEN_PATHS, create_app
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 from tests.server.serving import GOOD, JSON, PATHS, GatedCrossEncoder, client_of, connected
 from tests.support import wait_until
 
