@@ -103,7 +103,7 @@ class RerankClient:
                     async with self._places:
                         sent += 1
                         try:
-                            return await endpoint.ask(body, count, sent)
+                            return await endpoint.ask(body, count)
                         except AttemptError as error:
                             failure, failed = error, failed + 1
                     if failure.retry == "never":
