@@ -58,6 +58,12 @@ def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
+    """A random reranker, for what does not depend on the scores."""
+    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[Any]:
     """A Ray of two cores for all tests of a session, connected before as a user's own."""
     import ray

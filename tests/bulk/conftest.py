@@ -10,10 +10,10 @@ import pytest
 from langchain_core.documents import Document
 from pyarrow import parquet
 
-from langchain_rerank import Reranker, TorchCrossEncoder
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from langchain_rerank import Reranker
 
 Rows = list[dict[str, Any]]
 
@@ -22,7 +22,6 @@ SENTENCES = (
     "Berlin had a population of 3,520,031 registered inhabitants.",
     "Berlin is well known for its museums.",
     "",
-    "x\ud83d lone surrogate, 👩‍👩‍👧 and \x00",
 )
 
 
@@ -65,8 +64,3 @@ def assert_ranked_as_by(reranker: Reranker, rows: Rows) -> None:
         assert [one["index"] for one in row["results"]] == ranks
         found = [one["relevance_score"] for one in row["results"]]
         assert found == pytest.approx(scores, abs=1e-6)
-
-
-@pytest.fixture
-def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
-    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")

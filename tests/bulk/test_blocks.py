@@ -13,16 +13,13 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from pyarrow import parquet
 
 from langchain_rerank import (
-    ModelLoadError,
     OnnxCrossEncoder,
     Reranker,
-    ScoringError,
     TorchCrossEncoder,
 )
 from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, input_files, plan
 from langchain_rerank.cores import keep_to_cores
 from tests.bulk.conftest import (
-    SENTENCES,
     assert_ranked_as_by,
     make_rows,
     read_output,
@@ -167,12 +164,6 @@ def test_parquet_columns_keep_their_types(tmp_path):
     assert found.schema.metadata == schema.metadata
 
 
-def test_odd_texts_are_scored(tmp_path, tiny):
-    rows = [{"query": text or "q", "documents": list(SENTENCES)} for text in SENTENCES]
-    assert run(write_lines(tmp_path / "in.jsonl", rows), tiny, block_rows=10) == [(5, 25)]
-    assert all(len(row["results"]) == 5 for row in read_output(tmp_path / "out"))
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -213,19 +204,6 @@ def test_a_bad_row_of_parquet_and_a_damaged_file_are_named(tmp_path):
     file.write_bytes(content[:100] + b"\xff" * 300 + content[400:])
     with pytest.raises(ValueError, match=r"in\.parquet, row 1: "):
         BlockScorer(tmp_path, FAKE, Columns(), None, 1).score(block)
-
-
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        (Scores(1.0), ScoringError, "Scores gave 1 scores for 3 pairs"),
-        (OnnxCrossEncoder(model="/nowhere/at/all"), ModelLoadError, "/nowhere/at/all"),
-    ],
-)
-def test_failures_of_the_model_are_told(tmp_path, model, error, message):
-    with pytest.raises(error, match=message):
-        run(write_lines(tmp_path / "in.jsonl", make_rows(3)), model)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint):
