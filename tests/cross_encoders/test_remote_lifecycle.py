@@ -45,7 +45,9 @@ def test_ctrl_c_ends_a_score_and_its_requests(server):
         raise KeyboardInterrupt
 
     def hang_and_interrupt(request):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        main = threading.main_thread().ident
+        wait_until(lambda: sys._current_frames()[main].f_code.co_name == "wait", "it to wait")
+        signal.pthread_kill(main, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     server.faults = [hang_and_interrupt]
