@@ -12,16 +12,7 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -36,20 +27,20 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    documents: PositiveInt = 1000
+    documents: int = Field(default=1000, gt=0)
     """Documents of a request (413)."""
-    text_characters: PositiveInt = 1_000_000
+    text_characters: int = Field(default=1_000_000, gt=0)
     """Characters of the query, or of one document (413)."""
-    body_bytes: PositiveInt = 16 * 2**20
+    body_bytes: int = Field(default=16 * 2**20, gt=0)
     """Bytes of a request's body (413); they are counted before any is parsed."""
-    body_brackets: PositiveInt = 500_000
+    body_brackets: int = Field(default=500_000, gt=0)
     """Opening brackets of a body, in texts as well (413): what nests takes the parser far longer
     than text."""
-    held_bytes: PositiveInt = 128 * 2**20
+    held_bytes: int = Field(default=128 * 2**20, gt=0)
     """Bytes of the bodies of all requests that are not answered yet (503)."""
-    waiting: PositiveInt = 256
+    waiting: int = Field(default=256, gt=0)
     """Requests that wait to be scored (503, with Retry-After)."""
-    body_seconds: PositiveFloat = 30
+    body_seconds: float = Field(default=30, gt=0)
     """Seconds that a client may take to send a body (408)."""
 
 
