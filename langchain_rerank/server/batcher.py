@@ -134,10 +134,6 @@ class Batcher:
         waiting = Gauge("rerank_waiting_requests", text, registry=registry)
         waiting.set_function(self._waiting.__len__)
 
-    def __len__(self) -> int:
-        """How many requests have pairs that no pass has taken yet."""
-        return len(self._waiting)
-
     def load(self) -> None:
         """Load the model, if it is of a kind that holds weights here."""
         if hasattr(self._model, "load"):

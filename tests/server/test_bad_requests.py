@@ -174,7 +174,9 @@ def test_all_bodies_together_are_bounded_and_freed(model):
     with client_of(model, limits=limits) as client, ThreadPoolExecutor(2) as pool:
         held = [pool.submit(client.post, "/rerank", json=body) for _ in range(2)]
         batcher = client.app.state.batcher
-        wait_until(lambda: sum(map(len, model.passes)) + len(batcher) == 2, "both to be held")
+        wait_until(
+            lambda: sum(map(len, model.passes)) + len(batcher._waiting) == 2, "both to be held"
+        )
         refused = client.post("/rerank", json=body)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         model.open()

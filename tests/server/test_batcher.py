@@ -37,7 +37,7 @@ class Requests:
         """Send a request that has to wait, and come back when it does."""
         self._waiting += 1
         sent = self._pool.submit(self.post, *documents)
-        wait_until(lambda: len(self.batcher) == self._waiting, "the request to wait")
+        wait_until(lambda: len(self.batcher._waiting) == self._waiting, "the request to wait")
         return sent
 
 
@@ -153,7 +153,7 @@ def test_a_client_that_goes_away_frees_its_place_before_and_between_passes(reque
             model.let_pass()
             wait_until(lambda number=number: len(model.passes) == number, "a pass")
         assert isinstance(asked.exception(), httpx.ReadTimeout)
-    wait_until(lambda: len(requests.batcher) == 0, "the place to be freed")
+    wait_until(lambda: len(requests.batcher._waiting) == 0, "the place to be freed")
     model.open()
     assert scores_of(requests.post("after")) == [5]
     assert sum("gone" in texts for texts in model.passes) <= passes
