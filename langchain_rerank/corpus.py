@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+import tokenize
+from functools import partial
+from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 
@@ -16,6 +20,13 @@ logger = logging.getLogger(__name__)
 
 CHUNK_CHARACTERS = 900
 SUFFIXES = {".txt": None, ".md": "markdown", ".rst": "rst", ".py": "python"}
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # Shorter paragraphs (headings, "For example:") may stand in many topics without being repeats.
 _REPEAT_CHARACTERS = 80
 
@@ -43,8 +54,9 @@ def read_folder(folder: Path) -> list[Document]:
     """Return the text, Markdown, reStructuredText and Python files below a folder, in chunks.
 
     Args:
-        folder: Searched with its subfolders, hidden ones left out. A file that is no text in UTF-8
-            is left out, and a warning names it.
+        folder: Searched with its subfolders, hidden ones left out. Files are read as UTF-8, as
+            UTF-16 or UTF-32 after a byte order mark, Python also as its first lines say. What is
+            no such text is left out, and a warning names it.
 
     Returns:
         Chunks of up to 900 characters, with each file's path below `folder` as `source`.
@@ -58,25 +70,36 @@ def read_folder(folder: Path) -> list[Document]:
     chunks = []
     unread = []
     for path in sorted(folder.rglob("*")):
-        place, suffix = path.relative_to(folder), path.suffix.lower()
+        place = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in place.parts)
-        if hidden or suffix not in SUFFIXES or not path.is_file():
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeError:
-            text = "\0"
-        if "\0" in text:
+            text = _read(path)
+        except (UnicodeError, SyntaxError) as error:  # SyntaxError: of a Python file's encoding
             unread.append(place.as_posix())
-            logger.warning("%s is left out, as it is no text in UTF-8", path)
+            logger.warning("%s is left out, as it is no text in UTF-8: %s", path, error)
         else:
-            chunks += _split(text, {"source": place.as_posix()}, SUFFIXES[suffix])
+            chunks += _split(text, {"source": place.as_posix()}, SUFFIXES[path.suffix.lower()])
     if not chunks:
         msg = f"found no text in {', '.join(SUFFIXES)} files in {str(folder)!r}"
         if unread:
             msg += f"; not in UTF-8: {', '.join(unread[:10])}"
         raise ValueError(msg)
     return chunks
+
+
+def _read(path: Path) -> str:
+    content = path.read_bytes()
+    # UTF-32's mark begins with UTF-16's.
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and path.suffix.lower() == ".py":
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    text = io.TextIOWrapper(io.BytesIO(content), encoding).read()
+    if "\0" in text:
+        msg = "it holds NUL characters"
+        raise UnicodeError(msg)
+    return text
 
 
 def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
@@ -97,7 +120,7 @@ def _new_runs(text: str, seen: set[str]) -> Iterable[str]:
 def _split(text: str, metadata: dict[str, str], language: str | None = None) -> list[Document]:
     from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 
-    size: dict[str, Any] = {"chunk_size": CHUNK_CHARACTERS, "chunk_overlap": 0}
     splitter = RecursiveCharacterTextSplitter
-    made = splitter.from_language(Language(language), **size) if language else splitter(**size)
+    make = partial(splitter.from_language, Language(language)) if language else splitter
+    made = make(chunk_size=CHUNK_CHARACTERS, chunk_overlap=0)
     return made.create_documents([text], [metadata])

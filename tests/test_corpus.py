@@ -57,22 +57,34 @@ def test_folder_gives_each_kind_of_text_with_its_path(tmp_path):
     }
 
 
-def test_what_is_no_text_in_utf_8_is_left_out_and_named(tmp_path, caplog):
+def test_byte_order_marks_and_pythons_first_lines_say_the_encoding(tmp_path):
+    text = "# Zürich, 東京"
+    for mark in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        for suffix in ("txt", "py"):
+            (tmp_path / f"{mark}.{suffix}").write_bytes(f"\ufeff{text}".encode(mark))
+    assert list(sources(tmp_path).values()) == [text] * 10
+    (tmp_path / "a.py").write_bytes("# -*- coding: latin-1 -*-\n# café".encode("latin-1"))
+    assert sources(tmp_path)["a.py"].endswith("# café")
+
+
+def test_what_is_no_text_is_left_out_and_named(tmp_path, caplog):
     unread = {
         "cut.txt": "text".encode("utf-16")[:-1],
+        "cut32.txt": "text".encode("utf-32")[:-1],
         "image.md": b"\x89PNG\r\n\x1a\n\0\0",
         "latin.py": b"# caf\xe9",
+        "latin.txt": b"caf\xe9",
         "no-mark.txt": "text".encode("utf-16-le"),
-        "utf-16.txt": "text".encode("utf-16"),
+        "wrong.py": b"# coding: no-such-encoding\n",
         "zeros.txt": bytes(8),
     }
     for name, content in unread.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"found no text in .*; not in UTF-8: {', '.join(unread)}"):
         read_folder(tmp_path)
-    (tmp_path / "good.txt").write_text("\ufeffgood \ufffd", encoding="utf-8")
+    (tmp_path / "good.txt").write_text("good", encoding="utf-8")
     caplog.clear()
-    assert sources(tmp_path) == {"good.txt": "good \ufffd"}
+    assert sources(tmp_path) == {"good.txt": "good"}
     assert all(f"{name} is left out" in caplog.text for name in unread)
 
 
