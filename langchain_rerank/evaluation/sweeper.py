@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -30,8 +31,8 @@ from langchain_rerank.evaluation.sweep_report import (
 )
 from langchain_rerank.evaluation.systems import (
     Answer,
-    as_ranking,
     ask,
+    by_id,
     failure,
     progress,
 )
@@ -121,12 +122,15 @@ def sweep(  # noqa: C901, PLR0913  # loops within loops; all but the first two h
     times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
 
     def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
-        rankings[setting][query] = [one.id for one in as_ranking(documents, id_key)]
+        rankings[setting][query] = list(by_id(documents, id_key))
         # What a run took elsewhere isn't known.
         times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
 
     answers = _first_stage(source, judged, depths[-1], id_key, show=show_progress)
-    returned = {query: one._replace(ranking=one.ranking[:k]) for query, one in answers.items()}
+    returned = {
+        query: one._replace(ranking=dict(islice(one.ranking.items(), k)))
+        for query, one in answers.items()
+    }
     notes = checked_notes({FIRST_STAGE: returned}, judged, [parsed], min_relevance)
     if isinstance(source, Mapping):
         notes.append("The first stage is a run made elsewhere: latencies leave out its own.")

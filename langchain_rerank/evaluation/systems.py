@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,23 +71,14 @@ AnySystem = Runnable[str, list[Document]] | Run | RerankedRun
 """What can be evaluated: a retriever, a run made elsewhere, or such a run reranked."""
 
 
-class RankedDocument(NamedTuple):
-    """One document of a ranking."""
-
-    id: str
-    score: float = math.nan
-    """The cross encoder's where it was reranked, the run's where it comes from a run."""
-    retrieval_rank: float = math.nan
-    """Its place among the reranker's candidates, from 1; NaN if it was not reranked."""
-    text: str = ""
-
-
 class Answer(NamedTuple):
     """What a system gave for one query, whose own document is left out: see `is_query_itself`."""
 
     documents: list[Document]
-    ranking: list[RankedDocument]
-    """The same; of several chunks of one judged document the first stands for it."""
+    ranking: dict[str, Document]
+    """By the ids that judgments know. Of several chunks of one judged document the first stands for
+    it (MaxP: Dai and Callan, "Deeper text understanding for IR with contextual neural language
+    modeling", SIGIR 2019). Its `relevance_score` is the cross encoder's, or the run's."""
     candidates: list[str]
     """Ids of what the reranker saw; without one, those of the ranking."""
     seconds: dict[str, float]
@@ -119,16 +109,13 @@ def ask(  # noqa: PLR0913, PLR0917  # what one query needs
     id_key: str | None = None,
     fetch_k: int | None = None,
 ) -> Answer:
-    """Put one query to a system.
-
-    With `fetch_k` only so many documents are returned, those of a run as texts of the corpus.
-    """
+    """Put one query to a system; with `fetch_k`, return only so many documents, all with texts."""
     try:
+        if isinstance(system, Runnable):
+            return _retrieve(system, dataset, query_id, id_key, fetch_k)
         if isinstance(system, RerankedRun):
             return _rerank(system, dataset, query_id)
-        if isinstance(system, Mapping):
-            return _look_up(system, dataset, query_id, fetch_k)
-        return _retrieve(system, dataset, query_id, id_key, fetch_k)
+        return _look_up(system, dataset, query_id, fetch_k)
     except Exception as error:
         raise failure(name, dataset, query_id, error) from error
 
@@ -171,9 +158,13 @@ def _look_up(run: Run, dataset: Dataset, query_id: str, fetch_k: int | None) -> 
     if fetch_k and (lacking := next((one for one in ids if one not in corpus), None)):
         msg = f"the run's document '{lacking}' is not in the corpus of the data set"
         raise ValueError(msg)
-    documents = [corpus.get(one) or Document("", id=one) for one in ids]
-    found = [RankedDocument(one, float(scores[one]), text=texts[one] or "") for one in ids]
-    return Answer(documents, found, ids, {}, own)
+    found = {}
+    for one in ids:
+        document = corpus.get(one) or Document("", id=one)
+        metadata = {**document.metadata, "relevance_score": float(scores[one])}
+        metadata.pop("retrieval_rank", None)
+        found[one] = document.model_copy(update={"metadata": metadata})
+    return Answer(list(found.values()), found, ids, {}, own)
 
 
 def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
@@ -181,11 +172,9 @@ def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
     reranker = system.reranker.model_copy(update={"top_n": None, "on_error": "raise"})
     trace = RunCollectorCallbackHandler()
     query = dataset.queries[query_id]
-    documents = list(reranker.compress_documents(before.documents, query, [trace]))
+    found = list(reranker.compress_documents(before.documents, query, [trace]))
     seconds = {"reranking": sum(map(_seconds, trace.traced_runs))}
-    return before._replace(
-        documents=documents, ranking=as_ranking(documents, None), seconds=seconds
-    )
+    return before._replace(documents=found, ranking=by_id(found, None), seconds=seconds)
 
 
 def _retrieve(
@@ -213,18 +202,17 @@ def _retrieve(
         ]
         for found in (documents, seen)
     )
-    own = len(kept) < len(documents) or len(candidates) < len(seen)
-    found = as_ranking(kept, id_key)
     # A Reranker leaves a NaN out, of one passage or another.
-    hidden = [math.isnan(one.score) for one in found if not math.isnan(one.retrieval_rank)]
-    if hidden and all(hidden):
+    ranks = [one.metadata for one in kept if "retrieval_rank" in one.metadata]
+    if ranks and not any("relevance_score" in one for one in ranks):
         msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
         raise ValueError(msg)
     seconds = {"retrieval": total, "total": total}
     if steps:
         reranking = min(total, sum(map(_seconds, steps)))
         seconds = {"retrieval": total - reranking, "reranking": reranking, "total": total}
-    return Answer(kept, found, [one.id for one in as_ranking(candidates, id_key)], seconds, own)
+    own = len(kept) < len(documents) or len(candidates) < len(seen)
+    return Answer(kept, by_id(kept, id_key), list(by_id(candidates, id_key)), seconds, own)
 
 
 def _reranking(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
@@ -237,24 +225,15 @@ def _seconds(run: TracedRun) -> float:
     return ((run.end_time or run.start_time) - run.start_time).total_seconds()
 
 
-def as_ranking(documents: Sequence[Document], id_key: str | None) -> list[RankedDocument]:
-    """Make a ranking of documents.
-
-    Of several chunks of one judged document the first stands for it (MaxP: Dai and Callan,
-    "Deeper text understanding for IR with contextual neural language modeling", SIGIR 2019).
-    """
-    found: dict[str, RankedDocument] = {}
+def by_id(documents: Sequence[Document], id_key: str | None) -> dict[str, Document]:
+    """Key documents, best first, by the ids that judgments know: the first of each."""
+    found: dict[str, Document] = {}
     for place, document in enumerate(documents):
-        key = _key(document, place, id_key)
-        names = ("relevance_score", "retrieval_rank")
-        values = map(document.metadata.get, names)
-        score, rank = (math.nan if value is None else float(value) for value in values)
-        found.setdefault(key, RankedDocument(key, score, rank, document.page_content))
-    return list(found.values())
+        found.setdefault(_key(document, place, id_key), document)
+    return found
 
 
 def _key(document: Any, place: int, id_key: str | None) -> str:
-    """Return the id by which the judgments know a document."""
     check_document(document, place)
     key = document.id if id_key is None else document.metadata.get(id_key)
     if key in (None, ""):
