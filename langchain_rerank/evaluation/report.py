@@ -11,6 +11,7 @@ from langchain_rerank.evaluation.measures import (
     Draws,
     Estimate,
     SystemResult,
+    check_int,
     require_eval,
     run_of,
 )
@@ -79,19 +80,18 @@ class Report(Shown):
     @property
     def systems(self) -> Mapping[str, SystemResult]:
         """What each system did, by name, in the order given."""
-        return {name: self._result(name) for name in self.names}
-
-    def _result(self, name: str) -> SystemResult:
-        values = self.per_query.loc[name]
-        found = self.documents[self.documents["system"] == name]
-        by_query = {
-            query: list(rows.itertuples(index=False)) for query, rows in found.groupby("query")
+        rows = {
+            key: list(found.itertuples(index=False))
+            for key, found in self.documents.groupby(["system", "query"])
         }
-        return SystemResult(
-            {one: self.estimate(name, one) for one in self.measures},
-            {one: values[one].to_dict() for one in self.measures},
-            {query: by_query.get(query, []) for query in self.queries},
-        )
+        return {
+            name: SystemResult(
+                {one: self.estimate(name, one) for one in self.measures},
+                self.per_query.loc[name, list(self.measures)].to_dict(),
+                {query: rows.get((name, query), []) for query in self.queries},
+            )
+            for name in self.names
+        }
 
     @property
     def reranking_systems(self) -> list[str]:
@@ -179,7 +179,7 @@ class Report(Shown):
         """
         import pandas as pd
 
-        _check_count("depth", depth)
+        check_int("depth", depth, 1)
         if query_id not in self.queries:
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
@@ -216,7 +216,7 @@ class Report(Shown):
         """
         import pandas as pd
 
-        _check_count("n", n)
+        check_int("n", n, 1)
         measure = self.measures[0] if measure is None else measure
         if measure not in self.measures:
             msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
@@ -241,7 +241,6 @@ class Report(Shown):
         return name
 
     def _introduction(self) -> list[str]:
-        """Say what was found, then what was evaluated and how."""
         line = (
             f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
             f"Means over queries, with {percent(self.draws)} bootstrap intervals."
@@ -271,36 +270,26 @@ class Report(Shown):
         return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
 
     def _tables(self) -> dict[str, pd.DataFrame]:
-        """Lay out quality, differences to the first system, candidates and latency, as text."""
         import pandas as pd
 
         first, *others = self.names
         quality, differences = pd.DataFrame(index=self.names), pd.DataFrame(index=others)
         for one in self.measures:
             quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.names]
-            changes = [f"{self.estimate(name, f'{one} difference'):+.4f}" for name in others]
-            tests = [
-                f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"
-                for p in self.summary[f"{one} p"][1:]
+            tests = self.summary.loc[others, f"{one} p"]
+            differences[one] = [
+                f"{self.estimate(name, f'{one} difference'):+.4f}, "
+                + (f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001")
+                for name, p in tests.items()
             ]
-            differences[one] = list(map(", ".join, zip(changes, tests, strict=True)))
         cost = self.summary.filter(like=" ms").map("{:,.0f}".format).replace("nan", NOTHING)
         counts = self.per_query["candidates"].groupby("system", sort=False).mean()
         cost.insert(0, "candidates", counts.map("{:.0f}".format))
         cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
-        found = {"Quality": quality, f"Difference to {first}": differences}
-        found["Candidates and latency"] = cost
-        return {
-            title: table.rename_axis("system").reset_index()
-            for title, table in found.items()
-            if len(table)
-        }
-
-
-def _check_count(name: str, value: int) -> None:
-    if type(value) is not int or value < 1:
-        msg = f"{name} must be a positive int, got {value!r}"
-        raise ValueError(msg)
+        tables = {"Quality": quality, "Candidates and latency": cost}
+        if others:
+            tables = {"Quality": quality, f"Difference to {first}": differences, **tables}
+        return {title: table.rename_axis("system").reset_index() for title, table in tables.items()}
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
@@ -312,4 +301,4 @@ def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
         return one
 
     frame = frame.reset_index(drop=frame.index.names == [None])
-    return {name: [value(one) for one in column.tolist()] for name, column in frame.items()}
+    return {name: list(map(value, column.tolist())) for name, column in frame.items()}

@@ -233,7 +233,7 @@ def test_a_sweep_has_a_line_a_model_its_depths_as_labels_a_frontier_and_a_ring()
         (lambda r: plot_scores(reranked(r), threshold=math.nan), "a finite number"),
         (lambda r: plot_rank_movement(r, "nope"), "no query 'nope'.*'q', 'other'"),
         (lambda r: plot_rank_movement(r, "q", "first"), "got 'first'"),
-        (lambda r: plot_rank_movement(r, "q", depth=True), "depth must be a positive int"),
+        (lambda r: plot_rank_movement(r, "q", depth=True), "depth must be an int of at least 1"),
         (
             lambda r: plot_rank_movement(replace(r, documents=r.documents[:0]), "q"),
             "neither 'first' nor 'second' returned",

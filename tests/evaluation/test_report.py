@@ -198,8 +198,8 @@ def test_worst_queries_are_those_that_lost_most_first(report):
         (lambda report: report.worst_queries(system="run"), "compare with 'run'.*got 'run'"),
         (lambda report: report.moves("hurt", "nope"), "got 'nope'"),
         (lambda report: report.moves("nope"), "no query 'nope'.*such as 'same', 'hurt'"),
-        (lambda report: report.moves("hurt", depth=0), "depth must be a positive int, got 0"),
-        (lambda report: report.worst_queries(-1), "n must be a positive int, got -1"),
+        (lambda report: report.moves("hurt", depth=0), "depth must be an int of at least 1, got 0"),
+        (lambda report: report.worst_queries(-1), "n must be an int of at least 1, got -1"),
     ],
 )
 def test_what_is_not_in_the_report_is_named(call, message, report):
