@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  # typer reads it
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
-from typer import Option
+from typer import Argument, Option
 
 from langchain_rerank.cli.common import (
     OFFLINE,
     Backend,
+    Docs,
+    Llm,
     Model,
     build_cross_encoder,
     cached_index,
     console,
     one_line_errors,
-    snippet,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from langchain_chroma import Chroma
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
@@ -31,40 +33,39 @@ if TYPE_CHECKING:
     from langchain_rerank.chain import Citation, RagOutput
 
 DEFAULT_QUESTION = "What happens if no except clause matches?"
+_SNIPPET_CHARACTERS = 160
 # Stages of the chain by the names of their trace runs, in order.
 _STAGES = {"VectorStoreRetriever": "retrieval", "Reranker": "reranking", "Answer": "answer"}
 
 
+@one_line_errors()
 def demo(  # noqa: PLR0913  # one parameter an option
-    question: Annotated[str, typer.Argument(help="What to ask.")] = DEFAULT_QUESTION,
+    question: Annotated[str, Argument(help="What to ask.")] = DEFAULT_QUESTION,
     *,
-    docs: Annotated[Path | None, Option(help="Folder of .txt, .md, .rst, .py to ask.")] = None,
+    docs: Docs = None,
     k: Annotated[int, Option("--k", help="Passages to keep.")] = 5,
     fetch_k: Annotated[int, Option(help="Candidates to retrieve and rerank.")] = 50,
     model: Model = OFFLINE,
     backend: Backend = "torch",
-    llm: Annotated[
-        str | None, Option(help="Who answers: 'offline', or provider:model as openai:gpt-4.1.")
-    ] = None,
+    llm: Llm = None,
 ) -> None:
     """Retrieve, rerank and answer: by default from the Python language reference, offline."""
-    with one_line_errors():
-        from langchain_rerank import create_rag_chain, create_rerank_retriever
-        from langchain_rerank.ranking import check_query
-        from langchain_rerank.retriever import check_depths
+    from langchain_rerank import create_rag_chain, create_rerank_retriever
+    from langchain_rerank.ranking import check_query
+    from langchain_rerank.retriever import check_depths
 
-        # What is wrong with these is said before minutes of indexing.
-        check_query(question)
-        check_depths(k, fetch_k)
-        cross_encoder = build_cross_encoder(model, backend)
-        chat_model = None if llm is None else open_chat_model(llm)
-        with console.status("Loading the reranker"):
-            cross_encoder.load()
-        store = open_index(docs)
-        retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
-        console.print(Text(f"\nQuestion: {question}\n", style="bold"))
-        author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
-        _answer(create_rag_chain(chat_model, retriever), question, author)
+    # What is wrong with these is said before minutes of indexing.
+    check_query(question)
+    check_depths(k, fetch_k)
+    cross_encoder = build_cross_encoder(model, backend)
+    chat_model = None if llm is None else open_chat_model(llm)
+    with console.status("Loading the reranker"):
+        cross_encoder.load()
+    store = open_index(docs)
+    retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
+    console.print(Text(f"\nQuestion: {question}\n", style="bold"))
+    author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
+    _answer(create_rag_chain(chat_model, retriever), question, author)
 
 
 def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None:
@@ -82,7 +83,7 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
     console.print("\n" if citations else "\n\nThe answer cites no passage.")
     for one in sorted(citations, key=lambda citation: citation["number"]):
         document = one["document"]
-        line = f"[{one['number']}] {_place(document)}: {snippet(document.page_content)}"
+        line = f"[{one['number']}] {_place(document)}: {_snippet(document)}"
         console.print(Text(line, style="dim"))
     seconds = _seconds(collector.traced_runs)
     stages = [(stage, seconds[name]) for name, stage in _STAGES.items() if name in seconds]
@@ -114,9 +115,13 @@ def _print_passages(documents: list[Document]) -> None:
     table = Table("rank", "was", "score", "source", "passage", title=title)
     for rank, document in enumerate(documents, start=1):
         was, score = (document.metadata[key] for key in ("retrieval_rank", "relevance_score"))
-        text = Text(snippet(document.page_content))
+        text = Text(_snippet(document))
         table.add_row(str(rank), str(was), f"{score:.3f}", Text(_place(document)), text)
     console.print(table)
+
+
+def _snippet(document: Document) -> str:
+    return shorten(document.page_content, _SNIPPET_CHARACTERS, placeholder="…")
 
 
 def _place(document: Document) -> str:
