@@ -79,6 +79,8 @@ def _weights(model: str, graph: Path | None, device: str, folder: Path) -> Weigh
             msg = f"expected a shape out of {', '.join(inputs.SHAPES)}, got {shape!r}"
             raise ValueError(msg)
         inputs.save_shape(shape, folder)
+        # Exports of random weights are not to fill the user's.
+        os.environ["LANGCHAIN_RERANK_CACHE"] = str(folder)
         model = str(folder)
     elif model == "offline":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
