@@ -57,16 +57,14 @@ def test_a_failure_names_system_and_query_and_has_its_cause(system, settings, me
     assert error.value.__cause__ is not None
 
 
-CORPUS = {
-    key: Document(text, id=key, metadata={"source": key})
-    for key, text in {
-        "a1": "school uniforms improve discipline in class",
-        "a2": "uniforms do not improve discipline",
-        "b1": "zoos protect endangered animals",
-        "b2": "zoos harm wild animals",
-    }.items()
+TEXTS = {
+    "a1": "school uniforms improve discipline in class",
+    "a2": "uniforms do not improve discipline",
+    "b1": "zoos protect endangered animals",
+    "b2": "zoos harm wild animals",
 }
-QUERIES = {key: CORPUS[key].page_content for key in ("a1", "b1")}
+CORPUS = {one: Document(text, id=one, metadata={"source": one}) for one, text in TEXTS.items()}
+QUERIES = {key: TEXTS[key] for key in ("a1", "b1")}
 COUNTER = Dataset(QUERIES, {"a1": {"a2": 1}, "b1": {"b2": 1}}, CORPUS)
 RUN = {query: {key: 1 - n / 10 for n, key in enumerate(CORPUS)} for query in QUERIES}
 OWN_FIRST = {"a1": {"a1": 2.0, "a2": 1.0}, "b1": {"b1": 2.0, "b2": 1.0}}
