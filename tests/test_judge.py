@@ -60,7 +60,6 @@ def test_what_is_kept_is_evaluated_and_who_stopped_goes_on(folder):
     assert "1 of 3: Which city? Berlin is a city." in said
     assert "1 questions kept, 0 left out, of 3" in said
     assert load_beir(folder, "judged").qrels == {"1": {"a": 1}}
-
     said = judge(folder, "ny")
     assert "Which city?" not in said
     assert "2 questions kept, 1 left out, of 3" in said

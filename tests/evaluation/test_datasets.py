@@ -43,9 +43,7 @@ def test_questions_from_lists_take_the_ids_that_the_index_gives():
     before = [document.model_copy(deep=True) for document in documents]
     city = document_id(documents[0])
     questions = [("Which city?", [city]), ("Which river?", {"river": 3, city: 0})]
-
     dataset = Dataset.from_questions(questions, documents)
-
     assert dataset.queries == {"1": "Which city?", "2": "Which river?"}
     assert dataset.qrels == {"1": {city: 1}, "2": {"river": 3, city: 0}}
     assert [document.id for document in dataset.documents] == [city, "river"]
@@ -58,7 +56,6 @@ def test_questions_from_lists_take_the_ids_that_the_index_gives():
 
 def test_subsets_and_judged_queries():
     dataset = Dataset(QUERIES, {"q2": {}, "q1": {"d1": 0}}, CORPUS)
-
     assert dataset.judged() == dataset.subset(["q1"])
     assert (dataset.judged().qrels, dataset.judged().corpus) == ({"q1": {"d1": 0}}, CORPUS)
     for call, message in (

@@ -83,7 +83,6 @@ def test_differences_intervals_and_tests_are_scipys_on_the_values_of_the_report(
     after = report.per_query.loc["run reranked", "nDCG@10"].to_numpy()
     differences = after - report.per_query.loc["run", "nDCG@10"].to_numpy()
     summary = report.summary["nDCG@10 difference"]
-
     for values, column in ((after, "nDCG@10"), (differences, "nDCG@10 difference")):
         expected = scipy.stats.bootstrap(
             (values,), np.mean, method="percentile", rng=np.random.default_rng(0)

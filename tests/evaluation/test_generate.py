@@ -43,7 +43,6 @@ def generate(n=5, documents=DOCUMENTS, replies=None, **kwargs):
 
 def test_each_question_has_the_document_it_was_written_for_as_relevant():
     dataset, model = generate(5, max_concurrency=3)
-
     assert list(dataset.queries) == ["1", "2", "3", "4", "5"]
     for query_id, text in dataset.queries.items():
         town = text.removeprefix("How many mills has Town ").removesuffix("?")

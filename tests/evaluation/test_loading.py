@@ -46,7 +46,6 @@ def folder(tmp_path):
 
 def test_a_beir_folder_becomes_judged_queries_and_documents(folder):
     dataset = load_beir(folder)
-
     assert (dataset.queries, dataset.qrels, list(dataset.qrels)) == (QUERIES, QRELS, ["q2", "q1"])
     assert dataset.documents == [
         Document("A city.", id="d1", metadata={"title": "Berlin"}),
@@ -68,7 +67,6 @@ def test_a_beir_folder_becomes_judged_queries_and_documents(folder):
 )
 def test_judgments_of_either_layout_with_the_oddities_of_published_files(folder, qrels, expected):
     (folder / "qrels" / "odd.tsv").write_text(qrels, newline="")
-
     assert load_beir(folder, "odd").qrels == expected
     assert load_beir(folder, folder / "qrels" / "odd.tsv").qrels == expected
 
@@ -76,7 +74,6 @@ def test_judgments_of_either_layout_with_the_oddities_of_published_files(folder,
 def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folder):
     (folder / "qrels/test.tsv").write_text(HEADER + "q1\td1\t1\nq1\telsewhere\t3\n")
     expected = {"q1": {"d1": 1, "elsewhere": 3}}
-
     assert load_beir(folder, partial_corpus=True).qrels == expected
     with pytest.raises(ValueError, match=r"test\.tsv, line 3: .*'elsewhere'.*partial_corpus=True"):
         load_beir(folder)
@@ -130,10 +127,8 @@ def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folde
 def test_a_bad_line_is_one_error_that_names_it(folder, name, content, message):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
     with pytest.raises(ValueError, match=message) as error:
         read_run(path) if name == "run.trec" else load_beir(folder)
-
     assert str(path) in str(error.value)
 
 
@@ -183,9 +178,7 @@ results = st.dictionaries(words, st.floats(allow_nan=False), min_size=1)
 @given(run=st.dictionaries(words, results, min_size=1), tag=words)
 def test_a_run_reads_back_as_it_was_written_best_first(run, tag, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run.trec"
-
     write_run(path, run, tag=tag)
-
     back = read_run(path)
     assert back == run
     assert list(back) == list(run)
@@ -194,9 +187,7 @@ def test_a_run_reads_back_as_it_was_written_best_first(run, tag, tmp_path_factor
 
 def test_the_file_is_what_trec_eval_and_ir_measures_read(tmp_path):
     path = tmp_path / "run.trec"
-
     write_run(path, {"q2": {"low": -1.0, "high": 0.1 + 0.2}, "none": {}, "q1": {"only": 3}})
-
     assert path.read_text(encoding="utf-8") == (
         "q2 Q0 high 1 0.30000000000000004 langchain_rerank\n"
         "q2 Q0 low 2 -1.0 langchain_rerank\n"
@@ -219,9 +210,7 @@ def test_the_file_is_what_trec_eval_and_ir_measures_read(tmp_path):
 def test_what_the_format_can_not_carry_leaves_the_old_file(tmp_path, run, tag, message):
     path = tmp_path / "run.trec"
     path.write_text(LINE)
-
     with pytest.raises(ValueError, match=message):
         write_run(path, run, tag=tag)
-
     assert path.read_text() == LINE
     assert list(tmp_path.iterdir()) == [path]

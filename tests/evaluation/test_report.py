@@ -49,7 +49,6 @@ def report():
 
 def test_data_frame_has_a_row_for_each_system(report):
     frame = report.to_dataframe()
-
     assert list(frame.index) == ["run", NAME, "all"]
     numbers = ["", " low", " high", " difference", " difference low", " difference high", " p"]
     stages = [f"{stage} p{n} ms" for stage in ("reranking", "retrieval", "total") for n in (50, 95)]

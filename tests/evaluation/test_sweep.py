@@ -46,9 +46,7 @@ def values_of(system, measure="nDCG@10"):
 )
 def test_every_setting_is_what_the_retriever_of_that_setting_returns(settings):
     reranker = Reranker(model=WordOverlapCrossEncoder(), **settings)
-
     found = swept(STORE, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=WEIGHTS)
-
     first, *others = found.per_query
     assert [key[1:] for key in others] == [(d, w) for d in (5, 12, 20) for w in (0, *WEIGHTS)]
     for key in others:
@@ -64,7 +62,6 @@ def test_every_setting_is_what_the_retriever_of_that_setting_returns(settings):
 def test_run_as_source_reads_its_texts_from_the_corpus():
     model = WordOverlapCrossEncoder()
     found = swept(model=model, fetch_k=[8, 30], first_stage_weights=[0], measure="nDCG@5")
-
     systems = [RUN, *(RerankedRun(RUN, Reranker(model=model), fetch_k=depth) for depth in (8, 30))]
     for key, system in zip(found.per_query, systems, strict=True):
         assert found.per_query[key].tolist() == values_of(system, "nDCG@5")
@@ -74,7 +71,6 @@ def test_run_as_source_reads_its_texts_from_the_corpus():
 def test_each_pair_is_scored_once_in_steps_of_depth():
     cross_encoder = WordOverlapCrossEncoder()
     found = swept(model=Reranker(model=cross_encoder, deduplicate=False), fetch_k=[10, 5, 25])
-
     loading, *steps = cross_encoder.calls
     assert [len(step) for step in (loading, *steps)] == [1, *[5, 5, 15] * 6]
     scored = Counter(pair[0] for step in steps for pair in step)

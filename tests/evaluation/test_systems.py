@@ -84,7 +84,6 @@ ALL = RunnableLambda(lambda query: RERANKER.compress_documents(CORPUS.values(), 
 )
 def test_a_query_that_is_a_document_is_left_out_of_its_results(system, settings):
     values, documents, report = only(system, **{"dataset": COUNTER, **settings})
-
     assert set(values["nDCG@10"]) == {1}
     assert set(values["candidates"]) <= {1, 2, 3}
     assert (documents["query"] != documents["id"]).all()
@@ -104,8 +103,6 @@ def test_a_query_that_is_a_document_is_left_out_of_its_results(system, settings)
 def test_only_the_query_itself_is_left_out(own_text, grade, kept):
     corpus = {"b1": Document(own_text, id="b1"), "b2": CORPUS["b2"]}
     dataset = Dataset({"b1": QUERIES["b1"]}, {"b1": {"b2": 1, "b1": grade}}, corpus)
-
     _, documents, report = only({"b1": {"b1": 2.0, "b2": 1.0}}, dataset)
-
     assert ("b1" in documents["id"].tolist()) == kept
     assert any(OWN in note for note in report.notes) != kept

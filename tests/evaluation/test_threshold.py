@@ -76,7 +76,6 @@ def test_promised_precision_is_seen_on_other_questions():
 def test_reranker_with_the_threshold_keeps_just_those():
     queries = [*MANY, [(0.65, 1), (0.2, 0)], [(0.1, 1)]]
     found = suggest_threshold(report_of(queries), precision=0.6)
-
     settings = {"score_threshold": found.threshold, "top_n": None, "deduplicate": False}
     reranker, kept = Reranker(model=NumberCrossEncoder(), **settings), []
     for pairs in queries:
