@@ -76,18 +76,29 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
     collector = RunCollectorCallbackHandler()
     for piece in chain.stream(question, {"callbacks": [collector]}):
         if "context" in piece:
-            _print_passages(piece["context"])
+            title = f"The best {len(piece['context'])} passages, and where retrieval had them"
+            table = Table("rank", "was", "score", "source", "passage", title=title)
+            for rank, document in enumerate(piece["context"], start=1):
+                was, score = map(document.metadata.get, ("retrieval_rank", "relevance_score"))
+                table.add_row(str(rank), str(was), f"{score:.3f}", *_shown(document))
+            console.print(table)
             console.print(Text(f"\nAnswer, {author}:", style="bold"))
         console.print(Text(piece.get("answer", "")), end="")
         citations = piece.get("citations", citations)
     console.print("\n" if citations else "\n\nThe answer cites no passage.")
     for one in sorted(citations, key=lambda citation: citation["number"]):
-        document = one["document"]
-        line = f"[{one['number']}] {_place(document)}: {_snippet(document)}"
-        console.print(Text(line, style="dim"))
+        place, passage = _shown(one["document"])
+        console.print(Text(f"[{one['number']}] {place}: {passage}", style="dim"))
     seconds = _seconds(collector.traced_runs)
     stages = [(stage, seconds[name]) for name, stage in _STAGES.items() if name in seconds]
     console.print("\n" + " · ".join(f"{stage} {time * 1000:,.0f} ms" for stage, time in stages))
+
+
+def _shown(document: Document) -> tuple[Text, Text]:
+    """Return where a document is from, and the start of its text."""
+    place = document.metadata.get("topic", document.metadata.get("source", ""))
+    passage = shorten(document.page_content, _SNIPPET_CHARACTERS, placeholder="…")
+    return Text(str(place)), Text(passage)
 
 
 def open_chat_model(llm: str) -> BaseChatModel:
@@ -108,24 +119,6 @@ def open_index(folder: Path | None) -> Chroma:
     if folder is None:
         return cached_index("demo", "python-reference", python_reference())
     return cached_index("demo", str(folder.resolve()), read_folder(folder))
-
-
-def _print_passages(documents: list[Document]) -> None:
-    title = f"The best {len(documents)} passages, and where retrieval had them"
-    table = Table("rank", "was", "score", "source", "passage", title=title)
-    for rank, document in enumerate(documents, start=1):
-        was, score = (document.metadata[key] for key in ("retrieval_rank", "relevance_score"))
-        text = Text(_snippet(document))
-        table.add_row(str(rank), str(was), f"{score:.3f}", Text(_place(document)), text)
-    console.print(table)
-
-
-def _snippet(document: Document) -> str:
-    return shorten(document.page_content, _SNIPPET_CHARACTERS, placeholder="…")
-
-
-def _place(document: Document) -> str:
-    return str(document.metadata.get("topic", document.metadata.get("source", "")))
 
 
 def _seconds(runs: list[Run]) -> dict[str, float]:

@@ -18,7 +18,6 @@ import numpy as np
 
 from langchain_rerank.evaluation.measures import require_eval
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
-from langchain_rerank.evaluation.tables import percent, titled
 from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
@@ -88,8 +87,8 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
         raise ValueError(msg)
     what = f"Difference to {report.names[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
-    title = f"{what}, {titled(report.dataset, len(report.queries))}"
-    bars = f"bars: {percent(report.draws)} bootstrap intervals"
+    title = f"{what}, {report.title}"
+    bars = f"bars: {report.intervals}"
     figure = _figure(2.2 * len(report.measures) + 2.6, 0.5 * len(names) + 1.3, title, bars)
     panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
     for axes, measure in zip(panels, report.measures, strict=True):
@@ -143,7 +142,7 @@ def plot_scores(
             f"{one.mean():.3f}" if len(one) else "–" for one in (relevant[kept], kept[relevant])
         ]
         verdict = f"Threshold {threshold:g}: of the scored, precision {right[0]}, recall {right[1]}"
-    title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
+    title = f"Scores of {system}, {report.title}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
     edges = np.histogram_bin_edges(scores, 40)
@@ -253,8 +252,8 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     if timed.empty:
         msg = "nothing here was timed"
         raise ValueError(msg)
-    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.per_query))}"
-    legend = f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended"
+    title = f"{sweep.measure} against latency, {sweep.title}"
+    legend = f"bars: {sweep.intervals}; ring: recommended"
     labels = "numbers: fetch_k (first_stage_weight); steps: none is both better and faster"
     figure = _figure(7.6, 5.2, title, legend, labels)
     axes = figure.subplots()

@@ -15,7 +15,7 @@ from langchain_rerank.evaluation.measures import (
     require_eval,
     run_of,
 )
-from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,8 +242,8 @@ class Report(Shown):
 
     def _introduction(self) -> list[str]:
         line = (
-            f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
-            f"Means over queries, with {percent(self.draws)} bootstrap intervals."
+            f"{self.title}, relevant from grade {self.min_relevance}. "
+            f"Means over queries, with {self.intervals}."
         )
         if len(self.names) > 1:
             line += " p: paired randomization test against the first system."

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
-from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -192,10 +192,7 @@ class Sweep(Shown):
         return found
 
     def _introduction(self) -> list[str]:
-        tried = (
-            f"{titled(self.dataset, len(self.per_query))}, {self.k} documents returned, "
-            f"{self.measure} with {percent(self.draws)} bootstrap intervals."
-        )
+        tried = f"{self.title}, {self.k} documents returned, {self.measure} with {self.intervals}."
         return [str(self.recommend()), tried]
 
     def _tables(self) -> dict[str, pd.DataFrame]:
