@@ -40,6 +40,9 @@ _WRAPPERS = (
     RunnableEachBase,
 )
 
+# How LangChain's retrievers name how many documents they give, in signatures and as fields.
+_DEPTHS = ("k", "top_k")
+
 
 def as_first_stage(
     source: VectorStore | FirstStage, search_kwargs: dict[str, Any] | None, *, hybrid: bool
@@ -72,7 +75,7 @@ def with_fetch_k(
 ) -> Any:
     """Copy a first stage with one call's depth and keywords set in every retriever inside.
 
-    The depth goes where a retriever takes one: the keyword `k`, the fields `k`, `top_k` or
+    The depth goes where a retriever takes one: the keyword or the field `k` or `top_k`,
     `search_kwargs`, or the retrievers that it wraps, in place of what was bound or configured. One
     that takes none gives as many documents as it likes. `config` settles what is configurable.
 
@@ -143,9 +146,9 @@ def _in_retriever(
         # A cascade: the inner retriever returns what this one fetches, and can't fetch less.
         fetch_k = max(stage.fetch_k, keywords.get("fetch_k", 0), k)
         return _BoundRetriever(stage, {**keywords, "fetch_k": fetch_k})
-    if "k" in parameters:
+    if parameters & set(_DEPTHS):
         return _bound(stage, keywords, search)
-    update = dict.fromkeys({"k", "top_k"} & type(stage).model_fields.keys(), k)
+    update = dict.fromkeys(type(stage).model_fields.keys() & set(_DEPTHS), k)
     if isinstance(getattr(stage, "search_kwargs", None), dict):
         update["search_kwargs"] = _search_kwargs(stage, {"k": k})
     # LangChain's fields that hold what a retriever searches by are named retriever(s).
@@ -170,7 +173,7 @@ def _search_kwargs(retriever: Any, keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bound(stage: Any, keywords: dict[str, Any], function: Callable[..., Any]) -> Any:
-    """Bind keywords to what takes them by its signature, `k` only if it is named there."""
+    """Bind keywords to what takes them by its signature, `k` as the depth that is named there."""
     parameters = inspect.signature(function).parameters
     # What **keywords of a function or a runnable are passed on to, if anything, nobody knows.
     takes_any = isinstance(stage, BaseRetriever) and any(
@@ -183,8 +186,10 @@ def _bound(stage: Any, keywords: dict[str, Any], function: Callable[..., Any]) -
             "use a first stage that takes it, such as a vector store"
         )
         raise TypeError(msg)
-    keywords = {name: one for name, one in keywords.items() if name != "k" or name in parameters}
-    return _BoundRetriever(stage, keywords) if keywords else stage
+    given = {name: one for name, one in keywords.items() if name != "k"}
+    if "k" in keywords and (depth := next((one for one in _DEPTHS if one in parameters), None)):
+        given = {depth: keywords["k"], **given}
+    return _BoundRetriever(stage, given) if given else stage
 
 
 class _BoundRetriever(Runnable[str, list[Document]]):

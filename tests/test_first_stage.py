@@ -88,6 +88,10 @@ def search(query: str, filter: Any = None, k: int = 4) -> list[Document]:
     return plain(k=k, filter=filter).invoke(query)
 
 
+def search_top(query: str, top_k: int = 4, filter: Any = None) -> list[Document]:
+    return search(query, filter, top_k)
+
+
 def rewrite(answer: str = "rewritten") -> Any:
     prompt = PromptTemplate.from_template("Rewrite: {question}")
     return prompt | FakeListChatModel(responses=[answer]) | StrOutputParser()
@@ -142,6 +146,7 @@ WRAPPED: dict[str, Any] = {
     | RunnableLambda(lambda state: state["found"]),
     "each": RunnableLambda(lambda query: [query]) | plain().map() | (lambda found: found[0]),
     "function": RunnableLambda(search),
+    "function of top_k": RunnableLambda(search_top),
     "bound method": RunnableLambda(plain().invoke, plain().ainvoke),
     "ensemble": EnsembleRetriever(retrievers=[plain().with_retry(), plain()]),
     "merger": MergerRetriever(retrievers=[plain()]),

@@ -71,6 +71,15 @@ class KeywordDepthRetriever(BaseRetriever):
         return DOCUMENTS[start : start + k]
 
 
+class TopKeywordRetriever(BaseRetriever):
+    """Names its depth otherwise."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: Any, top_k: int = 4
+    ) -> list[Document]:
+        return DOCUMENTS[:top_k]
+
+
 class FieldDepthRetriever(BaseRetriever):
     """Takes its depth as a field, as LangChain's BM25Retriever and others do."""
 
@@ -132,6 +141,7 @@ FIRST_STAGES = {
     "mmr, its own pool": lambda store: store.as_retriever(**MMR),
     "threshold": lambda store: store.as_retriever(**THRESHOLD),
     "k keyword": lambda _: KeywordDepthRetriever(),
+    "top_k keyword": lambda _: TopKeywordRetriever(),
     "k and top_k fields": lambda _: FieldDepthRetriever(),
     "ensemble": lambda store: EnsembleRetriever(
         retrievers=[AllRetriever(), store.as_retriever(search_kwargs={"k": 20})]
