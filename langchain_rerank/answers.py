@@ -35,7 +35,7 @@ _CODE = re.compile(
 
 # Brackets, separators and dashes as keyboards of all languages have them; \d is any script's digit.
 _OPENING, _CLOSING = "[\\[［【〔〖⟦]", "[\\]］】〕〗⟧]"  # noqa: RUF001  # full-width on purpose
-_SEPARATOR = re.compile(r"\s*[,;，；、،؛]\s*")  # noqa: RUF001  # full-width on purpose
+_SEPARATOR = re.compile(r"\s*(?:[,;，；、،؛&]|\band\b)\s*")  # noqa: RUF001  # full-width on purpose
 _DASH = re.compile(r"\s*[-‐‑‒–—−－~～〜]\s*")  # noqa: RUF001  # full-width on purpose
 _NUMBER = r"\^?\d{1,6}"
 _CITATION = re.compile(
@@ -45,11 +45,14 @@ _CITATION = re.compile(
 )
 _LINK_TARGET = re.compile(r"\]?\((?:[a-z][a-z+.-]*:|www\.|[#/.<])", re.IGNORECASE)
 _LAST_WORD = re.compile(r"[\w.]+\Z")
-# No sentence ends with x, snake_case or sys.argv.
-_IDENTIFIER = re.compile(r"[a-z]|_*[^_]+_.*[^_]_*|[A-Za-z]\w*(?:\.[A-Za-z_]\w*)+")
+# Few sentences end with x, snake_case or sys.argv, but with the name of a file or of a host.
+_FILE_OR_HOST = r"(?!.*\.(?:com|conf|csv|html|io|js|json|md|net|org|pdf|toml|txt|ya?ml)\Z)"
+_IDENTIFIER = re.compile(rf"[a-z]|_*[^_]+_.*[^_]_*|{_FILE_OR_HOST}[A-Za-z]\w*(?:\.[A-Za-z_]\w*)+")
 _USE_OF_ITEM = re.compile(r"\s*[-+*/]?==?(?!>)|\.\w+\(")
 _LONGEST_NAME = 80
 _LARGEST_FOOTNOTE = 999
+_FOOTED = re.compile(r"""(?:\w|[_*.,;!?'")’”»。、，；！？）])\Z|[.!?。！？]['")*_’”»]*[ \t]+\Z""")  # noqa: RUF001  # full-width on purpose
+_BRACKETS = "\\[]［］【】〔〕〖〗⟦⟧ "  # noqa: RUF001  # full-width on purpose
 _CODE_LINE = re.compile(
     r"^(?: {4}|\t|(?=.{0,100}$).*(?:>>> |\w\(|[\w\])] ?[-+*/%|&^]?= ?\S|[;{}][ \t]*$)).*$",
     re.MULTILINE,
@@ -161,17 +164,29 @@ def cited_numbers(answer: str, count: int) -> list[int]:
     return list(dict.fromkeys(n for mark in _citations(said) for n in _numbers(mark, count)))
 
 
-def strip_footnotes(passage: str) -> str:
-    """Leave footnote marks such as "[2]" out, with the space before them.
+def strip_footnotes(passage: str, count: int) -> str:
+    """Leave footnote marks such as "large.[2]" out, so that a copy of one doesn't cite document 2.
 
-    A model that copies one would seem to cite document 2. Code keeps its subscripts: where it is
-    marked as code, on lines that look like it, and after names that no prose has.
+    A footnote mark is one number, right after a word or behind the end of a sentence. Other
+    brackets that would cite one of `count` documents, as in "press [2]", become round ones: what is
+    in them is said by the passage. Code keeps its subscripts: where it is marked as code, on lines
+    that look like it, and after names that no prose has.
     """
-    prose = _CODE_LINE.sub(_blank, passage)
-    marks = [mark for mark in _citations(prose) if _numbers(mark, _LARGEST_FOOTNOTE)]
-    for mark in reversed(marks):
-        passage = passage[: mark.start()].rstrip(" \t") + passage[mark.end() :]
-    return passage
+    parts, end, footnote = [], 0, False
+    for mark in _citations(_CODE_LINE.sub(_blank, passage)):
+        before = passage[end : mark.start()]
+        footnote = bool(_FOOTED.search(before)) if before else footnote
+        footnote &= mark["numbers"].lstrip("^").isdecimal() and bool(
+            _numbers(mark, _LARGEST_FOOTNOTE)
+        )
+        if footnote:
+            parts.append(before.rstrip(" \t"))
+        elif _numbers(mark, count):
+            parts += [before, f"({mark[0].strip(_BRACKETS)})"]
+        else:
+            parts += [before, mark[0]]
+        end = mark.end()
+    return "".join([*parts, passage[end:]])
 
 
 def _text(piece: str | BaseMessage) -> str:

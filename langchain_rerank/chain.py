@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 from xml.sax.saxutils import escape, quoteattr
 
@@ -48,6 +49,8 @@ _REPHRASING = (
 STANDALONE_PROMPT = ChatPromptTemplate.from_messages(
     [("system", _REPHRASING), ("placeholder", "{chat_history}"), ("human", "{question}")]
 )
+# What a text must not open or close, however it is written.
+_TAG = re.compile(r"<\s*/?\s*documents?\b[^>]*>?", re.IGNORECASE)
 
 
 class Citation(TypedDict):
@@ -184,15 +187,17 @@ def _quoted(reader: ExtractiveReader) -> Runnable[Any, Any]:
 def format_documents(documents: Sequence[Document], source_field: str = "source") -> str:
     """Number documents for a prompt, each in a tag that its text can't close.
 
-    Gives `<document index="1" source="…">…</document>`, one under the other, XML-escaped, with
-    the metadata field `source_field` as source where it is set. A footnote mark "[2]" of a text is
-    left out, as the model's copy of it would cite document 2.
+    Gives `<document index="1" source="…">…</document>`, one under the other, with the metadata
+    field `source_field` as source where it is set. Of a text, only what looks like such a tag is
+    escaped. A footnote mark "[2]" of it is left out, as the model's copy would cite document 2, and
+    other numbers in brackets that would are put in round ones.
     """
     parts = []
     for index, document in enumerate(documents, start=1):
         source = document.metadata.get(source_field)
         attribute = "" if source is None else f" source={quoteattr(well_formed(str(source)))}"
-        text = escape(strip_footnotes(well_formed(document.page_content)))
+        text = strip_footnotes(well_formed(document.page_content), len(documents))
+        text = _TAG.sub(lambda tag: escape(tag[0]), text)
         parts.append(f'<document index="{index}"{attribute}>\n{text}\n</document>')
     return "\n".join(parts)
 
@@ -218,8 +223,8 @@ def _parse_input(given: str | dict[str, Any]) -> dict[str, Any]:
         raise ValueError(msg)
     check_question(state["question"])
     history: Any = state.get("chat_history") or []
-    if isinstance(history, str):
-        msg = "chat_history must be a list of messages, got a str"
+    if isinstance(history, str | dict):
+        msg = f"chat_history must be a list of messages, got a {type(history).__name__}"
         raise TypeError(msg)
     cleaned: dict[str, Any] = _clean({**state, "chat_history": convert_to_messages(history)})
     return cleaned

@@ -235,7 +235,9 @@ def _equal(stored: object, given: object) -> bool:
         return len(stored) == len(given) and all(map(_equal, stored, given))
     if isinstance(stored, float) and isinstance(given, float):
         return math.isclose(stored, given, rel_tol=1e-12)
-    return stored == given
+    # A filter tells True from 1, and 1 from 1.0.
+    kinds = [[isinstance(one, kind) for kind in (bool, float)] for one in (stored, given)]
+    return stored == given and kinds[0] == kinds[1]
 
 
 def _restore(store: Chroma, collection: Collection) -> None:

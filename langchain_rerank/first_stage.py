@@ -141,7 +141,12 @@ def _in_retriever(
     k = keywords["k"]
     if isinstance(stage, VectorStoreRetriever | MultiVectorRetriever):
         # They hand all of these to a vector store, and search nothing else.
-        return stage.model_copy(update={"search_kwargs": _search_kwargs(stage, keywords)})
+        asked = _search_kwargs(stage, keywords)
+        placed = with_fields(stage, {"search_kwargs": asked})
+        wanted = asked.get("filter")
+        if isinstance(stage, VectorStoreRetriever) and isinstance(wanted, Mapping):
+            return _FilteredRetriever(placed, wanted)
+        return placed
     if isinstance(stage, ContextualCompressionRetriever) and hasattr(stage, "fetch_k"):
         # A cascade: the inner retriever returns what this one fetches, and can't fetch less.
         fetch_k = max(stage.fetch_k, keywords.get("fetch_k", 0), k)
@@ -161,7 +166,16 @@ def _in_retriever(
         others = {name: one for name, one in keywords.items() if name not in parameters}
         keywords = {name: one for name, one in keywords.items() if name in parameters}
         update |= _mapped(inside, partial(_placed, keywords=others, config=config))
-    return _bound(stage.model_copy(update=update), keywords, search)
+    return _bound(with_fields(stage, update), keywords, search)
+
+
+def with_fields(stage: Any, update: Mapping[str, Any]) -> Any:
+    """Copy a retriever or compressor with other fields; what it loads when used, both have."""
+    if not update:
+        return stage
+    copy = stage.model_copy(update=update)
+    object.__setattr__(copy, "__pydantic_private__", stage.__pydantic_private__)
+    return copy
 
 
 def _search_kwargs(retriever: Any, keywords: dict[str, Any]) -> dict[str, Any]:
@@ -212,6 +226,35 @@ class _BoundRetriever(Runnable[str, list[Document]]):
         if search is BaseRetriever._aget_relevant_documents:  # noqa: SLF001  # LangChain's takes no keywords
             return await super().ainvoke(input, config)
         return await self._retriever.ainvoke(input, config, **self._keywords)
+
+
+class _FilteredRetriever(_BoundRetriever):
+    """Makes sure that a vector store has heeded a filter: some drop what they don't know."""
+
+    def __init__(self, retriever: VectorStoreRetriever, wanted: Mapping[str, Any]) -> None:
+        super().__init__(retriever, {})
+        self._wanted = wanted
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **_: Any) -> list[Document]:
+        return self._checked(super().invoke(input, config))
+
+    async def ainvoke(
+        self, input: str, config: RunnableConfig | None = None, **_: Any
+    ) -> list[Document]:
+        return self._checked(await super().ainvoke(input, config))
+
+    def _checked(self, found: list[Document]) -> list[Document]:
+        for name, value in self._wanted.items():
+            for document in found:
+                other = document.metadata.get(name, value)
+                # Of lists and operators only the store knows what they mean.
+                if isinstance(value, str | int) and type(other) is type(value) and other != value:
+                    msg = (
+                        f"the vector store takes no keyword filter: {self._wanted!r:.200} gave a "
+                        f"document whose {name} is {other!r:.80}. Use a store that takes it"
+                    )
+                    raise TypeError(msg)
+        return found
 
 
 def holds_retriever(stage: AnyRunnable) -> bool:

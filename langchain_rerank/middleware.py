@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.messages import ToolCall, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from langchain_rerank.chain import format_documents
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.errors import require
 
-require("langchain", install="langchain-rerank[agents]", purpose="RerankMiddleware")
-
-from langchain.agents.middleware import AgentMiddleware  # noqa: E402  # what it is made of
+if TYPE_CHECKING or find_spec("langchain"):
+    from langchain.agents.middleware import AgentMiddleware
+else:
+    # So that all of the package can be imported and listed.
+    AgentMiddleware = object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -69,8 +72,8 @@ class RerankMiddleware(AgentMiddleware):
             reranker: A model's name or path, a cross encoder, of which the best 5 documents are
                 kept, or a `Reranker` or another document compressor.
             tools: Names of the tools to act on; None acts on all.
-            query: The tool's argument to rank by, or failing that its only str argument; or a
-                function of the request.
+            query: The tool's argument to rank by, or failing that the only str argument that it
+                requires; or a function of the request.
             documents: Reads them from a tool message: Documents, texts, or objects as search APIs
                 give them, such as `json_documents`. None takes the artifact's Documents.
             render: Makes the content for the model; None takes numbered tags that a text can't
@@ -81,8 +84,10 @@ class RerankMiddleware(AgentMiddleware):
                 log the error, or "raise".
 
         Raises:
+            MissingDependencyError: The extra `agents` is not installed.
             ValueError: An argument is of another kind or out of range; the message names it.
         """
+        require("langchain", install="langchain-rerank[agents]", purpose="RerankMiddleware")
         super().__init__()
         for wrong, msg in (
             (isinstance(tools, str), f"tools must be a sequence of names, got {tools!r}"),
@@ -141,12 +146,14 @@ class RerankMiddleware(AgentMiddleware):
             self._names is not None and call["name"] not in self._names
         ):
             return None
-        query = self._query(request) if callable(self._query) else _argument(call, self._query)
-        if not query or not query.strip():
-            return None
         whole = [_document(one) for one in self._documents(result)]
         documents = [part for one in whole for part in _cut(one, self._max_chars)]
-        return (documents, query) if documents else None
+        query = self._query(request) if callable(self._query) else _argument(request, self._query)
+        if documents and query and query.strip():
+            return documents, query
+        if documents and self._names is not None:
+            logger.warning("tool %r was called without a query: set query=…", call["name"])
+        return None
 
     def _told(self, message: ToolMessage, kept: Sequence[Document]) -> ToolMessage:
         """The message with what was kept in the place of the texts that were found."""
@@ -172,19 +179,20 @@ class RerankMiddleware(AgentMiddleware):
 def json_documents(message: ToolMessage) -> list[Any]:
     """Read what search APIs and MCP servers return: a JSON list of texts or objects.
 
-    It may stand alone, inside of objects (the longest is taken) or as a content block an entry. An
-    object's title and content, snippet, text, body or description are the document, its url, link
-    or href the `source`, its other fields metadata. What is no such JSON holds no documents.
+    It may stand alone, inside of objects (the list that holds most text is taken) or as a content
+    block an entry. An object's title and content, snippet, text, body or description are the
+    document, its url, link or href the `source`, its `metadata` and other fields metadata. What is
+    no such JSON holds no documents, and so do lists inside of objects whose entries hold no text,
+    such as tags and addresses of images.
     """
     blocks = message.content if isinstance(message.content, list) else [message.content]
     texts = [one if isinstance(one, str) else one.get("text") for one in blocks]
     entries = [_parsed(text) for text in texts if isinstance(text, str)]
     if len(entries) > 1:
         return entries
-    found = sorted(_lists(*entries), key=len)
-    # A longer list of texts may be the addresses of images.
-    objects = [one for one in found if one and isinstance(one[0], dict)]
-    return [[], *found, *objects][-1]
+    if entries and isinstance(entries[0], list):
+        return entries[0] if all(isinstance(one, str | dict) for one in entries[0]) else []
+    return max(_lists(*entries), key=_text_size, default=[])
 
 
 def _parsed(text: str) -> Any:
@@ -194,13 +202,22 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _lists(*values: Any) -> Iterator[list[Any]]:
-    """Find the lists of texts or objects in parsed JSON, inside of objects too."""
+def _lists(*values: Any) -> Iterator[list[dict[str, Any]]]:
+    """Find the lists of objects with a text each in parsed JSON, inside of objects."""
     for value in values:
-        if isinstance(value, list) and all(isinstance(one, str | dict) for one in value):
+        if isinstance(value, list) and all(isinstance(one, dict) and _text(one) for one in value):
             yield value
         elif isinstance(value, dict):
             yield from _lists(*value.values())
+
+
+def _text_size(found: list[dict[str, Any]]) -> int:
+    return sum(len(one[str(_text(one))]) for one in found)
+
+
+def _text(found: dict[str, Any]) -> str | None:
+    """Name the field of an object that holds its text."""
+    return next((one for one in _TEXTS if isinstance(found.get(one), str) and found[one]), None)
 
 
 def _artifact(message: ToolMessage) -> list[Document]:
@@ -208,8 +225,12 @@ def _artifact(message: ToolMessage) -> list[Document]:
     return found if all(isinstance(one, Document) for one in found) else []
 
 
-def _argument(call: ToolCall, name: str) -> str | None:
-    texts = {key: value for key, value in call["args"].items() if isinstance(value, str)}
+def _argument(request: ToolCallRequest, name: str) -> str | None:
+    given = request.tool_call["args"]
+    texts = {key: value for key, value in given.items() if isinstance(value, str)}
+    if not texts.get(name) and len(texts) > 1 and request.tool is not None:
+        required = request.tool.get_input_jsonschema().get("required", ())
+        texts = {key: value for key, value in texts.items() if key in required}
     return texts.get(name) or (next(iter(texts.values())) if len(texts) == 1 else None)
 
 
@@ -221,8 +242,10 @@ def _document(found: Any) -> Document:
     if not isinstance(found, dict):
         msg = f"documents must give Documents, texts or objects, got {type(found).__name__}"
         raise TypeError(msg)
-    rest = {key: value for key, value in found.items() if value}
-    name = next((name for name in _TEXTS if isinstance(rest.get(name), str)), None)
+    rest = {key: value for key, value in found.items() if value not in (None, "")}
+    if isinstance(rest.get("metadata"), dict):
+        rest = {**rest.pop("metadata"), **rest}
+    name = _text(found)
     text = rest.pop(name) if name else json.dumps(found, ensure_ascii=False)
     if sources := [rest[name] for name in _ADDRESSES if name in rest]:
         rest["source"] = sources[0]

@@ -82,8 +82,12 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
                 for `offline_reranker()` none below .01.
 
         Raises:
+            TypeError: `cross_encoder` is another thing, such as a model's name.
             ValueError: `max_sentences` is not positive.
         """
+        if not hasattr(cross_encoder, "score"):
+            msg = f"cross_encoder must be a BaseCrossEncoder, got {cross_encoder!r:.80}"
+            raise TypeError(msg)
         if max_sentences <= 0:
             msg = f"max_sentences must be > 0, got {max_sentences}"
             raise ValueError(msg)
@@ -114,7 +118,7 @@ def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str
     """Split documents into sentences, without footnote marks, by number of their first document."""
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
-        text = strip_footnotes(well_formed(document.page_content))
+        text = strip_footnotes(well_formed(document.page_content), len(documents))
         for paragraph in re.split(r"\n\s*\n", text):
             for sentence in sentencex.segment(language, " ".join(paragraph.split())):
                 if sentence.strip():

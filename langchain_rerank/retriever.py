@@ -19,7 +19,7 @@ from langchain_core.runnables.utils import coro_with_context
 from pydantic import ConfigDict, model_validator
 
 from langchain_rerank.compressor import Reranker
-from langchain_rerank.first_stage import as_first_stage, with_fetch_k
+from langchain_rerank.first_stage import as_first_stage, with_fetch_k, with_fields
 from langchain_rerank.ranking import candidates, check_question
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class RerankRetriever(ContextualCompressionRetriever):
 
     Both numbers can be given per call, an `instruction` for the model too, and other keywords go to
     the first stage: `retriever.invoke(question, k=3, fetch_k=20, filter={"topic": "try"})`. They
-    reach the store through whatever wraps it, or are a TypeError.
+    reach the store through whatever wraps it, or are a TypeError; so is a filter that the store
+    drops.
 
     Example:
         >>> from langchain_core.documents import Document
@@ -137,7 +138,8 @@ def create_rerank_retriever(  # noqa: PLR0913  # all but the first have defaults
             compressor; None takes BAAI/bge-reranker-v2-m3.
         k: How many documents to return; None returns what the reranker keeps, which for a
             `Reranker` is its `top_n`: 5 unless set.
-        fetch_k: How many candidates to rerank, at least `k`.
+        fetch_k: How many candidates to rerank, at least `k`. It takes the place of a depth that the
+            first stage has of its own, such as `as_retriever(search_kwargs={"k": 20})`.
         search_kwargs: Keywords of every search of a vector store, such as `{"filter": {…}}`. A
             keyword given per call takes the place of the one of that name, as in LangChain.
         hybrid: Add BM25 over the store's documents, fused with the vector search by reciprocal
@@ -203,7 +205,7 @@ def _steps(compressor: object) -> list[Any]:
 
 
 def _keeping(compressor: Any, k: int | None, instruction: str | None) -> Any:
-    """Copy a compressor so that it keeps `k` documents, a pipeline so that its last step does.
+    """Copy a compressor so that it keeps `k` documents: of a pipeline the last step with a limit.
 
     Earlier steps keep what they kept, if that is enough for the last one.
     """
@@ -211,15 +213,15 @@ def _keeping(compressor: Any, k: int | None, instruction: str | None) -> Any:
         kind = type(compressor).__name__
         msg = f"instruction is for a Reranker, and {kind} takes none: leave it out"
         raise ValueError(msg)
-    steps = _steps(compressor)
-    for place, step in enumerate(steps):
-        last = place == len(steps) - 1
+    steps, last = _steps(compressor), True
+    for place, step in reversed(list(enumerate(steps))):
         # The fields by which LangChain's compressors say how many documents they keep at most.
         limits = {name: getattr(step, name, None) for name in ("top_n", "top_k", "k") if k}
         update = {name: k if last else max(own, k) for name, own in limits.items() if own}
+        last = last and not update
         if instruction is not None and isinstance(step, Reranker):
             update["instruction"] = instruction
-        steps[place] = step.model_copy(update=update) if update else step
+        steps[place] = with_fields(step, update)
     is_pipeline = isinstance(compressor, DocumentCompressorPipeline)
     return compressor.model_copy(update={"transformers": steps}) if is_pipeline else steps[0]
 

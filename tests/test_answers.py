@@ -87,6 +87,8 @@ def test_a_stream_says_what_the_whole_says(reply, size):
         ("One [1]. Again [1].", [1]),
         ("Both [2][1].", [2, 1]),
         ("List [1, 3], [2;3].", [1, 3, 2]),
+        ("Both [3 and 2], [1 & 2].", [3, 2, 1]),
+        ("Node.js[1], python.org[2], see README.md[3].", [1, 2, 3]),
         ("Range [1-3] and [2\N{EN DASH}3].", [1, 2, 3]),
         ("people[2].", [2]),
         ("居民[1]。", [1]),
@@ -124,15 +126,21 @@ def test_citations(answer, numbers):
     [
         ("It rains.[2]", "It rains."),
         ("It rains. [2]", "It rains."),
-        ("[2] It rains.", " It rains."),
-        ("city[2] and [1][3] of", "city and of"),
+        ("It rains.[^2] [3]", "It rains. (3)"),
+        ("[2] It rains.", "(2) It rains."),
+        ("city[2] and [1][3] of", "city and (1)(3) of"),
         ("Head\n~~~~\nAll.[3]", "Head\n~~~~\nAll."),
         ("首都【2】。", "首都。"),
         ("In [2024].", "In [2024]."),
+        # What a passage says in brackets stays.
+        ("Press [2] or \\[Document 3\\].", "Press (2) or (Document 3)."),
+        ("The ports are [80, 443], the dose is [10-20] mg.",) * 2,
+        ("95% CI [2, 8], a list [1, 2, 3]", "95% CI (2, 8), a list (1, 2, 3)"),
+        ("Allowed: [17]. Large.[17]", "Allowed: [17]. Large."),
     ],
 )
-def test_footnotes_of_prose_can_not_be_copied_as_citations(passage, stripped):
-    assert strip_footnotes(passage) == stripped
+def test_what_passages_have_in_brackets_can_not_be_copied_as_citations(passage, stripped):
+    assert strip_footnotes(passage, 3) == stripped
     assert cited_numbers(stripped, 3) == []
 
 
@@ -151,4 +159,4 @@ def test_footnotes_of_prose_can_not_be_copied_as_citations(passage, stripped):
     ],
 )
 def test_code_of_passages_stays_as_it_is(code):
-    assert strip_footnotes(code) == code
+    assert strip_footnotes(code, 3) == code

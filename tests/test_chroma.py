@@ -206,7 +206,16 @@ KINDS = (ANY_TEXT, INTEGERS, FLOATS, st.booleans())
 VALUES = st.one_of(st.none(), *(one | st.lists(one, min_size=1, max_size=2) for one in KINDS))
 METADATA = st.dictionaries(NAMES, VALUES, max_size=2)
 DOCUMENTS = st.builds(Document, page_content=ANY_TEXT, metadata=METADATA)
+
+
 # Chroma rounds some of these.
+@pytest.mark.parametrize(("before", "after"), [(1, True), (True, 1), (1, 1.0), (1.0, 1)])
+def test_a_value_of_another_type_is_another_value(index, before, after):
+    for value in (before, after):
+        store = index([of({"x": value})])
+    assert [type(one["x"]) for one in store.get(where={"x": after})["metadatas"]] == [type(after)]
+
+
 SINES = [of({"score": math.sin(i), "scores": [math.cos(i)]}, key=f"{i}") for i in range(100)]
 
 

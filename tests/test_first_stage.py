@@ -33,6 +33,7 @@ from langchain_core.runnables import (
 )
 from langchain_core.stores import InMemoryStore
 from langchain_core.structured_query import StructuredQuery, Visitor
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langchain_rerank import RerankRetriever, create_rerank_retriever, index_documents
 from langchain_rerank.reader import reader_of
@@ -78,6 +79,18 @@ class Custom(Runnable):
 
     def invoke(self, input: str, config: Any = None, **kwargs: Any) -> list[Document]:
         return DOCUMENTS
+
+
+class DroppingStore(InMemoryVectorStore):
+    """Takes any keyword and heeds none, as some of LangChain's stores do."""
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        return super().similarity_search(query, k)
+
+    asimilarity_search = VectorStore.asimilarity_search
+
+
+DROPPING_STORE = DroppingStore.from_documents(DOCUMENTS, DeterministicFakeEmbedding(size=8))
 
 
 def plain(**search_kwargs: Any) -> Any:
@@ -191,6 +204,8 @@ def test_depth_and_filter_reach_the_store(stage: Any) -> None:
 
 DROPPING: dict[str, Any] = {
     "no keywords": Everything(),
+    "store": DROPPING_STORE,
+    "store in an ensemble": EnsembleRetriever(retrievers=[plain(), DROPPING_STORE.as_retriever()]),
     "fallback": plain().with_fallbacks([Everything()]),
     "branch": RunnableBranch((lambda query: "?" in query, Everything()), plain()),
     "sequence": rewrite() | Everything().with_retry(),

@@ -228,9 +228,9 @@ def test_a_wrong_setting_says_what_was_expected(settings, message):
 def test_without_langchain_the_error_names_the_extra():
     code = (
         "import sys; sys.modules['langchain'] = None\n"
-        "import langchain_rerank\n"
-        "try: langchain_rerank.RerankMiddleware\n"
-        "except langchain_rerank.MissingDependencyError as error: print(error)"
+        "from langchain_rerank import *\n"
+        "try: RerankMiddleware('no-such/model')\n"
+        "except MissingDependencyError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'Run: pip install "langchain-rerank[agents]"' in done.stdout

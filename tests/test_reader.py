@@ -43,7 +43,8 @@ PASSAGES = [
                 "Dr. Smith lives in Berlin.": 2,
             },
         ),
-        (["It rains.[2]", "[2] It rains. [3]"], {"It rains.": 1}),
+        (["It rains.[2]", "It rains. [3]"], {"It rains.": 1}),
+        (["The ports are: [1, 443]."], {"The ports are: (1, 443).": 1}),
         ([" \n ", "The capital[2] is large."], {"The capital is large.": 2}),
         (["The value x[2] is the third."], {"The value x[2] is the third.": 1}),
         (["Torn \ud83d text.", "A NUL \x00."], {"Torn \ufffd text.": 1, "A NUL \x00.": 2}),
@@ -114,6 +115,8 @@ class OneScore(BaseCrossEncoder):
 def test_a_failing_cross_encoder_is_an_error(cross_encoder, message):
     with pytest.raises(ScoringError, match=message):
         ExtractiveReader(cross_encoder).invoke({"question": "why", "context": PASSAGES})
+    with pytest.raises(TypeError, match="must be a BaseCrossEncoder, got 'a-name'"):
+        ExtractiveReader("a-name")
     with pytest.raises(ValueError, match="max_sentences must be > 0, got 0"):
         ExtractiveReader(cross_encoder, max_sentences=0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_classic.retrievers import EnsembleRetriever
@@ -15,6 +15,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import PrivateAttr
 
 from langchain_rerank import (
     Reranker,
@@ -88,6 +89,19 @@ class FieldDepthRetriever(BaseRetriever):
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
         return DOCUMENTS[: min(self.k, self.top_k)]
+
+
+class LazyRetriever(FieldDepthRetriever):
+    """Reads its index when first asked."""
+
+    _index: Any = PrivateAttr(default=None)
+    reads: ClassVar[int] = 0
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        if self._index is None:
+            self._index = DOCUMENTS
+            LazyRetriever.reads += 1
+        return self._index[: self.k]
 
 
 class ReversingCompressor(BaseDocumentCompressor):
@@ -217,6 +231,7 @@ KEPT = {
     "pipeline, its top_n": (pipeline(Reranker(model=FAKE, top_n=7), ReversingCompressor()), {}, 7),
     "pipeline, a filter before": (pipeline(FILTER, FIVE), {"k": 10}, 10),
     "pipeline, a wide filter": (pipeline(Reranker(model=FAKE, top_n=9), TWO), {}, 2),
+    "pipeline, an order after": (pipeline(FIVE, ReversingCompressor()), {"k": 4}, 4),
     "pipeline of pipelines": (pipeline(pipeline(FIVE)), {"k": 20}, 20),
 }
 
@@ -232,6 +247,19 @@ def test_k_is_how_many_come_back(reranker, depths, kept):
     assert reranker.model_dump() == before
     # Earlier steps of a pipeline keep their numbers.
     assert {len(call) for call in LAST.calls} <= {9, 30}
+
+
+def test_k_are_the_best_also_where_a_later_step_orders_them_anew(model):
+    retriever = retriever_of(pipeline(Reranker(model=model), ReversingCompressor()), k=2)
+    first, second = retriever_of(model, k=2).invoke("number 3")
+    assert every_way(retriever, "number 3") == [[second, first]] * 4
+
+
+def test_what_a_stage_loads_when_first_asked_it_keeps(model):
+    retriever = retriever_of(model, LazyRetriever(), k=3, fetch_k=12)
+    assert {len(found) for found in every_way(retriever, "even")} == {3}
+    assert LazyRetriever.reads == 1
+    assert {len(call) for call in model.calls} == {12}
 
 
 @pytest.mark.parametrize("wrap", [lambda reranker: reranker, pipeline])

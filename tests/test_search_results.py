@@ -27,14 +27,17 @@ RESULTS = [
     {"title": "Soup", "url": "https://soup.example", "content": "people eat it", "score": 0.9},
     {"title": "Berlin", "url": "https://berlin.example", "content": "many people live here"},
 ]
+BERLIN = "Berlin\nmany people live here"
 
 
 @pytest.mark.parametrize(
     ("found", "best"),
     [
         (TEXTS, TEXTS[2]),
-        (RESULTS, "Berlin\nmany people live here"),
-        ({"query": "x", "images": ["a"] * 9, "results": RESULTS}, "Berlin\nmany people live here"),
+        (RESULTS, BERLIN),
+        ({"query": "x", "images": ["a"] * 9, "results": RESULTS}, BERLIN),
+        # Images with more entries, but less text.
+        ({"images": [{"url": "x", "description": "y"}] * 9, "results": RESULTS}, BERLIN),
         ({"web": {"results": [{"description": TEXTS[1]}, {"snippet": TEXTS[2]}]}}, TEXTS[2]),
         ([{"text": TEXTS[0], "title": None}, {"page_content": TEXTS[2], "text": ""}], TEXTS[2]),
         ([{"city": "Paris"}, {"city": "berlin people live"}], '{"city": "berlin people live"}'),
@@ -60,7 +63,13 @@ def test_json_of_search_apis_and_mcp_tools(found, best, shape):
         assert message.artifact[0].metadata["url"] == "https://berlin.example"
 
 
-@pytest.mark.parametrize("content", ["plain text", "[]", "{}", "7", '{"n": [1, 2]}', ""])
+ORDER = '{"order": "A7", "total": 129.5, "tags": ["gift", "express"], "lines": [{"sku": 3}]}'
+NOTHING = '{"query": "x", "images": ["https://a.example/1.png"], "results": []}'
+
+
+@pytest.mark.parametrize(
+    "content", ["plain text", "[]", "{}", "7", '{"n": [1, 2]}', "", ORDER, NOTHING]
+)
 def test_what_is_no_json_list_stays(content):
     search = search_tool(None, content)
     [message] = told(agent([search], keeping(documents=json_documents)).invoke(ASKED))
@@ -74,16 +83,35 @@ def test_what_is_no_json_list_stays(content):
         ({"query": QUERY, "language": "en"}, True),
         ({"question": QUERY, "language": "en"}, False),
         ({"limit": 3}, False),
+        ({"must": QUERY, "language": "en"}, True),
     ],
 )
-def test_the_query_is_the_argument_of_that_name_or_the_only_text(arguments, reranked):
+def test_the_query_is_the_argument_of_that_name_or_the_only_text(arguments, reranked, caplog):
     @tool(response_format="content_and_artifact")
     def search(query: str = "", question: str = "", language: str = "", limit: int = 3):
         """Search."""
         return "all", DOCUMENTS
 
-    [message] = told(agent([search], keeping(), calls=[call(**arguments)]).invoke(ASKED))
+    @tool("search", response_format="content_and_artifact")
+    def requiring(must: str, language: str = ""):
+        """Search."""
+        return "all", DOCUMENTS
+
+    made, calls = requiring if "must" in arguments else search, [call(**arguments)]
+    [message] = told(agent([made], keeping(tools=["search"]), calls=calls).invoke(ASKED))
     assert (texts(message) == BEST) is reranked
+    assert ("'search' was called without a query" in caplog.text) is not reranked
+
+
+def test_fields_of_objects_are_kept_as_metadata():
+    inner = {"source": "page 3", "lang": "de"}
+    found = [{"page_content": TEXTS[2], "metadata": inner, "price": 0, "sale": False, "b": None}]
+    search = search_tool(None, json.dumps(found))
+    [message] = told(agent([search], keeping(documents=json_documents)).invoke(ASKED))
+    metadata = message.artifact[0].metadata
+    assert metadata | {"price": 0, "sale": False, **inner} == metadata
+    assert not {"metadata", "b"} & metadata.keys()
+    assert 'source="page 3"' in message.content
 
 
 def test_functions_of_the_user_find_query_and_documents_and_render():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +56,8 @@ def page(  # noqa: PLR0913  # one parameter an option
         if kind != ui.REFERENCE:
             with console.status("Opening the passages"):
                 opened.store(kind, place)
+        # Of a port that is taken, Gradio would name a variable of its own.
+        socket.create_server(("127.0.0.1", port)).close()
         blocks = ui.create_page(opened, kind=kind, place=place, model=model)
         console.print(f"The page: http://127.0.0.1:{port} (Ctrl+C ends it)")
         ui.serve(blocks, port)
