@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     import ir_measures
     import pandas as pd
-    from langchain_core.documents import Document
 
     from langchain_rerank.evaluation.datasets import Dataset
 
@@ -101,12 +100,14 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
     }
     names, first = list(map(str, parsed)), next(iter(values.values()))
     rows = [_summary(one, None if one is first else first, names, draws) for one in values.values()]
-    found = [
-        (name, query, rank, key, document)
-        for name, given in answers.items()
-        for query, answer in given.items()
-        for rank, (key, document) in enumerate(answer.ranking.items(), start=1)
-    ]
+    # Of an id_key, an id may stand for several passages.
+    texts = {
+        one.id: well_formed(one.page_content)
+        for given in ({} if id_key else answers).values()
+        for answer in given.values()
+        for one in answer.documents
+        if one.id and one.page_content
+    }
     import pandas as pd
 
     return Report(
@@ -117,11 +118,8 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         draws=draws,
         summary=pd.DataFrame(rows, index=pd.Index(list(values), name="system")),
         per_query=pd.concat(values, names=["system"]).astype(float),
-        documents=_documents(found, judged),
-        # Of an id_key, an id may stand for several passages.
-        texts={}
-        if id_key
-        else {key: well_formed(text) for *_, key, one in found if (text := one.page_content)},
+        documents=_documents(answers, judged),
+        texts=texts,
         notes=tuple(notes),
     )
 
@@ -168,13 +166,14 @@ def _summary(
     return row
 
 
-def _documents(found: Sequence[tuple[str, str, int, str, Document]], data: Dataset) -> pd.DataFrame:
+def _documents(answers: Mapping[str, Mapping[str, Answer]], data: Dataset) -> pd.DataFrame:
     import pandas as pd
 
-    metadata = ("relevance_score", "retrieval_rank")
     rows = [
-        (name, query, rank, key, *map(one.metadata.get, metadata), data.qrels[query].get(key))
-        for name, query, rank, key, one in found
+        (name, query, rank, key, *scored, data.qrels[query].get(key))
+        for name, given in answers.items()
+        for query, answer in given.items()
+        for rank, (key, scored) in enumerate(answer.ranking.items(), start=1)
     ]
     columns = ["system", "query", "rank", "id", "score", "retrieval_rank", "grade"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], float))

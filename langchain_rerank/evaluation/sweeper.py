@@ -19,7 +19,7 @@ from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.evaluation.evaluator import checked_notes
 from langchain_rerank.evaluation.measures import Run, check_draws, parse_measures, per_query_values
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE, Setting, Sweep, summarize
-from langchain_rerank.evaluation.systems import Answer, ask, by_id, failure, progress
+from langchain_rerank.evaluation.systems import Answer, as_ranking, ask, failure, progress
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
 from langchain_rerank.ranking import ranked
 from langchain_rerank.retriever import check_depths
@@ -121,7 +121,7 @@ def sweep(  # noqa: C901, PLR0913  # loops within loops; all but the first two h
     times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
 
     def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
-        rankings[setting][query] = list(by_id(documents, id_key))
+        rankings[setting][query] = list(as_ranking(documents, id_key))
         # What a run took elsewhere isn't known.
         times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
 

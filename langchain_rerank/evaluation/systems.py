@@ -71,14 +71,19 @@ AnySystem = Runnable[str, list[Document]] | Run | RerankedRun
 """What can be evaluated: a retriever, a run made elsewhere, or such a run reranked."""
 
 
+Scored = tuple[float | None, int | None]
+"""The cross encoder's score, or the run's, and the place among the reranker's candidates, from 1:
+each None where there is none."""
+
+
 class Answer(NamedTuple):
     """What a system gave for one query, whose own document is left out: see `is_query_itself`."""
 
     documents: list[Document]
-    ranking: dict[str, Document]
-    """By the ids that judgments know. Of several chunks of one judged document the first stands for
-    it (MaxP: Dai and Callan, "Deeper text understanding for IR with contextual neural language
-    modeling", SIGIR 2019). Its `relevance_score` is the cross encoder's, or the run's."""
+    ranking: dict[str, Scored]
+    """By the ids that judgments know, best first. Of several chunks of one judged document the
+    first stands for it (MaxP: Dai and Callan, "Deeper text understanding for IR with contextual
+    neural language modeling", SIGIR 2019)."""
     candidates: list[str]
     """Ids of what the reranker saw; without one, those of the ranking."""
     seconds: dict[str, float]
@@ -158,13 +163,8 @@ def _look_up(run: Run, dataset: Dataset, query_id: str, fetch_k: int | None) -> 
     if fetch_k and (lacking := next((one for one in ids if one not in corpus), None)):
         msg = f"the run's document '{lacking}' is not in the corpus of the data set"
         raise ValueError(msg)
-    found = {}
-    for one in ids:
-        document = corpus.get(one) or Document("", id=one)
-        metadata = {**document.metadata, "relevance_score": float(scores[one])}
-        metadata.pop("retrieval_rank", None)
-        found[one] = document.model_copy(update={"metadata": metadata})
-    return Answer(list(found.values()), found, ids, {}, own)
+    documents = [corpus.get(one) or Document("", id=one) for one in ids]
+    return Answer(documents, {one: (float(scores[one]), None) for one in ids}, ids, {}, own)
 
 
 def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
@@ -174,7 +174,7 @@ def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
     query = dataset.queries[query_id]
     found = list(reranker.compress_documents(before.documents, query, [trace]))
     seconds = {"reranking": sum(map(_seconds, trace.traced_runs))}
-    return before._replace(documents=found, ranking=by_id(found, None), seconds=seconds)
+    return before._replace(documents=found, ranking=as_ranking(found, None), seconds=seconds)
 
 
 def _retrieve(
@@ -202,9 +202,10 @@ def _retrieve(
         ]
         for found in (documents, seen)
     )
+    order = as_ranking(kept, id_key)
     # A Reranker leaves a NaN out, of one passage or another.
-    ranks = [one.metadata for one in kept if "retrieval_rank" in one.metadata]
-    if ranks and not any("relevance_score" in one for one in ranks):
+    hidden = [score is None for score, rank in order.values() if rank is not None]
+    if hidden and all(hidden):
         msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
         raise ValueError(msg)
     seconds = {"retrieval": total, "total": total}
@@ -212,7 +213,7 @@ def _retrieve(
         reranking = min(total, sum(map(_seconds, steps)))
         seconds = {"retrieval": total - reranking, "reranking": reranking, "total": total}
     own = len(kept) < len(documents) or len(candidates) < len(seen)
-    return Answer(kept, by_id(kept, id_key), list(by_id(candidates, id_key)), seconds, own)
+    return Answer(kept, order, list(as_ranking(candidates, id_key)), seconds, own)
 
 
 def _reranking(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
@@ -225,11 +226,12 @@ def _seconds(run: TracedRun) -> float:
     return ((run.end_time or run.start_time) - run.start_time).total_seconds()
 
 
-def by_id(documents: Sequence[Document], id_key: str | None) -> dict[str, Document]:
-    """Key documents, best first, by the ids that judgments know: the first of each."""
-    found: dict[str, Document] = {}
+def as_ranking(documents: Sequence[Document], id_key: str | None) -> dict[str, Scored]:
+    """Make a ranking of documents, best first."""
+    found: dict[str, Scored] = {}
     for place, document in enumerate(documents):
-        found.setdefault(_key(document, place, id_key), document)
+        scored = document.metadata.get("relevance_score"), document.metadata.get("retrieval_rank")
+        found.setdefault(_key(document, place, id_key), scored)
     return found
 
 
