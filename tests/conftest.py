@@ -16,10 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
@@ -61,14 +57,10 @@ def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -
     return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What was traced; a provider of the test's own, as the global one can be set only once."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-    return exporter
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
+    """A random reranker, for what does not depend on the scores."""
+    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +68,13 @@ def local_ray() -> Iterator[Any]:
     """A Ray of two cores for all tests of a session, connected before as a user's own."""
     import ray
 
-    from langchain_rerank.server import ray_proxy
+    from langchain_rerank.server import ray_serve
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # It ends workers when other programs fill the machine.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    os.environ[ray_proxy.VARIABLE] = ray_proxy.IMPORT_PATH
+    os.environ[ray_serve.PROXY_VARIABLE] = ray_serve.MIDDLEWARES
     ray.init(
         address="local",
         num_cpus=2,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tests.fakes import WordOverlapCrossEncoder
 
@@ -45,8 +45,11 @@ PAIRS = [("red fish", "red"), ("red fish", "fish red")]
 SCORES = [0.5, 1.0]
 
 
-class StandIn:
+class StandIn(ThreadingHTTPServer):
     """A rerank server that scores by a cross encoder and does what a test tells it."""
+
+    request_queue_size = 128
+    daemon_threads = False
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class StandIn:
         scorer: BaseCrossEncoder | None = None,
         certificate: str | None = None,
     ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.dialect = dialect
         self.scorer = scorer or WordOverlapCrossEncoder()
         self.requests: list[Request] = []
@@ -66,29 +70,24 @@ class StandIn:
         self._at_once = 0
         self._lock = threading.Lock()
         self.sockets: set[socket.socket] = set()
-        self._server = _Server(("127.0.0.1", 0), self)
-        self.port = self._server.server_address[1]
-        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.server_address[1]}"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        threading.Thread(target=self.serve_forever, args=(0.01,)).start()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Die: running requests lose their connections, new ones are refused."""
-        self._server.shutdown()
+        self.shutdown()
         for one in list(self.sockets):
-            hang_up(one)
-        self._server.server_close()
-        self._thread.join()
+            # The client may have been faster.
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that go away are what tests are about."""
 
     def answer(self, request: Request) -> Reply | None:
         with self._lock:
@@ -106,14 +105,11 @@ class StandIn:
         """Score, and answer sorted by score as servers do."""
         texts = request.body["documents" if self.dialect == "cohere" else "texts"]
         scores = self.scorer.score([(request.body["query"], text) for text in texts])
-        return self.reply(scores)
-
-    def reply(self, scores: list[float], **more: Any) -> Reply:
         results = sorted(enumerate(scores), key=lambda result: -result[1])
         if self.dialect == "tei":
             return as_json([{"index": index, "score": score} for index, score in results])
         found = [{"index": index, "relevance_score": score} for index, score in results]
-        return as_json({"results": found, **more})
+        return as_json({"results": found})
 
 
 def as_json(given: Any, status: int = 200, **headers: str) -> Reply:
@@ -125,25 +121,6 @@ def hang(request: Request) -> None:
     """Leave a request without an answer."""
 
 
-def hang_up(one: socket.socket) -> None:
-    # The client may have been faster.
-    with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], owner: StandIn) -> None:
-        self.owner = owner
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are what tests are about."""
-
-    daemon_threads = False
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # The head and the body of a reply go out together, else Nagle's algorithm delays the second.
@@ -151,15 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.owner.sockets.add(self.connection)
+        self.server.sockets.add(self.connection)
 
     def finish(self) -> None:
-        self.owner.sockets.discard(self.connection)
+        self.server.sockets.discard(self.connection)
         super().finish()
-
-    @property
-    def owner(self) -> StandIn:
-        return self.server.owner
 
     def handle_one_request(self) -> None:
         try:
@@ -171,10 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, json.loads(raw))
-        reply = self.owner.answer(request)
+        reply = self.server.answer(request)
         if reply is None:
             self.connection.recv(1)
-            self.owner.hung_up.release()
+            self.server.hung_up.release()
             self.close_connection = True
             return
         self.send_response(reply.status)

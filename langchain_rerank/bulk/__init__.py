@@ -10,20 +10,20 @@ import math
 import os
 import time
 from collections import deque
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, plan
-from langchain_rerank.bulk.job import claimed, input_files, manifest
+from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, input_files, plan
+from langchain_rerank.bulk.job import claimed, manifest
 from langchain_rerank.cores import available_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import RerankError, ScoringError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -108,7 +108,7 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
         ModelLoadError: The model could not be loaded.
         OSError: A file can't be read or written.
     """
-    require("ray", "pyarrow", "filelock", install="langchain-rerank[ray]", purpose="Bulk reranking")
+    require("ray", "pyarrow", install="langchain-rerank[ray]", purpose="Bulk reranking")
     for name, value in (("workers", workers), ("top_n", top_n), ("block_rows", block_rows)):
         if value is not None and value < 1:
             msg = f"{name} must be at least 1, got {value}"
@@ -116,7 +116,8 @@ def rerank_files(  # noqa: PLR0913  # one parameter a setting
     cross_encoder = TorchCrossEncoder(model=model) if isinstance(model, str) else model
     columns, output, files = columns or Columns(), Path(output).resolve(), input_files(inputs)
     blocks = plan(files, block_rows)
-    with claimed(output, manifest(files, block_rows, columns, top_n, cross_encoder)):
+    settings = {"block_rows": block_rows, "columns": asdict(columns), "top_n": top_n}
+    with claimed(output, manifest(files, cross_encoder, settings)):
         left = [block for block in blocks if not block.part(output).exists()]
         skipped, started = len(blocks) - len(left), time.monotonic()
         result = BulkResult(output, len(blocks), skipped, finished=skipped)
@@ -213,25 +214,22 @@ def _share(workers: int) -> tuple[float, float]:
     return share("CPU"), min(1.0, share("GPU"))
 
 
-@contextmanager
-def _connected() -> Iterator[None]:
+def _connected() -> AbstractContextManager[Any]:
     """Connect to Ray for a while, quietly; one that was connected before is left alone."""
     import ray
 
-    own = not ray.is_initialized()
-    if own:
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-        os.environ.update(quiet | os.environ)
-        alone: dict[str, Any] = {
-            "address": "local",  # never one that runs on this machine for something else
-            "num_cpus": available_cores(),
-            "object_store_memory": 128 * 2**20,  # about its least, as what travels is small
-            "include_dashboard": False,
-        }
-        options = {} if os.environ.get("RAY_ADDRESS") else alone
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    try:
-        yield
-    finally:
-        if own:
-            ray.shutdown()
+    if ray.is_initialized():
+        return nullcontext()
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    os.environ.update(quiet | os.environ)
+    alone: dict[str, Any] = {
+        "address": "local",  # never one that runs on this machine for something else
+        "num_cpus": available_cores(),
+        "object_store_memory": 128 * 2**20,  # about its least, as what travels is small
+        "include_dashboard": False,
+    }
+    options = {} if os.environ.get("RAY_ADDRESS") else alone
+    connection: AbstractContextManager[Any] = ray.init(
+        log_to_driver=False, logging_level=logging.ERROR, **options
+    )
+    return connection

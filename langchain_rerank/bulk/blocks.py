@@ -17,14 +17,15 @@ from langchain_rerank.scoring import score_pairs
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 # Read in pieces: else a whole column of a row group would be in memory at once.
 _READ_BYTES = 2**20
 
-PARQUET = (".parquet", ".pq")
+_PARQUET = (".parquet", ".pq")
+_ENDINGS = (*_PARQUET, ".jsonl", ".ndjson", ".json")
 
 Asked = list[tuple[str, list[str]]]
 Results = list[dict[str, Any]]
@@ -57,6 +58,42 @@ class Block:
         return folder / f"part-{self.number:08d}.{'jsonl' if self.group < 0 else 'parquet'}"
 
 
+def input_files(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Give the absolute paths of the input files, those of a folder sorted by name.
+
+    Hidden files, and those whose names start with "_", are left out of folders.
+
+    Raises:
+        FileNotFoundError: A path is not there, or a folder holds no input file.
+        ValueError: One was given twice, or they are of no format or of two.
+    """
+    files: list[Path] = []
+    for path in map(Path, [inputs] if isinstance(inputs, str | Path) else inputs):
+        found = [path] if path.exists() else []
+        if path.is_dir():
+            visible = sorted(one for one in path.iterdir() if one.name[0] not in "._")
+            found = [one for one in visible if one.suffix.lower() in _ENDINGS]
+        if not found:
+            msg = f"expected an input file or a folder of {', '.join(_ENDINGS)}, none is at {path}"
+            raise FileNotFoundError(msg)
+        files += [one.resolve() for one in found]
+    for file in files:
+        if file.suffix.lower() not in _ENDINGS:
+            msg = f"expected files that end in {', '.join(_ENDINGS)}, got {file}"
+            raise ValueError(msg)
+        if files.count(file) > 1:
+            msg = f"expected each input file once, got {file} twice"
+            raise ValueError(msg)
+    if len({_is_parquet(file) for file in files}) != 1:
+        msg = f"expected input files of one format, JSON lines or Parquet, got {len(files)}"
+        raise ValueError(msg)
+    return files
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() in _PARQUET
+
+
 def plan(files: list[Path], block_rows: int) -> list[Block]:
     """Cut files into blocks of at most `block_rows` rows; the same files give the same blocks.
 
@@ -66,13 +103,12 @@ def plan(files: list[Path], block_rows: int) -> list[Block]:
         ValueError: A file is not of its format.
         OSError: A file can't be read.
     """
-    cuts = [_cut_parquet if file.suffix.lower() in PARQUET else _cut_lines for file in files]
-    places = [
-        (str(file), *place)
-        for file, cut in zip(files, cuts, strict=True)
-        for place in cut(file, block_rows)
-    ]
-    return [Block(number, *place) for number, place in enumerate(places)]
+    blocks: list[Block] = []
+    for file in files:
+        cut = _cut_parquet if _is_parquet(file) else _cut_lines
+        for place in cut(file, block_rows):
+            blocks.append(Block(len(blocks), str(file), *place))
+    return blocks
 
 
 def _cut_parquet(file: Path, block_rows: int) -> Iterator[tuple[int, int, int, int]]:

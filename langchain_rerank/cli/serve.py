@@ -36,7 +36,6 @@ def serve(  # noqa: PLR0913  # one parameter an option
     served_name: Annotated[str | None, Option(help="What replies call the model.")] = None,
     max_documents: Annotated[int, Option(min=1, help="Documents of a request.")] = 1000,
     max_waiting: Annotated[int, Option(min=1, help="Requests that wait.")] = 256,
-    joint_scoring: Annotated[bool, Option(help="Score what waits together, or in turn.")] = True,
     grace: Annotated[float, Option(min=0, help="Seconds to finish requests after SIGTERM.")] = 30,
     api_key_file: Annotated[Path | None, Option(help="File with an API key a line.")] = None,
 ) -> None:
@@ -46,8 +45,8 @@ def serve(  # noqa: PLR0913  # one parameter an option
     any, whoever reaches the port may ask. Several replicas, or a cluster: see the README on Ray.
     """
     from langchain_rerank.server.app import create_app, read_api_keys
-    from langchain_rerank.server.limits import Limits
     from langchain_rerank.server.run import run
+    from langchain_rerank.server.schemas import Limits
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     api_keys = read_api_keys(api_key_file)
@@ -58,7 +57,6 @@ def serve(  # noqa: PLR0913  # one parameter an option
         served_name=served_name,
         limits=Limits(documents=max_documents, waiting=max_waiting),
         api_keys=api_keys,
-        joint_scoring=joint_scoring,
     )
     run(app, host=host, port=port, grace_seconds=grace)
 

@@ -99,10 +99,6 @@ DIALECTS: dict[DialectName, Dialect] = {
 }
 
 
-class WrongReplyError(ValueError):
-    """A reply that is not what the dialect says; the message holds no text of a document."""
-
-
 def split(
     pairs: Sequence[tuple[str, str]], max_documents: int
 ) -> Iterator[tuple[str, Sequence[int]]]:
@@ -119,7 +115,8 @@ def scores(dialect: Dialect, reply: bytes, count: int) -> list[float]:
     """Read the scores out of a reply, in the order in which the passages were sent.
 
     Raises:
-        WrongReplyError: It is anything but one finite score for each of `count` passages.
+        ValueError: It is anything but one finite score for each of `count` passages; the message
+            holds no text of them.
     """
     try:
         read = _reply_of(dialect.results, dialect.score).validate_json(reply)
@@ -128,13 +125,13 @@ def scores(dialect: Dialect, reply: bytes, count: int) -> list[float]:
         place = ".".join(map(str, wrong["loc"])) or "the reply"
         msg = f"expected a {dialect.score} and index each, got {len(reply)} bytes; {place}: "
         # Not from pydantic's error, which shows the reply.
-        raise WrongReplyError(msg + wrong["msg"]) from None
+        raise ValueError(msg + wrong["msg"]) from None
     results = read.results if dialect.results else read
     found = {result.index: result.score for result in results}
     if len(results) != count or found.keys() != set(range(count)):
         indices = f"{[result.index for result in results]!r:.80}"
         msg = f"expected {count} results, each index from 0 to {count - 1} once, got {indices}"
-        raise WrongReplyError(msg)
+        raise ValueError(msg)
     ordered = [found[index] for index in range(count)]
     return sigmoid(np.array(ordered)).tolist() if dialect.logits else ordered
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email.utils
 import ipaddress
 import os
@@ -17,14 +18,12 @@ from urllib.parse import parse_qsl
 import httpcore  # noqa: F401  # see _NOBODY
 import httpx
 
-from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.errors import RemoteError
 
 if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
 
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # Whom to trust where TLS is none. Made at once, and httpcore imported, which httpx puts off: a
 # child forked while another thread did either would wait for it for ever.
 _NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -33,6 +32,12 @@ _LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 # Seconds that a server is left out after its first failure, doubled each time, and the most of
 # them; the last is for one that asks for it: a mistaken header must not leave it out for ever.
 _FIRST_OUT, _LONGEST_OUT, _LONGEST_ASKED = 0.5, 60.0, 3600.0
+_HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "langchain-rerank",
+}
 _OVERLOADED = (429, 502, 503, 504)
 # Of what a server says about an error: enough to find it, and to show.
 _MAX_ERROR_BYTES, _MAX_SHOWN = 64 * 1024, 300
@@ -88,20 +93,18 @@ class Endpoint:
         self.url = parse_url(url, self.dialect.path)
         self.turn = self.failures = 0
         self.out_until = 0.0
-        credentials = self._credentials()
-        self._headers = {"accept": "application/json", "content-type": "application/json"}
-        self._headers |= {"user-agent": "langchain-rerank", **self.dialect.headers, **credentials}
-        self._headers["accept-encoding"] = "identity"
         self.transport: httpx.AsyncHTTPTransport | None = None
         self.proxy, self.variable = environment_proxy(self.url)
-        self.via = f" (through the proxy of {self.variable})" if self.variable else ""
-        query = [value for _, value in parse_qsl(self.url.query.decode())]
-        secrets = [value for value in query if len(value) >= _SHORTEST_SECRET]
+        credentials = self._credentials()
+        self._headers = {**_HEADERS, **self.dialect.headers, **credentials}
         user, _, password = self.url.userinfo.decode().partition(":")
-        secrets += [password or user, self.url.password or self.url.username]
-        secrets += [self.proxy.rpartition("@")[0].rpartition(":")[2], *credentials.values()]
-        # A server that quotes "Bearer KEY" may quote the key alone.
-        secrets += [value.rpartition(" ")[2] for value in credentials.values()]
+        secrets = [password or user, self.url.password or self.url.username]
+        secrets.append(self.proxy.rpartition("@")[0].rpartition(":")[2])
+        for value in credentials.values():
+            # A server that quotes "Bearer KEY" may quote the key alone.
+            secrets += [value, value.rpartition(" ")[2]]
+        query = [value for _, value in parse_qsl(self.url.query.decode())]
+        secrets += [value for value in query if len(value) >= _SHORTEST_SECRET]
         # Longest first: one may hold another.
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
 
@@ -130,42 +133,43 @@ class Endpoint:
 
     def error(self, problem: str, status: int | None, attempts: int) -> RemoteError:
         """Make the error that the caller sees; `problem` is what the server did."""
-        message = f"{shown(self.url)}{self.via} {problem}{_HINTS.get(status, '')}"
+        way = f" (through the proxy of {self.variable})" if self.transport and self.proxy else ""
+        message = f"{shown(self.url)}{way} {problem}{_HINTS.get(status, '')}"
         if attempts > 1:
             message += f", after {attempts} attempts"
         return RemoteError(message, url=shown(self.url), status=status, attempts=attempts)
 
-    async def ask(self, body: bytes, count: int, attempt: int) -> list[float]:
-        """Send a body of `count` passages and give their scores; `attempt` is for the trace.
+    async def ask(self, body: bytes, count: int) -> list[float]:
+        """Send a body of `count` passages and give their scores.
 
         Raises:
             AttemptError: No reply, one of an error, one that is too large or compressed, or wrong.
         """
         connect, read = self.settings.connect_timeout, self.settings.read_timeout
-        attributes: dict[str, str | int] = {
-            "server.address": self.url.host,
-            "url.path": self.url.path,
-            "gen_ai.request.model": self.settings.model or "",
-            "langchain_rerank.documents": count,
-            "langchain_rerank.attempt": attempt,
-        }
-        with telemetry.span("rerank", kind="client", attributes=attributes) as span:
-            try:
-                # The read timeout alone would let a server dribble for ever.
-                async with asyncio.timeout(connect + read):
-                    reply = await self._post(body, span)
-                return dialects.scores(self.dialect, reply, count)
-            except dialects.WrongReplyError as error:
-                msg = f"gave a wrong reply: {error}"
-                raise AttemptError(msg, "elsewhere", 200) from error
-            except httpx.ConnectTimeout as error:
-                msg = f"could not be reached within connect_timeout={connect:g} s"
-                raise AttemptError(msg) from error
-            except (TimeoutError, httpx.TimeoutException) as error:
-                msg = f"gave no whole answer within read_timeout={read:g} s"
-                raise AttemptError(msg) from error
-            except httpx.TransportError as error:
-                raise self._unreachable(error) from error
+        try:
+            # The read timeout alone would let a server dribble for ever.
+            async with asyncio.timeout(connect + read):
+                reply = await self._post(body)
+            scores = dialects.scores(self.dialect, reply, count)
+        except ValueError as error:
+            msg = f"gave a wrong reply: {error}"
+            raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
+        except httpx.ConnectTimeout as error:
+            msg = f"could not be reached within connect_timeout={connect:g} s"
+            raise AttemptError(msg) from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            msg = f"gave no whole answer within read_timeout={read:g} s"
+            raise AttemptError(msg) from error
+        except httpx.TransportError as error:
+            msg = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
+            # A proxy's refusal starts with its status.
+            is_final = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
+            if "CERTIFICATE_VERIFY_FAILED" in msg:
+                is_final = True
+                msg += "; set SSL_CERT_FILE to trust another issuer"
+            raise AttemptError(msg, "elsewhere" if is_final else "anywhere") from error
+        self.failures, self.out_until = 0, 0.0
+        return scores
 
     def _opened(self) -> httpx.AsyncHTTPTransport:
         # httpx's own reading of the environment is for all servers at once: one entry of NO_PROXY
@@ -179,31 +183,28 @@ class Endpoint:
                 through = httpx.Proxy(self.proxy, ssl_context=of_proxy)
             return httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS, proxy=through)
         except OSError as error:
-            why = f"no certificates can be read from {_trusted()}: {error}"
+            why = f"no certificates can be read from SSL_CERT_FILE or SSL_CERT_DIR: {error}"
         except ImportError:
             why = f'the SOCKS proxy of {self.variable} needs pip install "httpx[socks]"'
         except (ValueError, httpx.InvalidURL):
             # Its message may show the proxy's password.
             why = f"{self.variable} must be like 'http://host:3128' or 'socks5://host:1080'; "
             why += "mend or unset it, or name the server in NO_PROXY"
-        self.via, msg = "", f"can't be asked: {why}"
+        msg = f"can't be asked: {why}"
         raise AttemptError(msg, "elsewhere")
 
-    async def _post(self, body: bytes, span: telemetry.Span) -> bytes:
+    async def _post(self, body: bytes) -> bytes:
         self.transport = self.transport or self._opened()
-        headers = dict(self._headers)
-        telemetry.inject(headers)
         # By the transport itself: a client would log the url with its query.
-        request = httpx.Request("POST", self.url, headers=headers, content=body)
+        request = httpx.Request("POST", self.url, headers=self._headers, content=body)
         timeout = httpx.Timeout(self.settings.read_timeout, connect=self.settings.connect_timeout)
         request.extensions["timeout"] = timeout.as_dict()
         response = await self.transport.handle_async_request(request)
+        is_good = response.status_code == httpx.codes.OK
+        limit = self.settings.max_reply_bytes if is_good else _MAX_ERROR_BYTES
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        reply = bytearray()
         try:
-            status, is_good = response.status_code, response.status_code == httpx.codes.OK
-            span.set_attribute("http.response.status_code", status)
-            limit = self.settings.max_reply_bytes if is_good else _MAX_ERROR_BYTES
-            encoding = response.headers.get("content-encoding", "identity").strip().lower()
-            reply = bytearray()
             # A few compressed bytes unpack to gigabytes before they can be counted.
             if encoding == "identity":
                 async for chunk in response.aiter_raw():
@@ -215,11 +216,11 @@ class Endpoint:
         if not is_good:
             raise self._refusal(response, bytes(reply[:limit]))
         if encoding != "identity":
-            msg = f"gave a reply compressed by {encoding[:20]!r}, though none was asked for"
-            raise AttemptError(msg, "elsewhere", status)
+            msg = f"it is compressed by {encoding[:20]!r}, though none was asked for"
+            raise ValueError(msg)
         if len(reply) > limit:
-            msg = f"gave a reply over max_reply_bytes={limit}"
-            raise AttemptError(msg, "elsewhere", status)
+            msg = f"it is over max_reply_bytes={limit}"
+            raise ValueError(msg)
         return bytes(reply)
 
     def _refusal(self, response: httpx.Response, reply: bytes) -> AttemptError:
@@ -236,15 +237,6 @@ class Endpoint:
         if (wait := retry_after(response.headers.get("retry-after", ""))) is not None:
             msg += f"; it asks to wait {wait:.3g} s"
         return AttemptError(msg, "anywhere", status, wait)
-
-    def _unreachable(self, error: httpx.TransportError) -> AttemptError:
-        said = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            said += f"; trusted is {_trusted()}, set SSL_CERT_FILE to trust another issuer"
-            return AttemptError(said, "elsewhere")
-        # A proxy's refusal starts with its status.
-        refused = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
-        return AttemptError(said, "elsewhere" if refused else "anywhere")
 
     def _redacted(self, text: str) -> str:
         for secret in self._secrets:
@@ -267,10 +259,6 @@ def retry_after(header: str) -> float | None:
         return None
 
 
-def _trusted() -> str:
-    return " and ".join(name for name in CERTIFICATES if os.environ.get(name)) or "certifi's list"
-
-
 def environment_proxy(url: httpx.URL) -> tuple[str, str]:
     """Give the proxy for a url and the variable that names it; both empty where there is none."""
     proxies = urllib.request.getproxies()
@@ -286,12 +274,12 @@ def _is_bypassed(url: httpx.URL, no_proxy: str) -> bool:
     """Tell whether NO_PROXY names a host: itself, a domain of it, or a network."""
     if urllib.request.proxy_bypass(f"{url.host}:{url.port}" if url.port else url.host):
         return True
+    # Python's own reading knows no networks, no schemes, and no addresses of IPv6.
     for entry in no_proxy.split(","):
         name = entry.strip().lower().rpartition("://")[2].strip("[]")
-        try:
+        if name == url.host or (name.startswith("*.") and url.host.endswith(name[1:])):
+            return True
+        with contextlib.suppress(ValueError):
             if ipaddress.ip_address(url.host) in ipaddress.ip_network(name, strict=False):
-                return True
-        except ValueError:
-            if name == url.host or (name.startswith("*.") and url.host.endswith(name[1:])):
                 return True
     return False

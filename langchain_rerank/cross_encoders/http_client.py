@@ -1,4 +1,4 @@
-"""Requests to rerank servers: several at once, retried, spread over servers, in time."""
+"""Requests to rerank servers: several at once, sent again, spread over servers, in time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-import tenacity
-
 from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.cross_encoders.endpoints import AttemptError, Endpoint
 from langchain_rerank.cross_encoders.processes import is_background_loop
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
 
-Failure = tuple[Endpoint, AttemptError]
 # A forked child keeps its parent's, whose connections it neither uses nor closes, as closing would
 # say goodbye on them.
 _open: set[asyncio.Task[None]] = set()
@@ -45,9 +42,9 @@ class RerankClient:
         try:
             await self._unused.wait()
         finally:
-            for transport in (endpoint.transport for endpoint in self.endpoints):
-                if transport:
-                    await transport.aclose()
+            for endpoint in self.endpoints:
+                if endpoint.transport:
+                    await endpoint.transport.aclose()
 
     def leave(self) -> None:
         """End a use, on its loop."""
@@ -94,71 +91,46 @@ class RerankClient:
 
     async def _ask(self, body: bytes, count: int, deadline: float) -> list[float]:
         """Get the scores of one request, whatever number of attempts it takes."""
-        failures: list[Failure] = []
-        sent = 0
-        endpoint = self.endpoints[0]
-
-        async def attempt() -> list[float]:
-            nonlocal endpoint, sent
-            endpoint = self.due(failures)
-            endpoint.turn = next(self._turns)
-            async with self._places:
-                sent += 1
-                return await self._attempt(endpoint, body, count, failures)
-
+        left, endpoint = self.endpoints, self.endpoints[0]
+        failure, sent, failed = AttemptError("was not asked"), 0, 0
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._retrying(failures, deadline)(attempt)
-        except AttemptError as failure:
-            cause = failure.__cause__
-            raise endpoint.error(failure.problem, failure.status, len(failures)) from cause
+                while left and sent <= self.settings.max_retries:
+                    if failed and not await self._is_due(left, deadline):
+                        break
+                    endpoint = self.due(left)
+                    endpoint.turn = next(self._turns)
+                    async with self._places:
+                        sent += 1
+                        try:
+                            return await endpoint.ask(body, count)
+                        except AttemptError as error:
+                            failure, failed = error, failed + 1
+                    if failure.retry == "never":
+                        break
+                    endpoint.failed(self.loop.time(), failure.retry_after)
+                    if failure.retry == "elsewhere":
+                        left = [one for one in left if one is not endpoint]
         except TimeoutError as error:
-            if sent > len(failures):
-                endpoint.failed(self.loop.time())
             problem = f"gave no scores within timeout={self.settings.timeout:g} s"
-            if failures:
-                problem += f"; before, a server {failures[-1][1].problem}"
+            if sent > failed:
+                endpoint.failed(self.loop.time())
+            if failed:
+                problem += f"; before, a server {failure.problem}"
             raise endpoint.error(problem, None, sent) from error
+        raise endpoint.error(failure.problem, failure.status, sent) from failure.__cause__
 
-    async def _attempt(
-        self, endpoint: Endpoint, body: bytes, count: int, failures: list[Failure]
-    ) -> list[float]:
-        """Send a request once, and note how its server did."""
-        try:
-            scores = await endpoint.ask(body, count, len(failures) + 1)
-        except AttemptError as failure:
-            failures.append((endpoint, failure))
-            if failure.retry != "never":
-                endpoint.failed(self.loop.time(), failure.retry_after)
-            raise
-        endpoint.failures, endpoint.out_until = 0, 0.0
-        return scores
+    async def _is_due(self, endpoints: Sequence[Endpoint], deadline: float) -> bool:
+        """Wait until one may be asked, unless that is too late."""
+        pause = self.due(endpoints).out_until - self.loop.time()
+        # Those who failed together do not return together.
+        pause *= random.uniform(1.0, 1.2)  # noqa: S311  # no secret
+        if self.loop.time() + pause >= deadline:
+            return False
+        await asyncio.sleep(pause)
+        return True
 
-    def _retrying(self, failures: list[Failure], deadline: float) -> tenacity.AsyncRetrying:
-        def is_worth_it(error: BaseException) -> bool:
-            return isinstance(error, AttemptError) and bool(self._left(failures))
-
-        def pause(_: object) -> float:
-            """Wait until a server is in; those who failed together do not return together."""
-            left = self.due(failures).out_until - self.loop.time()
-            return max(left, 0.0) * random.uniform(1.0, 1.2)  # noqa: S311  # no secret
-
-        return tenacity.AsyncRetrying(
-            sleep=asyncio.sleep,
-            retry=tenacity.retry_if_exception(is_worth_it),
-            wait=pause,
-            stop=tenacity.stop_after_attempt(self.settings.max_retries + 1)
-            | tenacity.stop_before_delay(deadline - self.loop.time()),
-            reraise=True,
-        )
-
-    def _left(self, failures: Sequence[Failure]) -> list[Endpoint]:
-        """Give those that may still have scores for a request."""
-        given_up = {endpoint for endpoint, failure in failures if failure.retry == "elsewhere"}
-        never = any(failure.retry == "never" for _, failure in failures)
-        return [] if never else [one for one in self.endpoints if one not in given_up]
-
-    def due(self, failures: Sequence[Failure] = ()) -> Endpoint:
+    def due(self, endpoints: Sequence[Endpoint]) -> Endpoint:
         """Choose whom to ask next: in turn, of those that are in; else the one that is due next."""
         now = self.loop.time()
-        return min(self._left(failures), key=lambda one: (max(one.out_until, now), one.turn))
+        return min(endpoints, key=lambda one: (max(one.out_until, now), one.turn))

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import RerankError
 from langchain_rerank.server import schemas
 from langchain_rerank.server.batcher import Batcher
-from langchain_rerank.server.limits import Limits, held_body
-from langchain_rerank.server.metrics import Metrics
+from langchain_rerank.server.schemas import Limits, held_body
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +46,6 @@ def create_app(
     served_name: str | None = None,
     limits: Limits = _DEFAULT_LIMITS,
     api_keys: Sequence[str] = (),
-    joint_scoring: bool = True,
 ) -> FastAPI:
     """Build the service of one model.
 
@@ -64,7 +61,6 @@ def create_app(
         limits: What a request, and all that wait, may take.
         api_keys: A request must bring one of them as `Authorization: Bearer KEY`; none means that
             anyone may ask.
-        joint_scoring: Score requests that wait together; False scores one after another.
 
     Raises:
         ValueError: An API key is blank.
@@ -78,8 +74,9 @@ def create_app(
         msg = f"an API key must hold text, got a blank one among {len(api_keys)}"
         raise ValueError(msg)
     cross_encoder = TorchCrossEncoder(model=model) if isinstance(model, str) else model
-    metrics = Metrics(lambda: len(batcher))
-    batcher = Batcher(cross_encoder, metrics, max_waiting=limits.waiting, joint=joint_scoring)
+    batcher = Batcher(cross_encoder, max_waiting=limits.waiting)
+    text = "Requests answered; status 499 is a client that went away."
+    answered = Counter("rerank_requests", text, ["path", "status"], registry=batcher.registry)
     handled = (HTTPException, ClientDisconnect, RerankError, Exception)
     app = FastAPI(
         title="langchain-rerank",
@@ -95,7 +92,7 @@ def create_app(
     app.state.api_keys = [key.encode() for key in api_keys]
     app.state.model, app.state.name = cross_encoder, served_name or _name_of(cross_encoder)
     app.state.limits, app.state.held_bytes = limits, 0
-    app.state.metrics, app.state.batcher = metrics, batcher
+    app.state.batcher, app.state.answered = batcher, answered
     # FastAPI itself would read the body before the key was checked.
     content = {"application/json": {"schema": schemas.RerankBody.model_json_schema()}}
     for path in schemas.PATHS:
@@ -143,21 +140,14 @@ async def _rerank(request: Request, body: Annotated[bytearray, Depends(held_body
     asked, texts = schemas.parse(body, state.limits)
     if asked.raw_scores and getattr(state.model, "normalize", True):
         raise HTTPException(422, f"raw_scores must be false: '{state.name}' does not give logits")
-    attributes: dict[str, str | int | float] = {
-        "http.route": path,
-        "rerank.documents": len(texts),
-        "rerank.characters": len(asked.query) + sum(map(len, texts)),
-    }
-    carrier = request.headers
-    with telemetry.span(f"POST {path}", kind="server", attributes=attributes, carrier=carrier):
-        scores = await _scored([(asked.query, text) for text in texts], request)
-        try:
-            answer = JSONResponse(schemas.reply(asked, scores, state.name, path))
-        except (ValueError, RecursionError) as error:  # infinite, or nested too deep
-            msg = f"the documents can't be given back as JSON: {error}"
-            raise HTTPException(422, msg) from error
-    state.metrics.count(request, 200)
-    state.metrics.observe(request_seconds=time.perf_counter() - started)
+    scores = await _scored([(asked.query, text) for text in texts], request)
+    try:
+        answer = JSONResponse(schemas.reply(asked, scores, state.name, path))
+    except (ValueError, RecursionError) as error:  # infinite, or nested too deep
+        msg = f"the documents can't be given back as JSON: {error}"
+        raise HTTPException(422, msg) from error
+    state.answered.labels(path, 200).inc()
+    state.batcher.figures["request_seconds"].observe(time.perf_counter() - started)
     return answer
 
 
@@ -191,7 +181,7 @@ async def _ready(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     """Show the metrics in Prometheus' text format."""
-    text = generate_latest(request.app.state.metrics.registry)
+    text = generate_latest(request.app.state.batcher.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -206,7 +196,9 @@ async def _error(request: Request, raised: Exception) -> Response:
     elif isinstance(raised, RerankError):
         logger.error("a request could not be scored", exc_info=raised)
         said = str(raised)
-    request.app.state.metrics.count(request, status)
+    # By the route: of an app that mounts this one the path would hold the mount as well.
+    path = getattr(request.scope.get("route"), "path", "other")
+    request.app.state.answered.labels(path, status).inc()
     return JSONResponse({"message": said}, status, headers)
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
 from starlette.exceptions import HTTPException
 
 from langchain_rerank.errors import RerankError, ScoringError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from langchain_core.cross_encoders import BaseCrossEncoder
-
-    from langchain_rerank.server.metrics import Metrics
 
     Pair = tuple[str, str]
 
@@ -35,6 +34,15 @@ _PAIR_CHARACTERS = 20
 # How much the latest pass counts in the measured speed.
 _NEWEST = 0.3
 _END_SECONDS = 2
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COUNTS = tuple(2**n for n in range(11))
+_FIGURES = {
+    "request_seconds": ("Time of a request, from its body to its answer.", _SECONDS),
+    "queue_seconds": ("Time from a request's arrival in the queue to its first pass.", _SECONDS),
+    "scoring_seconds": ("Time of a pass.", _SECONDS),
+    "pass_pairs": ("Pairs of a pass.", _COUNTS),
+    "pass_requests": ("Requests of a pass.", _COUNTS),
+}
 
 
 def cost_of(pair: Pair) -> float:
@@ -65,15 +73,6 @@ class Job:
             self.taken += 1
         self.left -= cost
         return cost
-
-    def end(self, outcome: list[float] | Exception) -> None:
-        """Tell whoever asked, if nobody has given it up."""
-        if self.future.done():
-            return
-        if isinstance(outcome, Exception):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
 
 
 def take(waiting: Iterable[Job], room: float) -> list[Job]:
@@ -113,24 +112,27 @@ class Batcher:
 
     A pass takes about `PASS_SECONDS` by the speed of those before. One that fails is scored again
     request by request, so that only those fail that can't be scored. A request that is cancelled
-    leaves; what a pass has of it is not looked at.
+    leaves; what a pass has of it is not looked at. `registry` has figures of it all, and of the
+    process, for Prometheus.
     """
 
-    def __init__(
-        self, model: BaseCrossEncoder, metrics: Metrics, *, max_waiting: int, joint: bool = True
-    ) -> None:
-        """Store the settings; `joint=False` scores one request after another, each whole."""
-        self._model, self._metrics = model, metrics
-        self._max_waiting, self._joint = max_waiting, joint
+    def __init__(self, model: BaseCrossEncoder, *, max_waiting: int) -> None:
+        """Store the settings."""
+        self._model, self._max_waiting = model, max_waiting
         self._pass_seconds = PASS_SECONDS
         self._speed = 0.0  # characters a second
         self._waiting: dict[Job, None] = {}
         self._changed = threading.Condition()
         self.runs = False
-
-    def __len__(self) -> int:
-        """How many requests have pairs that no pass has taken yet."""
-        return len(self._waiting)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.figures = {
+            name: Histogram(f"rerank_{name}", text, buckets=buckets, registry=registry)
+            for name, (text, buckets) in _FIGURES.items()
+        }
+        text = "Requests with pairs that no pass has taken yet."
+        waiting = Gauge("rerank_waiting_requests", text, registry=registry)
+        waiting.set_function(self._waiting.__len__)
 
     def load(self) -> None:
         """Load the model, if it is of a kind that holds weights here."""
@@ -152,7 +154,7 @@ class Batcher:
             with self._changed:
                 self.runs = False
                 for job in self._waiting:
-                    job.end(_not_running())
+                    _settle(job.future, _not_running())
                 self._changed.notify()
             await asyncio.to_thread(thread.join, _END_SECONDS)
 
@@ -185,7 +187,16 @@ class Batcher:
         """Score until stopped; in the thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             while chunks := self._next():
-                self._pass(chunks, loop)
+                outcomes = self._pass(chunks)
+                for job, outcome in zip(chunks, outcomes, strict=True):
+                    if isinstance(outcome, RerankError):
+                        with self._changed:
+                            self._waiting.pop(job, None)
+                        loop.call_soon_threadsafe(_settle, job.future, outcome)
+                        continue
+                    job.scores += outcome
+                    if len(job.scores) == len(job.pairs):
+                        loop.call_soon_threadsafe(_settle, job.future, job.scores)
 
     def _next(self) -> dict[Job, Sequence[Pair]]:
         """Wait for requests, and take the pairs of the next pass; none once stopped."""
@@ -193,39 +204,28 @@ class Batcher:
             self._changed.wait_for(lambda: self._waiting or not self.runs)
             if not self.runs:
                 return {}
-            if self._joint:
-                room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
-                jobs = take(self._waiting, room)
-            else:
-                jobs = [next(iter(self._waiting))]
-                jobs[0].take(math.inf)
+            room = self._speed * self._pass_seconds if self._speed else READ_CHARACTERS
+            jobs = take(self._waiting, room)
             for job in jobs:
                 if job.taken == len(job.pairs):
                     del self._waiting[job]
             return {job: job.pairs[len(job.scores) : job.taken] for job in jobs}
 
-    def _pass(self, chunks: dict[Job, Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
-        """Score the pairs of a pass, and tell the requests that are whole now, or failed."""
+    def _pass(self, chunks: dict[Job, Sequence[Pair]]) -> list[list[float] | RerankError]:
+        """Score the pairs of a pass, and note how long it took."""
         started = time.perf_counter()
         for job in chunks:
             if not job.scores:
-                self._metrics.observe(queue_seconds=started - job.arrived)
+                self.figures["queue_seconds"].observe(started - job.arrived)
         outcomes = self._outcomes(list(chunks.values()))
         seconds = time.perf_counter() - started
         pairs = [pair for chunk in chunks.values() for pair in chunk]
         speed = sum(map(cost_of, pairs)) / seconds
         self._speed += _NEWEST * (speed - self._speed) if self._speed else speed
-        counts = {"pass_pairs": len(pairs), "pass_requests": len(chunks)}
-        self._metrics.observe(scoring_seconds=seconds, **counts)
-        for job, outcome in zip(chunks, outcomes, strict=True):
-            if isinstance(outcome, RerankError):
-                with self._changed:
-                    self._waiting.pop(job, None)
-                loop.call_soon_threadsafe(job.end, outcome)
-                continue
-            job.scores += outcome
-            if len(job.scores) == len(job.pairs):
-                loop.call_soon_threadsafe(job.end, job.scores)
+        self.figures["scoring_seconds"].observe(seconds)
+        self.figures["pass_pairs"].observe(len(pairs))
+        self.figures["pass_requests"].observe(len(chunks))
+        return outcomes
 
     def _outcomes(self, chunks: list[Sequence[Pair]]) -> list[list[float] | RerankError]:
         """Score chunks together, and give of each its scores, or what went wrong."""
@@ -242,6 +242,16 @@ class Batcher:
             wrapped.__cause__ = error
             return [wrapped]
         return [[next(scores) for _ in chunk] for chunk in chunks]
+
+
+def _settle(future: asyncio.Future[list[float]], outcome: list[float] | Exception) -> None:
+    """Tell whoever asked, if nobody has given it up."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _not_running() -> HTTPException:

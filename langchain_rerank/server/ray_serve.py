@@ -5,47 +5,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, validate_call
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
 
 from langchain_rerank.cores import keep_to_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import require
-from langchain_rerank.server import ray_proxy
 from langchain_rerank.server.app import create_app, read_api_keys
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from langchain_core.cross_encoders import BaseCrossEncoder
     from ray.serve import Application, Deployment
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-
-class ServeArguments(BaseModel):
-    """What `build_app` takes, also as the `args` of a Serve config file.
-
-    Attributes:
-        model: A name on the hub, or a folder that every node has.
-        backend: "torch", or "onnx": encoder-only models in int8.
-        served_name: What replies call the model.
-        replicas: Processes with a model each.
-        cores: CPUs, and threads, of a replica.
-        gpus: GPUs of a replica, also a fraction.
-        max_documents: Documents of a request.
-        max_waiting: Requests that wait in a replica.
-    """
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    model: str = DEFAULT_MODEL
-    backend: Literal["torch", "onnx"] = "torch"
-    served_name: str | None = None
-    replicas: PositiveInt = 1
-    cores: PositiveInt = 1
-    gpus: NonNegativeFloat = 0
-    max_documents: PositiveInt = Limits().documents
-    max_waiting: PositiveInt = Limits().waiting
+# The variable by which a node's proxy finds `middlewares`; Ray reads it when the proxy starts.
+PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+MIDDLEWARES = f"{__name__}.middlewares"
 
 
 class RerankReplica:
@@ -100,20 +80,63 @@ def build_app(arguments: dict[str, Any]) -> Application:
     keys come from the variable `LANGCHAIN_RERANK_SERVER_API_KEYS`, between commas.
 
     Args:
-        arguments: Those of `ServeArguments`; texts are converted.
+        arguments: Of these names; texts are converted. `model` is a name on the hub or a folder
+            that every node has, `backend` "torch" or "onnx" (encoder-only models in int8),
+            `served_name` what replies call the model. There are so many `replicas`, with so many
+            `cores` (CPUs, and threads) and `gpus` (also a fraction) each. `max_documents` of a
+            request and `max_waiting` requests in a replica are let in.
 
     Raises:
         ValueError: One is unknown or wrong.
     """
-    given = ServeArguments.model_validate(arguments)
+    application: Application = _application(**arguments)
+    return application
+
+
+@validate_call
+def _application(  # noqa: PLR0913  # one parameter an argument
+    *,
+    model: str = DEFAULT_MODEL,
+    backend: Literal["torch", "onnx"] = "torch",
+    served_name: str | None = None,
+    replicas: PositiveInt = 1,
+    cores: PositiveInt = 1,
+    gpus: NonNegativeFloat = 0,
+    max_documents: PositiveInt = 1000,
+    max_waiting: PositiveInt = 256,
+) -> Any:
     # Where `serve run` starts a Ray, after this, its proxy finds it.
-    os.environ.setdefault(ray_proxy.VARIABLE, ray_proxy.IMPORT_PATH)
-    kind = OnnxCrossEncoder if given.backend == "onnx" else TorchCrossEncoder
+    os.environ.setdefault(PROXY_VARIABLE, MIDDLEWARES)
+    kind = OnnxCrossEncoder if backend == "onnx" else TorchCrossEncoder
     settings = {
-        "served_name": given.served_name,
-        "limits": Limits(documents=given.max_documents, waiting=given.max_waiting),
+        "served_name": served_name,
+        "limits": Limits(documents=max_documents, waiting=max_waiting),
         "api_keys": read_api_keys(),
     }
-    share = {"num_cpus": given.cores, "num_gpus": given.gpus}
-    replicas = deployment().options(num_replicas=given.replicas, ray_actor_options=share)
-    return replicas.bind(kind(model=given.model), given.cores, settings)
+    share = {"num_cpus": cores, "num_gpus": gpus}
+    replicated = deployment().options(num_replicas=replicas, ray_actor_options=share)
+    return replicated.bind(kind(model=model), cores, settings)
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Ray Serve puts around its proxy."""
+    return [Middleware(_answering_for_lost_replicas)]
+
+
+def _answering_for_lost_replicas(app: ASGIApp) -> ASGIApp:
+    """Answer 502 for a replica that died; Ray's own 500 is no status that clients retry."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        started = scope["type"] != "http"
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        await app(scope, receive, noting)
+        if not started:
+            lost = {"message": "the replica that had this request has ended; try again"}
+            await JSONResponse(lost, 502, {"retry-after": "0"})(scope, receive, send)
+
+    return handle

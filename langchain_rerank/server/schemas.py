@@ -1,26 +1,74 @@
 """The rerank dialects of Cohere (v1, v2), Jina and TEI: one body that holds them all, and replies.
 
-A new dialect is its path in `PATHS`, its fields in `RerankBody` and its answer in `reply`.
+A new dialect is its path in `PATHS`, its fields in `RerankBody` and its answer in `reply`; a new
+limit is a field of `Limits`.
 """
 
-from __future__ import annotations
-
+import asyncio
 import json
 import math
 import reprlib
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from langchain_rerank.errors import ScoringError
 from langchain_rerank.ranking import best_first
 
-if TYPE_CHECKING:
-    from langchain_rerank.server.limits import Limits
-
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+
+
+class Limits(BaseModel):
+    """The most that the service takes on; what is over it is refused with a status of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: int = Field(default=1000, gt=0)
+    """Documents of a request (413)."""
+    text_characters: int = Field(default=1_000_000, gt=0)
+    """Characters of the query, or of one document (413)."""
+    body_bytes: int = Field(default=16 * 2**20, gt=0)
+    """Bytes of a request's body (413); they are counted before any is parsed."""
+    body_brackets: int = Field(default=500_000, gt=0)
+    """Opening brackets of a body, in texts as well (413): what nests takes the parser far longer
+    than text."""
+    held_bytes: int = Field(default=128 * 2**20, gt=0)
+    """Bytes of the bodies of all requests that are not answered yet (503)."""
+    waiting: int = Field(default=256, gt=0)
+    """Requests that wait to be scored (503, with Retry-After)."""
+    body_seconds: float = Field(default=30, gt=0)
+    """Seconds that a client may take to send a body (408)."""
+
+
+async def held_body(request: Request) -> AsyncIterator[bytearray]:
+    """Read a request's body, whose bytes count as held until it is answered.
+
+    Raises:
+        HTTPException: It is too large (413) or too slow (408), or too much is held (503).
+    """
+    state, body = request.app.state, bytearray()
+    limits: Limits = state.limits
+    _check_most("the body", limits.body_bytes, int(request.headers.get("content-length", 0)))
+    try:
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    state.held_bytes += len(chunk)
+                    _check_most("the body", limits.body_bytes, len(body))
+                    if state.held_bytes > limits.held_bytes:
+                        msg = f"requests of {state.held_bytes:,} bytes wait already; try later"
+                        raise HTTPException(503, msg, {"retry-after": "1"})
+        except TimeoutError as error:
+            msg = f"the body must come within {limits.body_seconds:g} s"
+            raise HTTPException(408, msg, {"connection": "close"}) from error
+        yield body
+    finally:
+        state.held_bytes -= len(body)
 
 
 def _check_query(query: str) -> str:
@@ -105,7 +153,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _check_most(name: str, most: int, came: int, unit: str) -> None:
+def _check_most(name: str, most: int, came: int, unit: str = "bytes") -> None:
     if came > most:
         raise HTTPException(413, f"{name} must be at most {most:,} {unit}, got {came:,}")
 

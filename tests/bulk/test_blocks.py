@@ -10,36 +10,42 @@ import pyarrow as pa
 import pytest
 import torch
 from langchain_core.cross_encoders import BaseCrossEncoder
-from langchain_core.documents import Document
 from pyarrow import parquet
 
 from langchain_rerank import (
-    ModelLoadError,
     OnnxCrossEncoder,
     Reranker,
-    ScoringError,
     TorchCrossEncoder,
 )
-from langchain_rerank.bulk.blocks import BlockScorer, Columns, plan
-from langchain_rerank.bulk.job import input_files
+from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, input_files, plan
 from langchain_rerank.cores import keep_to_cores
-from tests.bulk.conftest import SENTENCES, make_rows, read_output, write_lines, write_parquet
+from tests.bulk.conftest import (
+    assert_ranked_as_by,
+    make_rows,
+    read_output,
+    write_lines,
+    write_parquet,
+)
 from tests.fakes import WordOverlapCrossEncoder
+
+FAKE = WordOverlapCrossEncoder()
 
 
 def test_every_line_is_in_one_block_of_one_file(tmp_path):
     one, other = (write_lines(tmp_path / name, make_rows(7)) for name in ("a.jsonl", "b.jsonl"))
     other.write_bytes(b"{}\n{}\n{}")  # no end of the last line
+    size = [len(line) for line in one.read_bytes().splitlines(keepends=True)]
     blocks = plan([one, other, write_lines(tmp_path / "empty.jsonl", [])], 3)
-    found = [(block.number, block.path, block.first, block.rows) for block in blocks]
-    of_one = [(0, str(one), 1, 3), (1, str(one), 4, 3), (2, str(one), 7, 1)]
-    assert found == [*of_one, (3, str(other), 1, 3)]
-    lines = one.read_bytes().splitlines(keepends=True)
-    assert [block.start for block in blocks] == [0, *(sum(map(len, lines[:n])) for n in (3, 6)), 0]
+    assert blocks == [
+        Block(0, str(one), 1, 3, -1, 0),
+        Block(1, str(one), 4, 3, -1, sum(size[:3])),
+        Block(2, str(one), 7, 1, -1, sum(size[:6])),
+        Block(3, str(other), 1, 3, -1, 0),
+    ]
 
 
 def test_row_groups_are_cut_and_never_crossed(tmp_path):
-    file = write_parquet(tmp_path / "a.parquet", make_rows(12), row_group_size=5)
+    file = write_parquet(tmp_path / "a.parquet", make_rows(12))
     empty = write_parquet(tmp_path / "empty.parquet", make_rows(3)[:0])
     found = [(one.first, one.rows, one.group, one.start) for one in plan([file, empty], 3)]
     assert found == [(1, 3, 0, 0), (4, 2, 0, 3), (6, 3, 1, 0), (9, 2, 1, 3), (11, 2, 2, 0)]
@@ -83,32 +89,33 @@ class Scores(BaseCrossEncoder):
         return list(self._scores[: len(text_pairs)])
 
 
-def run(file, cross_encoder=None, *, block_rows=4, top_n=None, columns=None):
+def run(file, cross_encoder=FAKE, *, block_rows=4, top_n=None, columns=Columns()):  # noqa: B008  # frozen
     """Score all blocks of a file into out/ beside it; gives rows and pairs of each."""
     (out := file.parent / "out").mkdir(exist_ok=True)
-    given = cross_encoder or WordOverlapCrossEncoder()
-    scorer = BlockScorer(out, given, columns or Columns(), top_n, 1)
+    scorer = BlockScorer(out, cross_encoder, columns, top_n, 1)
     return [scorer.score(block) for block in plan([file], block_rows)]
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def write(request, tmp_path):
+    """Writes rows as a file of either format."""
+    writer = write_lines if request.param == "jsonl" else write_parquet
+    return lambda rows: writer(tmp_path / f"in.{request.param}", rows)
 
 
 def test_same_ranking_as_the_reranker_in_one_pass_a_block(tmp_path, write):
     rows, model = make_rows(23), WordOverlapCrossEncoder()
-    reports = run(write(tmp_path, rows), model, block_rows=5, top_n=3)
+    reports = run(write(rows), model, block_rows=5, top_n=3)
     assert [sum(part) for part in zip(*reports, strict=True)] == [23, 55]
     assert [len(call) for call in model.calls] == [one[1] for one in reports]
-    reranker = Reranker(model=WordOverlapCrossEncoder(), top_n=3, deduplicate=False)
     found = read_output(tmp_path / "out")
+    assert_ranked_as_by(Reranker(model=FAKE, top_n=3, deduplicate=False), found)
     assert [{k: row[k] for k in ("id", "query", "documents")} for row in found] == rows
-    for row in found:
-        kept = reranker.compress_documents([Document(t) for t in row["documents"]], row["query"])
-        assert [(one["index"] + 1, one["relevance_score"]) for one in row["results"]] == [
-            (one.metadata["retrieval_rank"], one.metadata["relevance_score"]) for one in kept
-        ]
 
 
 def test_ties_keep_their_order_and_nan_goes_last(tmp_path, write):
     row = {"query": "q", "documents": ["a", "b", "c", "d"]}
-    run(write(tmp_path, [row]), Scores(math.nan, 0.5, 0.25, 0.5))
+    run(write([row]), Scores(math.nan, 0.5, 0.25, 0.5))
     (found,) = read_output(tmp_path / "out")
     assert [one["index"] for one in found["results"]] == [1, 3, 2, 0]
     last = found["results"][-1]["relevance_score"]
@@ -117,7 +124,7 @@ def test_ties_keep_their_order_and_nan_goes_last(tmp_path, write):
 
 def test_documents_that_are_objects_and_columns_of_other_names(tmp_path, write):
     row = {"q": "dog", "c": [{"body": "cat"}, {"body": "dog"}], "results": 3}
-    run(write(tmp_path, [row]), columns=Columns("q", "c", "body", "ranked"))
+    run(write([row]), columns=Columns("q", "c", "body", "ranked"))
     ranked = [{"index": 1, "relevance_score": 1.0}, {"index": 0, "relevance_score": 0.0}]
     assert read_output(tmp_path / "out") == [{**row, "ranked": ranked}]
 
@@ -134,8 +141,7 @@ def test_a_json_row_keeps_its_own_text_and_a_part_that_is_there_is_left_alone(tm
     result = ', "results": [{"index": 0, "relevance_score": 0.0}]}'
     assert part.read_text(encoding="utf-8").splitlines() == [line[:-1] + result] * 2
     before = part.stat().st_mtime_ns
-    assert run(file, fake := WordOverlapCrossEncoder()) == [(0, 0)]
-    assert (fake.calls, part.stat().st_mtime_ns) == ([], before)
+    assert (run(file), part.stat().st_mtime_ns) == ([(0, 0)], before)
 
 
 def test_parquet_columns_keep_their_types(tmp_path):
@@ -158,39 +164,23 @@ def test_parquet_columns_keep_their_types(tmp_path):
     assert found.schema.metadata == schema.metadata
 
 
-def test_odd_texts_are_scored(tmp_path, tiny):
-    rows = [{"query": text or "q", "documents": list(SENTENCES)} for text in SENTENCES]
-    assert run(write_lines(tmp_path / "in.jsonl", rows), tiny, block_rows=10) == [(6, 36)]
-    assert all(len(row["results"]) == 6 for row in read_output(tmp_path / "out"))
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"query": "q", "documents": [', "Expecting value"),
         ("[1]", r"expected a JSON object, got \[1\]"),
-        ("null", "expected a JSON object, got None"),
-        ("[" * 100_000, "maximum recursion depth"),
         ('{"query": "q", "documents": ' + "[" * 100_000, "maximum recursion depth"),
-        ('{"query": "q", "documents": ["a\x00"]}', "Invalid control character"),
         ('{"query": "\udcff", "documents": []}', "'utf-8' codec can't decode byte 0xff"),
         ('{"query": "q"}', r"expected a column 'documents', got \['query'\]"),
-        ('{"documents": []}', r"expected a column 'query', got \['documents'\]"),
         ('{"query": " ", "documents": []}', "expected a text in column 'query', got ' '"),
         ('{"query": 3, "documents": []}', "expected a text in column 'query', got 3"),
         ('{"query": "q", "documents": "d"}', "expected a list in column 'documents', got 'd'"),
-        (
-            '{"query": "q", "documents": ["a", null]}',
-            "expected a text, .* in column 'documents', document 1, got None",
-        ),
+        ('{"query": "q", "documents": ["a", null]}', ".* 'documents', document 1, got None"),
         (
             '{"query": "q", "documents": [{"txt": "a"}]}',
             ".* object with one as 'text', in column 'documents', document 0, got {'txt': 'a'}",
         ),
-        (
-            '{"query": "q", "documents": [], "results": []}',
-            "expected no column 'results', which is to be added, got",
-        ),
+        ('{"query": "q", "documents": [], "results": []}', "expected no column 'results'.*, got"),
     ],
     ids=lambda value: value[:20],
 )
@@ -205,28 +195,15 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 
 def test_a_bad_row_of_parquet_and_a_damaged_file_are_named(tmp_path):
     rows = [*make_rows(7), {"id": 7, "query": None, "documents": ["d"]}]
-    file = write_parquet(tmp_path / "in.parquet", rows, row_group_size=5)
+    file = write_parquet(tmp_path / "in.parquet", rows)
     with pytest.raises(ValueError, match=r"in\.parquet, row 8: expected a text in .*, got None"):
         run(file, block_rows=2)
     assert len(list((tmp_path / "out").iterdir())) == 4
-    (block,) = plan([write_parquet(file, make_rows(200))], 1000)
+    (block,) = plan([write_parquet(file, make_rows(200), 1000)], 1000)
     content = file.read_bytes()
     file.write_bytes(content[:100] + b"\xff" * 300 + content[400:])
     with pytest.raises(ValueError, match=r"in\.parquet, row 1: "):
-        BlockScorer(tmp_path, WordOverlapCrossEncoder(), Columns(), None, 1).score(block)
-
-
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        (Scores(1.0), ScoringError, "Scores gave 1 scores for 3 pairs"),
-        (OnnxCrossEncoder(model="/nowhere/at/all"), ModelLoadError, "/nowhere/at/all"),
-    ],
-)
-def test_failures_of_the_model_are_told(tmp_path, model, error, message):
-    with pytest.raises(error, match=message):
-        run(write_lines(tmp_path / "in.jsonl", make_rows(3)), model)
-    assert list((tmp_path / "out").iterdir()) == []
+        BlockScorer(tmp_path, FAKE, Columns(), None, 1).score(block)
 
 
 def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint):
@@ -234,11 +211,9 @@ def test_a_model_keeps_to_the_cores_of_its_actor(tiny_checkpoint):
     try:
         keep_to_cores(TorchCrossEncoder(model=tiny_checkpoint), 3)
         assert torch.get_num_threads() == 3
-        onnx = OnnxCrossEncoder(model=tiny_checkpoint)
-        assert keep_to_cores(onnx, 3).num_threads == 3
-        own = OnnxCrossEncoder(model=tiny_checkpoint, num_threads=1)
-        assert keep_to_cores(own, 3).num_threads == 1
-        fake = WordOverlapCrossEncoder()
-        assert keep_to_cores(fake, 3) is fake
     finally:
         torch.set_num_threads(before)
+    for given, kept in ((None, before), (1, 1)):
+        onnx = OnnxCrossEncoder(model=tiny_checkpoint, num_threads=given)
+        assert keep_to_cores(onnx, before).num_threads == kept
+    assert keep_to_cores(FAKE, 3) is FAKE

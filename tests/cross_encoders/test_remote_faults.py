@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
+import re
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_core.documents import Document
@@ -21,7 +22,7 @@ from langchain_rerank import (
 )
 from langchain_rerank.cross_encoders import endpoints
 from tests.fakes import RecordingRetriever
-from tests.stand_ins import PAIRS, SCORES, Reply, StandIn, as_json, hang
+from tests.stand_ins import PAIRS, SCORES, Reply, as_json, hang
 from tests.support import free_port, wait_until
 
 KEY = "key-that-nobody-may-see"
@@ -33,53 +34,57 @@ def _short_waits(monkeypatch):
     monkeypatch.setattr(endpoints, "_FIRST_OUT", 0.02)
 
 
-def results(*pairs: tuple[object, object]) -> Reply:
-    found = [{"index": index, "relevance_score": score} for index, score in pairs]
-    return as_json({"results": found})
-
-
 def status(code: int, **headers: str):
     return lambda request: as_json({"message": "so it is"}, code, **headers)
-
-
-def cut_off(request):
-    """Fewer bytes than announced."""
-    return Reply(b'{"results": [', length=500)
 
 
 def compressed(encoding: str):
     return lambda request: Reply(b"x" * 100, headers={"content-encoding": encoding})
 
 
-ENCODINGS = ("gzip", "deflate", "zstd", "br", "identity, gzip", "X-Gzip")
-WRONG = {
-    "truncated JSON": (lambda _: Reply(b'{"results": [{"index": 0, "rel'), "Invalid JSON"),
-    "NaN": (lambda _: results((0, 0.5), (1, float("nan"))), "1.relevance_score: .* finite"),
-    "50 MB": (lambda _: Reply(itertools.repeat(b" " * 2**20, 50)), "over max_reply_bytes=16777216"),
-    "50 MB announced": (lambda _: Reply(b" " * 50 * 2**20), "over max_reply_bytes"),
-    **{one: (compressed(one), f"compressed by '{one.lower()}'") for one in ENCODINGS},
+NAN = {"results": [{"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": math.nan}]}
+# What a server does, the status and what else the error tells.
+FINAL = {
+    "truncated JSON": (lambda _: Reply(b'{"results": [{"index": 0, "rel'), 200, "Invalid JSON"),
+    "NaN": (lambda _: as_json(NAN), 200, "1.relevance_score: .* finite"),
+    "50 MB": (lambda _: Reply(itertools.repeat(b" " * 2**20, 50)), 200, "over max_reply_bytes=16"),
+    "50 MB announced": (lambda _: Reply(b" " * 50 * 2**20), 200, "over max_reply_bytes"),
+    **{
+        encoding: (compressed(encoding), 200, f"compressed by '{encoding.lower()}'")
+        for encoding in ("gzip", "deflate", "zstd", "br", "identity, gzip", "X-Gzip")
+    },
+    **{code: (status(code), code, "so it is") for code in (400, 500)},
+    **{code: (status(code), code, "check api_key") for code in (401, 403)},
+    404: (status(404), 404, "check the path of url"),
+    413: (status(413), 413, "a smaller max_documents"),
+    422: (status(422), 422, "check dialect, model, extra_body and max_documents"),
+    307: (
+        status(307, location="http://ann:pass-word@127.0.0.1:9/new?token=tok-en"),
+        307,
+        "redirect to 127.0.0.1:9/new, which is not followed",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_reply_is_an_error_unless_there_is_another_server(server, other, name):
-    server.always, message = WRONG[name]
+@pytest.mark.parametrize("name", FINAL, ids=str)
+def test_what_would_come_out_the_same_is_not_tried_again_there(server, other, name):
+    server.always, code, message = FINAL[name]
     with pytest.raises(RemoteError, match=message) as caught:
         RemoteCrossEncoder(url=server.url, api_key=KEY).score([("q", TEXT)] * 2)
-    assert (caught.value.status, caught.value.attempts) == (200, 1)
+    assert (caught.value.status, caught.value.attempts) == (code, 1)
     assert caught.value.url == f"{server.url}/rerank"
-    assert KEY not in shown(caught.value)
-    assert TEXT not in shown(caught.value)
-    cross_encoder = RemoteCrossEncoder(url=(server.url, other.url))
-    assert [cross_encoder.score(PAIRS) for _ in range(2)] == [SCORES] * 2
-    assert len(server.requests) > 1
+    assert not re.search(f"{KEY}|{TEXT}|pass-word|tok-en", shown(caught.value))
+    if code in (200, 500):
+        cross_encoder = RemoteCrossEncoder(url=(server.url, other.url))
+        assert [cross_encoder.score(PAIRS) for _ in range(2)] == [SCORES] * 2
+        assert len(server.requests) > 1
 
 
 @pytest.mark.parametrize(
     "fault",
     [
         *map(status, (503, 502, 504, 429)),
-        cut_off,
+        lambda _: Reply(b'{"results": [', length=500),  # fewer bytes than announced
         lambda _: Reply(b"x", 503, {"content-encoding": "zstd"}),
         status(503, retry_after="soon"),
         status(503, retry_after="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"),
@@ -95,27 +100,7 @@ def test_no_more_often_than_max_retries(server):
     server.always = status(503)
     with pytest.raises(RemoteError, match="answered 503: so it is, after 3 attempts") as caught:
         RemoteCrossEncoder(url=server.url, max_retries=2).score(PAIRS)
-    assert (caught.value.status, caught.value.attempts) == (503, 3)
-    assert len(server.requests) == 3
-
-
-@pytest.mark.parametrize(
-    ("code", "hint"),
-    [
-        *((code, "so it is") for code in (400, 500)),
-        *((code, "check api_key") for code in (401, 403)),
-        (404, "check the path of url"),
-        (413, "a smaller max_documents"),
-        (422, "check dialect, model, extra_body and max_documents"),
-        (204, "answered 204"),
-    ],
-)
-def test_what_would_come_out_the_same_is_not_tried_again(server, code, hint):
-    server.always = status(code) if code != 204 else lambda request: Reply(status=204)
-    with pytest.raises(RemoteError, match=hint) as caught:
-        RemoteCrossEncoder(url=server.url).score(PAIRS)
-    assert (caught.value.status, caught.value.attempts) == (code, 1)
-    assert len(server.requests) == 1
+    assert (caught.value.status, caught.value.attempts, len(server.requests)) == (503, 3, 3)
 
 
 def test_retry_after_is_waited_for(server):
@@ -135,7 +120,7 @@ def test_a_retry_after_beyond_the_deadline_is_an_error_at_once(server, after):
     server.always = status(429, retry_after=after)
     with pytest.raises(RemoteError, match=r"429: so it is; it asks to wait \S+ s") as caught:
         RemoteCrossEncoder(url=server.url, timeout=10).score(PAIRS)
-    assert caught.value.attempts == len(server.requests) == 1
+    assert (caught.value.status, len(server.requests)) == (429, 1), "the reason, not the deadline"
 
 
 def test_a_server_that_asks_to_wait_is_left_alone_while_another_answers(server, other):
@@ -161,12 +146,7 @@ def test_a_server_that_hangs_ends_in_a_timeout(server):
 )
 def test_a_server_that_dribbles_does_not_hold_on_for_ever(server, limits):
     end = threading.Event()
-
-    def dribble():
-        while not end.wait(0.02):
-            yield b" "
-
-    server.always = lambda request: Reply(dribble())
+    server.always = lambda request: Reply(iter(lambda: b"" if end.wait(0.02) else b" ", b""))
     try:
         with pytest.raises(RemoteError, match="within"):
             RemoteCrossEncoder(url=server.url, max_retries=0, **limits).score(PAIRS)
@@ -180,34 +160,6 @@ def test_who_cannot_be_reached_is_named_unless_another_lives(server):
         with pytest.raises(RemoteError, match=r"be reached: ConnectError.*, after 2 attempts"):
             RemoteCrossEncoder(url=url, max_retries=1).score(PAIRS)
     assert RemoteCrossEncoder(url=(dead, unknown, server.url)).score(PAIRS) == SCORES
-
-
-def test_a_redirect_is_not_followed(server, other):
-    server.always = status(307, location=f"http://ann:pw@127.0.0.1:{other.port}/new?token=t")
-    with pytest.raises(RemoteError, match=r"redirect to .*/new, which is not followed") as caught:
-        RemoteCrossEncoder(url=server.url, api_key=KEY).score(PAIRS)
-    assert "pw" not in str(caught.value)
-    assert "token" not in str(caught.value)
-    assert other.requests == []
-
-
-def test_one_of_two_servers_dies_under_load_and_no_answer_is_lost(server):
-    dying = StandIn()
-    cross_encoder = RemoteCrossEncoder(url=(dying.url, server.url), max_documents=1)
-    enough = threading.Semaphore(0)
-
-    def work(_: int) -> None:
-        for _ in range(10):
-            assert cross_encoder.score(PAIRS) == SCORES
-            enough.release()
-
-    with ThreadPoolExecutor(8) as pool:
-        jobs = pool.map(work, range(8))
-        for _ in range(20):
-            assert enough.acquire(timeout=30)
-        dying.close()
-        list(jobs)
-    assert dying.requests
 
 
 def test_a_server_left_out_is_tried_again_and_taken_back(server, other):
@@ -251,7 +203,7 @@ def shown(error: BaseException) -> str:
 
 @pytest.mark.parametrize("code", [401, 429, 500])
 def test_no_key_and_no_text_gets_out(server, caplog, code):
-    said = f"Bearer {KEY} in {'x' * 255} {KEY} pass-word tok-en head-er"
+    said = f"Bearer {KEY} in {'x' * 240} {KEY} pass-word YW5uOnBhc3Mtd29yZA== tok-en head-er"
     server.always = lambda request: as_json({"message": said}, code)
     url = server.url.replace("http://", "http://ann:pass-word@") + "?access=tok-en"
     headers = {"X-Key": f"Bearer {KEY}", "X-Other": "head-er"}
@@ -262,25 +214,17 @@ def test_no_key_and_no_text_gets_out(server, caplog, code):
     everything += [cross_encoder.model_dump_json(), repr(cross_encoder._connections.client)]
     assert "send_request_headers" in caplog.text, "httpcore logs each request"
     assert server.requests[0].target == "/rerank?access=tok-en"
-    for secret in (KEY, KEY[:8], "pass-word", "tok-en", "head-er", TEXT):
+    for secret in (KEY, KEY[:8], "pass-word", "YW5uOnBh", "tok-en", "head-er", TEXT):
         assert not [text for text in everything if secret in text]
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"headers": {"Authorization": "Bearer sk-12345678"}}, "sk-12345678"),
-        ({"user": "user:passw0rd"}, "dXNlcjpwYXNzdzByZA=="),
-        ({"user": "token-as-a-user"}, "token-as-a-user"),
-    ],
-)
-def test_a_server_that_quotes_a_credential_is_not_quoted(server, settings, said):
-    server.always = lambda request: as_json({"message": f"wrong key {said}"}, 401)
-    user = settings.pop("user", None)
-    url = server.url.replace("://", f"://{user}@") if user else server.url
-    with pytest.raises(RemoteError, match="wrong key") as raised:
-        RemoteCrossEncoder(url=url, **settings).score(PAIRS)
-    assert said not in shown(raised.value)
+@pytest.mark.parametrize("user", ["token-as-a-user", "ann:passw0rd"])
+def test_a_server_that_quotes_a_credential_of_the_url_is_not_quoted(server, user):
+    secret = user.removeprefix("ann:")
+    server.always = lambda request: as_json({"message": f"wrong key {secret}"}, 401)
+    with pytest.raises(RemoteError, match=r"wrong key \*\*\*") as raised:
+        RemoteCrossEncoder(url=server.url.replace("://", f"://{user}@")).score(PAIRS)
+    assert secret not in shown(raised.value)
 
 
 async def test_a_retriever_still_finds_when_the_server_is_down():

@@ -28,12 +28,6 @@ def lengths():
         yield client
 
 
-@pytest.fixture(scope="session")
-def tiny(tiny_checkpoint: str) -> TorchCrossEncoder:
-    """A random reranker, for what does not depend on the scores."""
-    return TorchCrossEncoder(model=tiny_checkpoint, device="cpu")
-
-
 @pytest.fixture
 def model():
     """Holds each pass up until the test lets it through."""

@@ -7,18 +7,18 @@ By hand, with the offline model in a server process of its own:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
 import statistics
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
 from pydoc_data.topics import topics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
+
+import typer
 
 from langchain_rerank.cli.common import build_cross_encoder
 from tests.server.serving import serve
@@ -29,16 +29,14 @@ if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A request as it is sent, and the scores that must come back."""
 
     http: bytes
     expected: list[float]
 
 
-@dataclass(frozen=True)
-class LoadReport:
+class LoadReport(NamedTuple):
     """What a load came to; latencies in seconds."""
 
     errors: list[str]
@@ -54,9 +52,8 @@ class LoadReport:
         count = len(self.latencies)
         latencies = ", ".join(f"p{p} {self.percentile(p):,.0f} ms" for p in (50, 95, 99))
         return (
-            f"{count:,} requests in {self.seconds:.1f} s, {len(self.errors)} errors, largest "
-            f"difference of a score {self.largest_difference:.1e}; "
-            f"{count / self.seconds:.1f} requests/s; {latencies}"
+            f"{count:,} requests, {len(self.errors)} errors, largest difference of a score "
+            f"{self.largest_difference:.1e}; {count / self.seconds:.1f} requests/s; {latencies}"
         )
 
 
@@ -131,48 +128,34 @@ def _difference(body: bytes, expected: list[float]) -> float:
     return max(abs(result["relevance_score"] - expected[result["index"]]) for result in results)
 
 
-def starvation(url: str, small: Question, large: Question, *, count: int) -> tuple[float, float]:
-    """Milliseconds that 99 % of small requests stay under: alone, and behind four large ones."""
-    alone = run_load(url, [small], clients=1, total=count).percentile(99)
+def main(model: str = "offline", backend: str = "torch", requests: int = 2000) -> None:
+    """Measure what the README says of the service, in a server process of its own."""
+    cross_encoder = build_cross_encoder(model, backend)
+    small = make_questions(cross_encoder, 100, passages=5, words=15)
+    medium = make_questions(cross_encoder, 50, passages=20, words=60)
+    (large,) = make_questions(cross_encoder, 1, passages=200, words=60)
     ended = threading.Event()
 
-    def ask_large() -> None:
+    def ask_large(url: str) -> None:
         while not ended.is_set():
             run_load(url, [large], clients=1, total=1)
 
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(ask_large)
-        time.sleep(1)  # so that all four are there; a measurement, no test
-        behind = run_load(url, [small], clients=1, total=count).percentile(99)
-        ended.set()
-    return alone, behind
-
-
-def main() -> None:
-    """Measure what the README says of the service."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="offline")
-    parser.add_argument("--backend", default="torch", choices=["torch", "onnx"])
-    parser.add_argument("--words", type=int, default=60, help="of a passage of the load")
-    parser.add_argument("--requests", type=int, default=2000)
-    given = parser.parse_args()
-    cross_encoder = build_cross_encoder(given.model, given.backend)
-    small = make_questions(cross_encoder, 100, passages=5, words=15)
-    medium = make_questions(cross_encoder, 50, passages=20, words=given.words)
-    (large,) = make_questions(cross_encoder, 1, passages=200, words=given.words)
-    with serve("--model", given.model, "--backend", given.backend) as process:
+    with serve("--model", model, "--backend", backend) as process, ThreadPoolExecutor(4) as pool:
         url = process.url()
-        print(f"64 clients, 20 passages of {given.words} words:", flush=True)  # noqa: T201
-        print(run_load(url, medium, clients=64, total=given.requests), flush=True)  # noqa: T201
-        alone, behind = starvation(url, small[0], large, count=60)
-        said = f"alone {alone:.0f} ms, behind four of 200 {behind:.0f} ms"
-        print(f"p99 of 5 passages: {said}: {behind / alone:.1f} times", flush=True)  # noqa: T201
+        print("64 clients, 20 passages of 60 words:")  # noqa: T201
+        print(run_load(url, medium, clients=64, total=requests))  # noqa: T201
+        alone = run_load(url, small[:1], clients=1, total=60)
+        asked = [pool.submit(ask_large, url) for _ in range(4)]
+        time.sleep(1)  # so that all four are there; a measurement, no test
+        behind = run_load(url, small[:1], clients=1, total=60)
+        ended.set()
+        wait(asked)
+        print(f"5 passages alone: {alone}\nbehind four of 200: {behind}")  # noqa: T201
         for more in (1000, 9000):
             run_load(url, small, clients=64, total=more)
             rss = process.memory_info().rss / 2**20
-            print(f"memory after {more:,} more requests: {rss:,.0f} MiB", flush=True)  # noqa: T201
+            print(f"memory after {more:,} more requests: {rss:,.0f} MiB")  # noqa: T201
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from langchain_rerank.server.batcher import Job, cost_of, take
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 from tests.server.load import Question, make_questions, run_load
 from tests.server.serving import GatedCrossEncoder, client_of
 from tests.support import wait_until
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 
 class Requests:
@@ -33,14 +30,14 @@ class Requests:
         wait_until(lambda: model.passes, "the model to be called")
 
     def post(self, *documents: str, timeout: float = 60) -> httpx.Response:
-        body = {"query": "q", "documents": documents}
+        body = {"query": "a secret", "documents": documents}
         return self.client.post("/v2/rerank", json=body, timeout=timeout)
 
     def send(self, *documents: str) -> Future[httpx.Response]:
         """Send a request that has to wait, and come back when it does."""
         self._waiting += 1
         sent = self._pool.submit(self.post, *documents)
-        wait_until(lambda: len(self.batcher) == self._waiting, "the request to wait")
+        wait_until(lambda: len(self.batcher._waiting) == self._waiting, "the request to wait")
         return sent
 
 
@@ -60,38 +57,30 @@ def scores_of(reply: httpx.Response | Future[httpx.Response]) -> list[float]:
     return [result["relevance_score"] for result in results]
 
 
-@pytest.mark.parametrize(
-    ("requests", "passes"),
-    [({}, [1, 304]), ({"joint_scoring": False}, [1, 300, 2, 2])],
-    indirect=["requests"],
-)
-def test_requests_that_wait_are_scored_in_one_pass_unless_told_not_to(requests, model, passes):
+def test_requests_that_wait_are_scored_in_one_pass(requests, model):
     sent = [requests.send(*["x"] * 300), requests.send("x", "xx"), requests.send("xx", "xxx")]
     model.open()
     assert [scores_of(one) for one in sent] == [[1] * 300, [1, 2], [2, 3]]
-    assert [len(texts) for texts in model.passes] == passes
+    assert [len(texts) for texts in model.passes] == [1, 304]
 
 
 class Line:
     """Requests of so many equal pairs each, and the passes over them."""
 
     def __init__(self, *sizes: int) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._loop.close()
         self.jobs: list[Job] = []
         self.add(*sizes)
 
     def add(self, *sizes: int) -> None:
         pair = ("q", "text")
-        for size in sizes:
-            self.jobs.append(Job([pair] * size, self._loop.create_future(), size * cost_of(pair)))
+        self.jobs += [Job([pair] * size, Future(), size * cost_of(pair)) for size in sizes]
 
     def score(self, pairs: float) -> int:
         """Run a pass with room for so many pairs, and give how many it had."""
-        before = self.done()
+        before = sum(self.done())
         room = pairs * cost_of(("q", "text"))
         take([job for job in self.jobs if job.taken < len(job.pairs)], room)
-        return sum(self.done()) - sum(before)
+        return sum(self.done()) - before
 
     def done(self) -> list[int]:
         return [job.taken for job in self.jobs]
@@ -119,11 +108,10 @@ def test_a_flood_of_shorter_requests_leaves_half_of_each_pass_to_the_oldest(size
 
 def test_equal_requests_end_in_the_order_of_arrival_and_a_pass_has_a_pair_at_least():
     line = Line(*[40] * 8)
-    for _ in range(8):
+    for number in range(1, 9):
         assert line.score(40) == 40
-        ended = [taken == 40 for taken in line.done()]
-        assert ended == sorted(ended, reverse=True)
-    assert all(ended)
+        assert line.done() == sorted(line.done(), reverse=True)
+        assert line.done()[number - 1] == 40
     line = Line(3, 5)
     while sum(line.done()) < 8:
         assert 1 <= line.score(0.1) <= 2
@@ -156,29 +144,19 @@ def test_a_failed_large_request_is_not_scored_on(requests, model):
     assert model.passes[1:] == [["poison"]], "a pair a pass, and no more of them"
 
 
-def test_a_client_that_goes_away_frees_its_place(requests, model):
-    kept = requests.send("kept")
-    with pytest.raises(httpx.ReadTimeout):
-        requests.post(*["gone"] * 500, timeout=0.3)
-    wait_until(lambda: len(requests.batcher) == 1, "the place to be freed")
-    model.open()
-    assert scores_of(kept) == [4]
-    assert scores_of(requests.post("after")) == [5]
-    assert all("gone" not in texts for texts in model.passes)
-
-
-def test_a_client_that_leaves_between_passes_is_not_scored_on(requests, model):
-    requests.batcher._pass_seconds = 1e-9  # a pair a pass
+@pytest.mark.parametrize("passes", [0, 3])
+def test_a_client_that_goes_away_frees_its_place_before_and_between_passes(requests, model, passes):
+    requests.batcher._pass_seconds = 1e-9 if passes else math.inf  # a pair a pass
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(requests.post, *["gone"] * 1000, timeout=1)
-        for number in range(2, 5):
+        asked = pool.submit(requests.post, *["gone"] * 1000, timeout=0.5)
+        for number in range(2, passes + 2):
             model.let_pass()
             wait_until(lambda number=number: len(model.passes) == number, "a pass")
         assert isinstance(asked.exception(), httpx.ReadTimeout)
-    wait_until(lambda: len(requests.batcher) == 0, "the place to be freed")
+    wait_until(lambda: len(requests.batcher._waiting) == 0, "the place to be freed")
     model.open()
     assert scores_of(requests.post("after")) == [5]
-    assert len(model.passes) < 10
+    assert sum("gone" in texts for texts in model.passes) <= passes
 
 
 @pytest.mark.parametrize("requests", [{"limits": Limits(waiting=3)}], indirect=True)
@@ -192,6 +170,44 @@ def test_too_many_waiting_requests_are_sent_away_until_there_is_room(requests, m
     assert [scores_of(one) for one in sent] == [[5]] * 3
     assert scores_of(requests.post("after")) == [5]
     assert all("too many" not in texts for texts in model.passes)
+
+
+def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Every sample of a scrape by its name, without "rerank_", and its labels."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    every = [sample for family in families for sample in family.samples]
+    return {(one.name.removeprefix("rerank_"), *one.labels.values()): one.value for one in every}
+
+
+def test_requests_passes_and_what_waits_are_counted_each_app_for_itself(requests, model, lengths):
+    before = samples(lengths)["pass_requests_sum",]
+    others = [requests.send("b", "c") for _ in range(4)]
+    assert samples(requests.client)["waiting_requests",] == 4
+    with pytest.raises(httpx.ReadTimeout):
+        requests.post("d", timeout=0.2)
+    gone = ("requests_total", "/v2/rerank", "499")
+    wait_until(lambda: samples(requests.client).get(gone) == 1, "the client to be missed")
+    model.open()
+    assert [scores_of(one) for one in others] == [[1, 1]] * 4
+    assert [requests.post(*sent).status_code for sent in ([], ["poison"])] == [422, 500]
+    requests.client.get("/nowhere")
+    found = samples(requests.client)
+    assert samples(lengths)["pass_requests_sum",] == before
+    counted = {key[1:]: value for key, value in found.items() if key[0] == "requests_total"}
+    rerank = {("/v2/rerank", status): n for status, n in (("200", 5), ("422", 1), ("500", 1))}
+    assert counted == {**rerank, ("/v2/rerank", "499"): 1, ("other", "404"): 1}
+    values = {
+        ("request_seconds_count",): 5,
+        ("pass_pairs_sum",): 10,
+        ("pass_requests_sum",): 6,
+        ("pass_requests_bucket", "1.0"): 2,
+        ("queue_seconds_count",): 6,
+        ("scoring_seconds_count",): 3,
+        ("waiting_requests",): 0,
+    }
+    assert {key: found[key] for key in values} == values
+    assert found["process_resident_memory_bytes",] > 2**20
+    assert not any("a secret" in part for name in found for part in name)
 
 
 @pytest.mark.integration
@@ -213,7 +229,7 @@ def test_64_clients_get_every_score_right_and_share_passes_and_nothing_of_them_i
             return len(gc.get_objects())
 
         load(many, 300)
-        passes = client.app.state.metrics.registry.get_sample_value("rerank_pass_requests_count")
+        passes = client.app.state.batcher.registry.get_sample_value("rerank_pass_requests_count")
         assert passes < 200, "requests that wait share passes"
         load(few, 300)
         before = objects()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from langchain_rerank.server.app import OPEN_PATHS, create_app
-from langchain_rerank.server.limits import Limits
+from langchain_rerank.server.schemas import Limits
 from tests.server.serving import GOOD, JSON, PATHS, GatedCrossEncoder, client_of, connected
 from tests.support import wait_until
 
@@ -66,23 +67,13 @@ def test_every_route_is_guarded_unless_it_is_known_to_be_open():
                 assert (status != 401) == (route.path in OPEN_PATHS), route.path
 
 
-@pytest.mark.parametrize(
-    ("header", "status"),
-    [
-        ("bearer zwölf", 200),
-        ("", 401),
-        ("Bearer", 401),
-        ("Bearer wrong", 401),
-        ("Bearer secre", 401),
-        ("Basic secret", 401),
-        ("secret", 401),
-    ],
-)
-def test_a_wrong_key_is_refused_and_not_repeated(header, status):
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer secre", "Basic secret", "secret"])
+def test_a_wrong_key_is_refused_and_not_repeated(header):
     with TestClient(locked()) as client:
-        reply = client.post("/rerank", json=GOOD, headers={"authorization": header.encode()})
-    assert reply.status_code == status
-    assert not any(word in reply.text for word in ("wrong", "secre"))
+        reply = client.post("/rerank", json=GOOD, headers={"authorization": header})
+        latin = {"authorization": "bearer zwölf".encode()}
+        assert client.post("/rerank", json=GOOD, headers=latin).status_code == 200
+    assert (reply.status_code, "secre" in reply.text) == (401, False)
 
 
 def head(length: int) -> bytes:
@@ -116,7 +107,7 @@ def impatient():
 
 def received(sock: socket.socket, drip: bytes) -> bytes | None:
     """Send a little more, and give what has come: None for nothing, b"" for an ended connection."""
-    sock.settimeout(0.05)
+    sock.settimeout(0.02)
     try:
         sock.sendall(drip)
         return sock.recv(65536)
@@ -138,30 +129,34 @@ def test_a_body_that_drips_is_given_up(impatient):
 LENGTH = "HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        "P",
-        "GET /health HTTP/1.1\r\nhost: x\r\n\r\nP",
-        "POST /rerank HTTP/1.1\r\nhost: x\r\nx-drip: ",
-        f"POST /health {LENGTH}",
-        f"GET /health HTTP/1.1\r\nhost: x\r\n\r\nPOST /nowhere {LENGTH}",
-        f"GET /ready {LENGTH}",
-        f"POST /rerank {LENGTH}",
-        "POST /rerank HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\nfffff\r\n",
-    ],
-)
-def test_a_client_that_is_due_and_drips_or_does_nothing_is_dropped(impatient, sent):
-    # Sooner than by uvicorn's own limit for idle connections.
-    with connected(impatient) as dripping, connected(impatient) as silent:
-        for sock in (dripping, silent):
+DUE = [
+    "P",
+    "GET /health HTTP/1.1\r\nhost: x\r\n\r\nP",
+    "POST /rerank HTTP/1.1\r\nhost: x\r\nx-drip: ",
+    f"POST /health {LENGTH}",
+    f"GET /health HTTP/1.1\r\nhost: x\r\n\r\nPOST /nowhere {LENGTH}",
+    f"GET /ready {LENGTH}",
+    f"POST /rerank {LENGTH}",
+    "POST /rerank HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\nfffff\r\n",
+]
+
+
+def test_a_client_that_is_due_and_drips_or_does_nothing_is_dropped(impatient):
+    with contextlib.ExitStack() as stack:
+        held = {}
+        for sent, drip in itertools.product(DUE, (b"", b"1")):
+            sock = stack.enter_context(connected(impatient))
             sock.sendall(sent.encode())
-        for sock, drip in ((dripping, b"1"), (silent, b"")):
+            held[sent, drip] = sock
 
-            def is_closed(sock=sock, drip=drip) -> bool:
-                return received(sock, drip) == b""
+        def all_are_closed() -> bool:
+            for (sent, drip), sock in list(held.items()):
+                if received(sock, drip) == b"":
+                    del held[sent, drip]
+            return not held
 
-            wait_until(is_closed, "the connection to be closed", timeout=20)
+        # Sooner than by uvicorn's own limit for idle connections.
+        wait_until(all_are_closed, f"the end of {held}", timeout=20)
 
 
 def test_a_client_that_never_reads_its_answer_is_dropped(impatient):

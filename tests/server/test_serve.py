@@ -9,9 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from langchain_core.documents import Document
 
-from langchain_rerank import RemoteCrossEncoder, RemoteError, Reranker
+from langchain_rerank import RemoteCrossEncoder, RemoteError
 from tests.fakes import WordOverlapCrossEncoder
 from tests.server.serving import DEADLINE_S, child, serve
 from tests.support import wait_until
@@ -110,20 +109,13 @@ def test_no_answer_is_lost_with_one_of_two_servers_and_one_that_comes_back_is_as
 
         with ThreadPoolExecutor(16) as pool:
             assert list(pool.map(call, range(200))) == expected * 10
-        remote.close()
-        documents = [Document(passage) for _, passage in pairs[1]]
-        query = pairs[1][0][0]
-        remote = RemoteCrossEncoder(url=url, max_retries=0)
-        kept = Reranker(model=remote, on_error="keep_order")
-        best = kept.compress_documents(documents, query)
-        assert "relevance_score" in best[0].metadata
         other.kill()
         other.wait()
-        passages = [one.page_content for one in kept.compress_documents(documents, query)]
-        assert passages == [one.page_content for one in documents]
+        alone = RemoteCrossEncoder(url=url, max_retries=0)
         with pytest.raises(RemoteError, match=r"127\.0\.0\.1"):
-            Reranker(model=remote).compress_documents(documents, query)
+            alone.score(pairs[0])
     with fake_server(port=int(url.rpartition(":")[2])) as again:
         assert again.url() == url
-        assert kept.compress_documents(documents, query) == best
+        assert alone.score(pairs[0]) == remote.score(pairs[0]) == expected[0]
+    alone.close()
     remote.close()
