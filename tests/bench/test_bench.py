@@ -42,6 +42,8 @@ def test_queries_of_the_python_reference_and_of_a_run_over_a_corpus():
     assert len({query for query, _ in first + second}) == 2
     assert {passage for _, passage in first} != {passage for _, passage in second}
     assert inputs.python_queries(2, 50) == [first, second]
+    sizes = {tuple(len(one.split()) for one in pair) for pair in inputs.random_queries(2, 3)[1]}
+    assert sizes == {(inputs.QUERY_TOKENS, inputs.PASSAGE_TOKENS)}
     run = {"1": {"unknown": 3.0, "d3": 2.0, "d0": 1.0}}
     [pairs] = inputs.dataset_queries(DATASET, run, 5, 2)
     assert pairs == [(QUESTION, DATASET.corpus[key].page_content) for key in ("d3", "d0")]
