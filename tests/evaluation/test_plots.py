@@ -165,6 +165,10 @@ def test_lines_go_from_old_to_new_ranks_and_below_the_cut():
     [axes] = plot_rank_movement(REPORT, "q").axes
     assert (heights(axes)["e"], heights(axes)["f"]) == ((5, 11.8), (11.8, 5))
     assert [t.get_position()[1] for t in axes.texts if t.get_text() == "–"] == [11.8, 11.8]
+    # Those that are gone stand one below the other.
+    gone = replace(REPORT, documents=REPORT.documents.query("system == 'first' or id == 'd'"))
+    [axes] = plot_rank_movement(gone, "q", depth=4).axes
+    assert [end for _, end in heights(axes).values()] == [1, 5.8, 6.8, 7.8]
 
 
 def test_documents_are_marked_by_grade_and_their_texts_cut_and_shown_as_they_are():
