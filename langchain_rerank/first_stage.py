@@ -42,6 +42,8 @@ _WRAPPERS = (
 
 # How LangChain's retrievers name how many documents they give, in signatures and as fields.
 _DEPTHS = ("k", "top_k")
+# How vector stores name what metadata a document must have.
+_FILTERS = ("filter", "filters", "where")
 
 
 def as_first_stage(
@@ -143,9 +145,9 @@ def _in_retriever(
         # They hand all of these to a vector store, and search nothing else.
         asked = _search_kwargs(stage, keywords)
         placed = with_fields(stage, {"search_kwargs": asked})
-        wanted = asked.get("filter")
-        if isinstance(stage, VectorStoreRetriever) and isinstance(wanted, Mapping):
-            return _FilteredRetriever(placed, wanted)
+        if isinstance(stage, VectorStoreRetriever):
+            filters = [one for one in map(asked.get, _FILTERS) if isinstance(one, Mapping)]
+            return _FilteredRetriever(placed, filters) if filters else placed
         return placed
     if isinstance(stage, ContextualCompressionRetriever) and hasattr(stage, "fetch_k"):
         # A cascade: the inner retriever returns what this one fetches, and can't fetch less.
@@ -229,11 +231,11 @@ class _BoundRetriever(Runnable[str, list[Document]]):
 
 
 class _FilteredRetriever(_BoundRetriever):
-    """Makes sure that a vector store has heeded a filter: some drop what they don't know."""
+    """Makes sure that a vector store has heeded filters: some drop what they don't know."""
 
-    def __init__(self, retriever: VectorStoreRetriever, wanted: Mapping[str, Any]) -> None:
+    def __init__(self, retriever: VectorStoreRetriever, filters: list[Mapping[str, Any]]) -> None:
         super().__init__(retriever, {})
-        self._wanted = wanted
+        self._wanted = [(name, value) for one in filters for name, value in one.items()]
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **_: Any) -> list[Document]:
         return self._checked(super().invoke(input, config))
@@ -244,14 +246,14 @@ class _FilteredRetriever(_BoundRetriever):
         return self._checked(await super().ainvoke(input, config))
 
     def _checked(self, found: list[Document]) -> list[Document]:
-        for name, value in self._wanted.items():
-            for document in found:
+        for document in found:
+            for name, value in self._wanted:
                 other = document.metadata.get(name, value)
                 # Of lists and operators only the store knows what they mean.
                 if isinstance(value, str | int) and type(other) is type(value) and other != value:
                     msg = (
-                        f"the vector store takes no keyword filter: {self._wanted!r:.200} gave a "
-                        f"document whose {name} is {other!r:.80}. Use a store that takes it"
+                        f"the vector store takes no keyword filter, or not this one: asked for "
+                        f"{name} {value!r:.80}, it gave a document of {name} {other!r:.80}"
                     )
                     raise TypeError(msg)
         return found

@@ -179,11 +179,11 @@ class RerankMiddleware(AgentMiddleware):
 def json_documents(message: ToolMessage) -> list[Any]:
     """Read what search APIs and MCP servers return: a JSON list of texts or objects.
 
-    It may stand alone, inside of objects (the list that holds most text is taken) or as a content
-    block an entry. An object's title and content, snippet, text, body or description are the
-    document, its url, link or href the `source`, its `metadata` and other fields metadata. What is
-    no such JSON holds no documents, and so do lists inside of objects whose entries hold no text,
-    such as tags and addresses of images.
+    It may stand alone, inside of objects (that of entries with content or most text is taken) or as
+    a content block an entry. An object's title and content, snippet, text, body or description are
+    the document, its url, link or href the `source`, its `metadata` and other fields metadata. What
+    is no such JSON holds no documents, and so do lists inside of objects whose entries hold no
+    text, such as tags and addresses of images.
     """
     blocks = message.content if isinstance(message.content, list) else [message.content]
     texts = [one if isinstance(one, str) else one.get("text") for one in blocks]
@@ -192,7 +192,7 @@ def json_documents(message: ToolMessage) -> list[Any]:
         return entries
     if entries and isinstance(entries[0], list):
         return entries[0] if all(isinstance(one, str | dict) for one in entries[0]) else []
-    return max(_lists(*entries), key=_text_size, default=[])
+    return max(_lists(*entries), key=_richness, default=[])
 
 
 def _parsed(text: str) -> Any:
@@ -211,8 +211,11 @@ def _lists(*values: Any) -> Iterator[list[dict[str, Any]]]:
             yield from _lists(*value.values())
 
 
-def _text_size(found: list[dict[str, Any]]) -> int:
-    return sum(len(one[str(_text(one))]) for one in found)
+def _richness(found: list[dict[str, Any]]) -> tuple[int, int]:
+    """Tell a list of results, with content, from one of images, with descriptions."""
+    names = [str(_text(one)) for one in found]
+    size = sum(len(one[name]) for one, name in zip(found, names, strict=True))
+    return -min(map(_TEXTS.index, names), default=len(_TEXTS)), size
 
 
 def _text(found: dict[str, Any]) -> str | None:

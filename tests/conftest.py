@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from langchain_rerank import TorchCrossEncoder
 from langchain_rerank.offline import OfflineEmbeddings, offline_reranker
@@ -55,6 +59,16 @@ def tiny_checkpoint(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -
     """A random reranker that loads in milliseconds, for what does not depend on the scores."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     return save_bert(folder, checkpoint, "BertForSequenceClassification", num_labels=1)
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What was traced; a provider of the test's own, as the global one can be set only once."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter
 
 
 @pytest.fixture(scope="session")

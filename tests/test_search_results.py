@@ -36,8 +36,8 @@ BERLIN = "Berlin\nmany people live here"
         (TEXTS, TEXTS[2]),
         (RESULTS, BERLIN),
         ({"query": "x", "images": ["a"] * 9, "results": RESULTS}, BERLIN),
-        # Images with more entries, but less text.
-        ({"images": [{"url": "x", "description": "y"}] * 9, "results": RESULTS}, BERLIN),
+        # Images with more entries and more text.
+        ({"images": [{"url": "x", "description": "yes " * 9}] * 9, "results": RESULTS}, BERLIN),
         ({"web": {"results": [{"description": TEXTS[1]}, {"snippet": TEXTS[2]}]}}, TEXTS[2]),
         ([{"text": TEXTS[0], "title": None}, {"page_content": TEXTS[2], "text": ""}], TEXTS[2]),
         ([{"city": "Paris"}, {"city": "berlin people live"}], '{"city": "berlin people live"}'),

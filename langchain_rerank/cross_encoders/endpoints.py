@@ -17,13 +17,16 @@ from urllib.parse import parse_qsl
 
 import httpcore  # noqa: F401  # see _NOBODY
 import httpx
+from opentelemetry import propagate, trace
 
+from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.errors import RemoteError
 
 if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.remote import RemoteCrossEncoder
 
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # Whom to trust where TLS is none. Made at once, and httpcore imported, which httpx puts off: a
 # child forked while another thread did either would wait for it for ever.
 _NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -139,35 +142,43 @@ class Endpoint:
             message += f", after {attempts} attempts"
         return RemoteError(message, url=shown(self.url), status=status, attempts=attempts)
 
-    async def ask(self, body: bytes, count: int) -> list[float]:
-        """Send a body of `count` passages and give their scores.
+    async def ask(self, body: bytes, count: int, attempt: int) -> list[float]:
+        """Send a body of `count` passages and give their scores; `attempt` is for the trace.
 
         Raises:
             AttemptError: No reply, one of an error, one that is too large or compressed, or wrong.
         """
+        attributes: dict[str, str | int] = {
+            "server.address": self.url.host,
+            "url.path": self.url.path,
+            "gen_ai.request.model": self.settings.model or "",
+            "langchain_rerank.documents": count,
+            "langchain_rerank.attempt": attempt,
+        }
         connect, read = self.settings.connect_timeout, self.settings.read_timeout
-        try:
-            # The read timeout alone would let a server dribble for ever.
-            async with asyncio.timeout(connect + read):
-                reply = await self._post(body)
-            scores = dialects.scores(self.dialect, reply, count)
-        except ValueError as error:
-            msg = f"gave a wrong reply: {error}"
-            raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
-        except httpx.ConnectTimeout as error:
-            msg = f"could not be reached within connect_timeout={connect:g} s"
-            raise AttemptError(msg) from error
-        except (TimeoutError, httpx.TimeoutException) as error:
-            msg = f"gave no whole answer within read_timeout={read:g} s"
-            raise AttemptError(msg) from error
-        except httpx.TransportError as error:
-            msg = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
-            # A proxy's refusal starts with its status.
-            is_final = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
-            if "CERTIFICATE_VERIFY_FAILED" in msg:
-                is_final = True
-                msg += "; set SSL_CERT_FILE to trust another issuer"
-            raise AttemptError(msg, "elsewhere" if is_final else "anywhere") from error
+        with telemetry.span("rerank", trace.SpanKind.CLIENT, attributes) as span:
+            try:
+                # The read timeout alone would let a server dribble for ever.
+                async with asyncio.timeout(connect + read):
+                    reply = await self._post(body, span)
+                scores = dialects.scores(self.dialect, reply, count)
+            except ValueError as error:
+                msg = f"gave a wrong reply: {error}"
+                raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
+            except httpx.ConnectTimeout as error:
+                msg = f"could not be reached within connect_timeout={connect:g} s"
+                raise AttemptError(msg) from error
+            except (TimeoutError, httpx.TimeoutException) as error:
+                msg = f"gave no whole answer within read_timeout={read:g} s"
+                raise AttemptError(msg) from error
+            except httpx.TransportError as error:
+                msg = f"could not be reached: {type(error).__name__}: {self._redacted(str(error))}"
+                # A proxy's refusal starts with its status.
+                is_final = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
+                if "CERTIFICATE_VERIFY_FAILED" in msg:
+                    is_final = True
+                    msg += f"; trusted is {_trusted()}, set SSL_CERT_FILE to trust another issuer"
+                raise AttemptError(msg, "elsewhere" if is_final else "anywhere") from error
         self.failures, self.out_until = 0, 0.0
         return scores
 
@@ -183,7 +194,7 @@ class Endpoint:
                 through = httpx.Proxy(self.proxy, ssl_context=of_proxy)
             return httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS, proxy=through)
         except OSError as error:
-            why = f"no certificates can be read from SSL_CERT_FILE or SSL_CERT_DIR: {error}"
+            why = f"no certificates can be read from {_trusted()}: {error}"
         except ImportError:
             why = f'the SOCKS proxy of {self.variable} needs pip install "httpx[socks]"'
         except (ValueError, httpx.InvalidURL):
@@ -193,17 +204,20 @@ class Endpoint:
         msg = f"can't be asked: {why}"
         raise AttemptError(msg, "elsewhere")
 
-    async def _post(self, body: bytes) -> bytes:
+    async def _post(self, body: bytes, span: trace.Span) -> bytes:
         self.transport = self.transport or self._opened()
+        headers = dict(self._headers)
+        propagate.inject(headers)
         # By the transport itself: a client would log the url with its query.
-        request = httpx.Request("POST", self.url, headers=self._headers, content=body)
+        request = httpx.Request("POST", self.url, headers=headers, content=body)
         timeout = httpx.Timeout(self.settings.read_timeout, connect=self.settings.connect_timeout)
         request.extensions["timeout"] = timeout.as_dict()
         response = await self.transport.handle_async_request(request)
-        is_good = response.status_code == httpx.codes.OK
+        status, reply = response.status_code, bytearray()
+        span.set_attribute("http.response.status_code", status)
+        is_good = status == httpx.codes.OK
         limit = self.settings.max_reply_bytes if is_good else _MAX_ERROR_BYTES
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        reply = bytearray()
         try:
             # A few compressed bytes unpack to gigabytes before they can be counted.
             if encoding == "identity":
@@ -216,11 +230,11 @@ class Endpoint:
         if not is_good:
             raise self._refusal(response, bytes(reply[:limit]))
         if encoding != "identity":
-            msg = f"it is compressed by {encoding[:20]!r}, though none was asked for"
-            raise ValueError(msg)
+            msg = f"gave a reply compressed by {encoding[:20]!r}, though none was asked for"
+            raise AttemptError(msg, "elsewhere", status)
         if len(reply) > limit:
-            msg = f"it is over max_reply_bytes={limit}"
-            raise ValueError(msg)
+            msg = f"gave a reply over max_reply_bytes={limit}"
+            raise AttemptError(msg, "elsewhere", status)
         return bytes(reply)
 
     def _refusal(self, response: httpx.Response, reply: bytes) -> AttemptError:
@@ -257,6 +271,10 @@ def retry_after(header: str) -> float | None:
         return max(until.total_seconds(), 0.0)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _trusted() -> str:
+    return " and ".join(name for name in CERTIFICATES if os.environ.get(name)) or "certifi's list"
 
 
 def environment_proxy(url: httpx.URL) -> tuple[str, str]:

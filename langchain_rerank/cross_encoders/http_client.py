@@ -9,6 +9,8 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+import tenacity
+
 from langchain_rerank.cross_encoders import dialects
 from langchain_rerank.cross_encoders.endpoints import AttemptError, Endpoint
 from langchain_rerank.cross_encoders.processes import is_background_loop
@@ -91,44 +93,54 @@ class RerankClient:
 
     async def _ask(self, body: bytes, count: int, deadline: float) -> list[float]:
         """Get the scores of one request, whatever number of attempts it takes."""
-        left, endpoint = self.endpoints, self.endpoints[0]
-        failure, sent, failed = AttemptError("was not asked"), 0, 0
-        try:
-            async with asyncio.timeout_at(deadline):
-                while left and sent <= self.settings.max_retries:
-                    if failed and not await self._is_due(left, deadline):
-                        break
-                    endpoint = self.due(left)
-                    endpoint.turn = next(self._turns)
-                    async with self._places:
-                        sent += 1
-                        try:
-                            return await endpoint.ask(body, count)
-                        except AttemptError as error:
-                            failure, failed = error, failed + 1
+        left, endpoint, sent = [*self.endpoints], self.endpoints[0], 0
+        failures: list[AttemptError] = []
+
+        async def attempt() -> list[float]:
+            nonlocal endpoint, sent
+            endpoint = self.due(left)
+            endpoint.turn = next(self._turns)
+            async with self._places:
+                sent += 1
+                try:
+                    return await endpoint.ask(body, count, sent)
+                except AttemptError as failure:
+                    failures.append(failure)
                     if failure.retry == "never":
-                        break
+                        left.clear()
+                        raise
                     endpoint.failed(self.loop.time(), failure.retry_after)
                     if failure.retry == "elsewhere":
-                        left = [one for one in left if one is not endpoint]
+                        left.remove(endpoint)
+                    raise
+
+        def pause(_: object) -> float:
+            """Wait until a server is in; those who failed together do not return together."""
+            wait = self.due(left).out_until - self.loop.time()
+            return max(wait, 0.0) * random.uniform(1.0, 1.2)  # noqa: S311  # no secret
+
+        retrying = tenacity.AsyncRetrying(
+            sleep=asyncio.sleep,
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, AttemptError) and bool(left)
+            ),
+            wait=pause,
+            stop=tenacity.stop_after_attempt(self.settings.max_retries + 1)
+            | tenacity.stop_before_delay(deadline - self.loop.time()),
+            reraise=True,
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await retrying(attempt)
+        except AttemptError as failure:
+            raise endpoint.error(failure.problem, failure.status, sent) from failure.__cause__
         except TimeoutError as error:
             problem = f"gave no scores within timeout={self.settings.timeout:g} s"
-            if sent > failed:
+            if sent > len(failures):
                 endpoint.failed(self.loop.time())
-            if failed:
-                problem += f"; before, a server {failure.problem}"
+            if failures:
+                problem += f"; before, a server {failures[-1].problem}"
             raise endpoint.error(problem, None, sent) from error
-        raise endpoint.error(failure.problem, failure.status, sent) from failure.__cause__
-
-    async def _is_due(self, endpoints: Sequence[Endpoint], deadline: float) -> bool:
-        """Wait until one may be asked, unless that is too late."""
-        pause = self.due(endpoints).out_until - self.loop.time()
-        # Those who failed together do not return together.
-        pause *= random.uniform(1.0, 1.2)  # noqa: S311  # no secret
-        if self.loop.time() + pause >= deadline:
-            return False
-        await asyncio.sleep(pause)
-        return True
 
     def due(self, endpoints: Sequence[Endpoint]) -> Endpoint:
         """Choose whom to ask next: in turn, of those that are in; else the one that is due next."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import weakref
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
@@ -63,13 +64,16 @@ class _Connections:
     """What a cross encoder and its copies by `with_instruction` share, opened when used."""
 
     client: RerankClient | None = None
+    _retire: weakref.finalize[..., Any] | None = None
+
+    def open(self, client: RerankClient) -> RerankClient:
+        self.client, self._retire = client, weakref.finalize(self, client.retire)
+        return client
 
     def close(self) -> None:
-        client, self.client = self.client, None
-        if client is not None:
-            client.retire()
-
-    __del__ = close
+        self.client = None
+        if self._retire is not None:
+            self._retire()
 
 
 class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
@@ -95,7 +99,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     Example:
         >>> from langchain_rerank import RemoteCrossEncoder
-        >>> cross_encoder = RemoteCrossEncoder(url="http://localhost:8000", api_key="secret")
+        >>> cross_encoder = RemoteCrossEncoder(url="http://localhost:8000/v2/rerank", api_key="x")
         >>> cross_encoder.api_key
         SecretStr('**********')
     """
@@ -280,7 +284,7 @@ class RemoteCrossEncoder(FrozenSettings, BaseCrossEncoder):
         # A forked child starts with its parent's.
         if client is None or client.loop is not asyncio.get_running_loop():
             # Of a copy: it must not keep this object, which closes it.
-            client = self._connections.client = RerankClient(self.model_copy())
+            client = self._connections.open(RerankClient(self.model_copy()))
         return await client.score(pairs, self.instruction)
 
 

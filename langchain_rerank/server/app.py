@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry import propagate, trace
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from langchain_rerank import telemetry
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import RerankError
 from langchain_rerank.server import schemas
@@ -140,12 +142,19 @@ async def _rerank(request: Request, body: Annotated[bytearray, Depends(held_body
     asked, texts = schemas.parse(body, state.limits)
     if asked.raw_scores and getattr(state.model, "normalize", True):
         raise HTTPException(422, f"raw_scores must be false: '{state.name}' does not give logits")
-    scores = await _scored([(asked.query, text) for text in texts], request)
-    try:
-        answer = JSONResponse(schemas.reply(asked, scores, state.name, path))
-    except (ValueError, RecursionError) as error:  # infinite, or nested too deep
-        msg = f"the documents can't be given back as JSON: {error}"
-        raise HTTPException(422, msg) from error
+    attributes: dict[str, str | int] = {
+        "http.route": path,
+        "rerank.documents": len(texts),
+        "rerank.characters": len(asked.query) + sum(map(len, texts)),
+    }
+    context = propagate.extract(request.headers)
+    with telemetry.span(f"POST {path}", trace.SpanKind.SERVER, attributes, context):
+        scores = await _scored([(asked.query, text) for text in texts], request)
+        try:
+            answer = JSONResponse(schemas.reply(asked, scores, state.name, path))
+        except (ValueError, RecursionError) as error:  # infinite, or nested too deep
+            msg = f"the documents can't be given back as JSON: {error}"
+            raise HTTPException(422, msg) from error
     state.answered.labels(path, 200).inc()
     state.batcher.figures["request_seconds"].observe(time.perf_counter() - started)
     return answer

@@ -13,8 +13,10 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from pyarrow import parquet
 
 from langchain_rerank import (
+    ModelLoadError,
     OnnxCrossEncoder,
     Reranker,
+    ScoringError,
     TorchCrossEncoder,
 )
 from langchain_rerank.bulk.blocks import Block, BlockScorer, Columns, input_files, plan
@@ -120,6 +122,22 @@ def test_ties_keep_their_order_and_nan_goes_last(tmp_path, write):
     assert [one["index"] for one in found["results"]] == [1, 3, 2, 0]
     last = found["results"][-1]["relevance_score"]
     assert last is None or math.isnan(last)
+
+
+def test_odd_texts_are_scored_and_a_model_that_fails_leaves_no_file(tmp_path, tiny):
+    odd = ["", "x\ud83d lone surrogate", "👩‍👩‍👧 and \x00", "w " * 999]
+    file = write_lines(
+        tmp_path / "in.jsonl", [{"query": one or "q", "documents": odd} for one in odd]
+    )
+    for model, error, message in (
+        (Scores(1.0), ScoringError, "Scores gave 1 scores for 16 pairs"),
+        (OnnxCrossEncoder(model="/nowhere/at/all"), ModelLoadError, "/nowhere/at/all"),
+    ):
+        with pytest.raises(error, match=message):
+            run(file, model)
+        assert list((tmp_path / "out").iterdir()) == []
+    assert run(file, tiny) == [(4, 16)]
+    assert {len(row["results"]) for row in read_output(tmp_path / "out")} == {4}
 
 
 def test_documents_that_are_objects_and_columns_of_other_names(tmp_path, write):

@@ -14,6 +14,7 @@ from langchain_rerank import (
     RemoteCrossEncoder,
     TorchCrossEncoder,
 )
+from langchain_rerank.cross_encoders.endpoints import CERTIFICATES
 from tests.cross_encoders.families import Family, save_tiny
 from tests.fakes import WordOverlapCrossEncoder
 from tests.stand_ins import StandIn
@@ -41,8 +42,7 @@ def other() -> Iterator[StandIn]:
 @pytest.fixture
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment without proxies and certificates, to which the test may add."""
-    proxies = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-    for name in (*proxies, "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", *CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     return monkeypatch

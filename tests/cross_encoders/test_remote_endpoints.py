@@ -173,7 +173,7 @@ def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(no_proxi
         no_proxies.setenv("SSL_CERT_FILE", certificate)
         assert RemoteCrossEncoder(url=server.url).score(PAIRS) == SCORES
         wrong_name = RemoteCrossEncoder(url=server.url.replace("127.0.0.1", "localhost"))
-        with pytest.raises(RemoteError, match="set SSL_CERT_FILE") as caught:
+        with pytest.raises(RemoteError, match="trusted is SSL_CERT_FILE") as caught:
             wrong_name.score(PAIRS)
         assert caught.value.attempts == 1
         with StandIn() as plain:

@@ -13,10 +13,11 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from opentelemetry import trace
 
 from langchain_rerank import RemoteCrossEncoder
 from langchain_rerank.cross_encoders import processes
-from tests.stand_ins import PAIRS, SCORES, hang
+from tests.stand_ins import PAIRS, SCORES, as_json, hang
 from tests.support import wait_until
 
 
@@ -173,3 +174,37 @@ def test_children_forked_while_others_score_score_as_well(server):
         list(busy)
     assert cross_encoder.score(PAIRS) == SCORES
     assert processes.background_loop().is_running()
+
+
+async def test_each_request_is_a_span_under_the_callers(server, spans, monkeypatch):
+    server.faults = [lambda request: as_json({"message": "later"}, 503)]
+    cross_encoder = RemoteCrossEncoder(url=f"{server.url}?token=secret", model="m", api_key="key")
+    with trace.get_tracer("test").start_as_current_span("caller") as caller:
+        assert await cross_encoder.ascore(PAIRS) == SCORES
+    with trace.get_tracer("test").start_as_current_span("caller"):
+        assert cross_encoder.score(PAIRS) == SCORES
+    first, second, _, third, _ = spans.get_finished_spans()
+    assert [span.kind for span in (first, second, third)] == [trace.SpanKind.CLIENT] * 3
+    assert first.attributes == {
+        "server.address": "127.0.0.1",
+        "url.path": "/rerank",
+        "gen_ai.request.model": "m",
+        "langchain_rerank.documents": 2,
+        "langchain_rerank.attempt": 1,
+        "http.response.status_code": 503,
+        "error.type": "AttemptError",
+    }
+    # What a server says, and what httpx quotes of a request, stays out.
+    assert (first.status.status_code, first.status.description, first.events) == (
+        trace.StatusCode.ERROR,
+        "AttemptError",
+        (),
+    )
+    assert second.attributes["langchain_rerank.attempt"] == 2
+    assert second.attributes["http.response.status_code"] == 200
+    assert second.parent.span_id == caller.get_span_context().span_id
+    assert third.parent.span_id != second.parent.span_id
+    sent = server.requests[1].headers["traceparent"].split("-")
+    assert sent[1:3] == [f"{second.context.trace_id:032x}", f"{second.context.span_id:016x}"]
+    everything = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert all(text not in everything for text in ("secret", "Bearer", "red fish"))

@@ -210,6 +210,18 @@ def test_requests_passes_and_what_waits_are_counted_each_app_for_itself(requests
     assert not any("a secret" in part for name in found for part in name)
 
 
+def test_a_span_continues_the_callers_trace_and_holds_counts_only(spans, lengths):
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    body = {"query": "a secret", "documents": ["a", "private text"]}
+    lengths.post("/v2/rerank", json=body, headers=headers)
+    (span,) = wait_until(spans.get_finished_spans, "the span")
+    assert (span.name, span.kind.name) == ("POST /v2/rerank", "SERVER")
+    assert f"{span.context.trace_id:032x}" == trace_id
+    counts = {"rerank.documents": 2, "rerank.characters": len("a secretaprivate text")}
+    assert span.attributes == {"http.route": "/v2/rerank", **counts}
+
+
 @pytest.mark.integration
 def test_64_clients_get_every_score_right_and_share_passes_and_nothing_of_them_is_kept(tiny):
     many, few = (make_questions(tiny, 20, passages=n, words=15) for n in (20, 2))
