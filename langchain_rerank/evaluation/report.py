@@ -110,8 +110,8 @@ class Report(Shown):
         if name not in known:
             msg = f"expected a system that reranks, one of {known}, got {system!r}"
             raise ValueError(msg)
-        found = self.documents.dropna(subset=["score", "retrieval_rank"])
-        return name, found[found["system"] == name]
+        found = self.documents[self.documents["system"] == name]
+        return name, found.dropna(subset=["score", "retrieval_rank"])
 
     def estimate(self, system: str, column: str) -> Estimate:
         """Return a mean of the summary, such as that of "RR difference", with its interval."""
@@ -193,8 +193,7 @@ class Report(Shown):
             for one in dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
             if unmoved or old.get(one) != new.get(one)
         ]
-        columns = ["id", "old_rank", "new_rank", "grade", "text"]
-        return pd.DataFrame(rows, columns=columns, dtype=object)
+        return pd.DataFrame(rows, None, ["id", "old_rank", "new_rank", "grade", "text"], object)
 
     def worst_queries(
         self, n: int = 5, *, measure: str | None = None, system: str | None = None
@@ -241,10 +240,8 @@ class Report(Shown):
         return name
 
     def _introduction(self) -> list[str]:
-        line = (
-            f"{self.title}, relevant from grade {self.min_relevance}. "
-            f"Means over queries, with {self.intervals}."
-        )
+        line = f"{self.title}, relevant from grade {self.min_relevance}. "
+        line += f"Means over queries, with {self.intervals}."
         if len(self.names) > 1:
             line += " p: paired randomization test against the first system."
         return [*map(self._verdict, self.names[1:]), line]
@@ -286,10 +283,9 @@ class Report(Shown):
         counts = self.per_query["candidates"].groupby("system", sort=False).mean()
         cost.insert(0, "candidates", counts.map("{:.0f}".format))
         cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
-        tables = {"Quality": quality, "Candidates and latency": cost}
-        if others:
-            tables = {"Quality": quality, f"Difference to {first}": differences, **tables}
-        return {title: table.rename_axis("system").reset_index() for title, table in tables.items()}
+        tables = {"Quality": quality, f"Difference to {first}": differences}
+        tables["Candidates and latency"] = cost
+        return {t: one.rename_axis("system").reset_index() for t, one in tables.items() if len(one)}
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
