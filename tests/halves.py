@@ -84,32 +84,31 @@ def settings(found, half, other):
     return advice.over_plain.mean, seen, seen >= -0.003, others
 
 
-def of(report, queries):
-    """The report, and the scored passages, of some queries."""
-    part = replace(report, documents=report.documents[report.documents["query"].isin(queries)])
-    _, scored = part.scored("reranked")
-    return part, scored.assign(relevant=scored["grade"] > 0)
+def advised(suggest, report, half, other, **wanted):
+    """What one half suggests, and the scored passages of the other; or None."""
+    part = replace(report, documents=report.documents[report.documents["query"].isin(half)])
+    _, scored = report.scored("reranked")
+    scored = scored[scored["query"].isin(other)].assign(relevant=scored["grade"] > 0)
+    try:
+        return suggest(part, **wanted), scored
+    except ValueError:
+        return None
 
 
 def precision(report, wanted, half, other):
-    try:
-        found = suggest_threshold(of(report, half)[0], precision=wanted)
-    except ValueError:
+    if not (advice := advised(suggest_threshold, report, half, other, precision=wanted)):
         return None
-    _, scored = of(report, other)
+    found, scored = advice
     kept = scored[scored["score"] >= found.threshold]
     seen = kept["relevant"].mean() if len(kept) else 0.0
-    recall = {"recall promised": found.recall}
-    recall["seen"] = kept["relevant"].sum() / scored["relevant"].sum()
-    return found.precision, seen, seen >= wanted, recall
+    recall = kept["relevant"].sum() / scored["relevant"].sum()
+    return found.precision, seen, seen >= wanted, {"recall promised": found.recall, "seen": recall}
 
 
 def abstaining(report, half, other):
-    try:
-        found = suggest_abstention(of(report, half)[0], answered=ANSWERED)
-    except ValueError:
+    if not (advice := advised(suggest_abstention, report, half, other, answered=ANSWERED)):
         return None
-    _, scored = of(report, other)
+    found, scored = advice
     best, wrong = (
         one.groupby("query")["score"].max() for one in (scored, scored[~scored["relevant"]])
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import sys
+from dataclasses import replace
 from pydoc_data.topics import topics
 
+import ir_measures
 import pytest
+from langchain_core.documents import Document
 from typer.testing import CliRunner
 
 from langchain_rerank import OnnxCrossEncoder, TorchCrossEncoder
 from langchain_rerank.cli import app
 from langchain_rerank.cli.common import build_cross_encoder, console
-from langchain_rerank.evaluation import Report, read_run
+from langchain_rerank.evaluation import Dataset, Report, read_run, write_beir, write_run
+from langchain_rerank.evaluation.measures import run_of
 from langchain_rerank.files import cache_dir
 from langchain_rerank.offline import offline_reranker
 from langchain_rerank.server.app import API_KEYS_VARIABLE, read_api_keys
@@ -23,25 +26,27 @@ from langchain_rerank.server.app import API_KEYS_VARIABLE, read_api_keys
 pytestmark = pytest.mark.integration
 
 QUESTION = "What happens if no except clause matches?"
-CORPUS = {
-    "museums": ("Berlin", "Berlin is well known for its museums."),
-    "people": ("Berlin", "Berlin had a population of 3,520,031 registered inhabitants."),
-    "soup": ("", "Soup is eaten warm or cold."),
-    "tower": ("Eiffel Tower", "It is 330 metres high and stands in Paris."),
-    "wine": ("", "Wine is made of grapes."),
+QUERIES = (
+    "How many people live in Berlin?",
+    "How tall is the Eiffel Tower?",
+    "What is wine made of?",
+)
+QRELS = ({"people": 2, "museums": 1}, {"tower": 1}, {"wine": 1, "soup": 0})
+TITLES = {"people": "Berlin", "museums": "Berlin", "tower": "Eiffel Tower"}
+TEXTS = {
+    "museums": "Berlin is well known for its museums.",
+    "people": "Berlin had a population of 3,520,031 registered inhabitants.",
+    "soup": "Soup is eaten warm or cold.",
+    "tower": "It is 330 metres high and stands in Paris.",
+    "wine": "Wine is made of grapes.",
 }
-QUERIES = {
-    "1": "How many people live in Berlin?",
-    "2": "How tall is the Eiffel Tower?",
-    "3": "What is wine made of?",
-}
-QRELS = {"1": {"people": 2, "museums": 1}, "2": {"tower": 1}, "3": {"wine": 1, "soup": 0}}
+DOCUMENTS = [
+    Document(text, id=key, metadata={"title": TITLES.get(key)}) for key, text in TEXTS.items()
+]
+DATASET = Dataset.from_questions(list(zip(QUERIES, QRELS, strict=True)), DOCUMENTS)
 # The first stage has each relevant passage low, but for the third query.
-RUN = {
-    "1": ["museums", "soup", "people"],
-    "2": ["wine", "soup", "tower"],
-    "3": ["wine", "soup", "museums"],
-}
+RANKINGS = ("museums soup people", "wine soup tower", "wine soup museums")
+RUN = run_of({str(n): one.split() for n, one in enumerate(RANKINGS, start=1)})
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def test_demo_indexes_a_folder_anew_once_it_changes(run, tmp_path):
     file.parent.mkdir()
     for people in ("3,520,031", "4 million"):
         file.write_text(f"Berlin has {people} people.\n", encoding="utf-8")
-        done = run("demo", QUERIES["1"], "--docs", file.parent, "--backend", "onnx")
+        done = run("demo", QUERIES[0], "--docs", file.parent, "--backend", "onnx")
         assert f"Berlin has {people} people. [1]" in done.stdout
         assert done.stdout.count("Berlin has") == done.stdout.count(people)
 
@@ -158,13 +163,11 @@ def test_a_models_name_means_one_thing(monkeypatch, backend, kind):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_every_command_takes_the_same_models():
-    for command in ("demo", "eval", "serve", "bulk"):
-        said = " ".join(
-            CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", "").split()
-        )
-        assert "Reranker: a hub name, a folder, or 'offline'" in said
-        assert "encoder-only models in int8" in said
+@pytest.mark.parametrize("command", ["demo", "eval", "serve", "bulk", "ui"])
+def test_every_command_takes_the_same_models(command):
+    said = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", "").split())
+    assert "Reranker: a hub name, a folder, or 'offline'" in said
+    assert "encoder-only models in int8" in said
 
 
 def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
@@ -182,34 +185,13 @@ def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 def folder(tmp_path):
     """A data set in BEIR's layout, with a run of a first stage."""
     made = tmp_path / "tiny"
-    (made / "qrels").mkdir(parents=True)
-    corpus = [{"_id": k, "title": title, "text": text} for k, (title, text) in CORPUS.items()]
-    write_lines(made / "corpus.jsonl", map(json.dumps, corpus))
-    write_queries(made)
-    write_qrels(made / "qrels" / "test.tsv", QRELS)
-    ranked = [(query, *one) for query, ids in RUN.items() for one in enumerate(ids, start=1)]
-    write_lines(made / "bm25.trec", (f"{q} Q0 {one} {n} {10 - n} bm25" for q, n, one in ranked))
+    write_beir(DATASET, made)
+    write_run(made / "bm25.trec", RUN)
     return made
-
-
-def write_lines(path, lines):
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def write_queries(folder, added=""):
-    queries = [{"_id": key, "text": text + added} for key, text in QUERIES.items()]
-    write_lines(folder / "queries.jsonl", map(json.dumps, queries))
-
-
-def write_qrels(path, qrels):
-    grades = [(query, *one) for query, grades in qrels.items() for one in grades.items()]
-    write_lines(path, ["query-id\tcorpus-id\tscore", *("\t".join(map(str, g)) for g in grades)])
 
 
 def measured(path, qrels, measure="nDCG@10"):
     """Measure a TREC file by ir_measures alone."""
-    import ir_measures
-
     parsed = ir_measures.parse_measure(measure)
     run = ir_measures.read_trec_run(str(path))
     return f"{ir_measures.calc_aggregate([parsed], qrels, run)[parsed]:.4f}"
@@ -227,10 +209,11 @@ def test_eval_reranks_a_run_and_the_files_hold_what_was_printed(folder, tmp_path
     done = run("eval", folder, "--run", bm25, "--output", output, "--sweep", "--model", "offline")
     assert done.exit_code == 0, done.output
     before, after = output / "before.trec", output / "after.trec"
-    assert printed(done.stdout, "bm25") == measured(bm25, QRELS) == measured(before, QRELS)
-    assert printed(done.stdout, "reranked") == measured(after, QRELS) == "1.0000"
+    qrels = DATASET.qrels
+    assert printed(done.stdout, "bm25") == measured(bm25, qrels) == measured(before, qrels)
+    assert printed(done.stdout, "reranked") == measured(after, qrels) == "1.0000"
     reranked = read_run(after)
-    assert [next(iter(reranked[query])) for query in QUERIES] == ["people", "tower", "wine"]
+    assert [next(iter(found)) for found in reranked.values()] == ["people", "tower", "wine"]
     assert sorted(reranked["1"]) == sorted(RUN["1"])
     report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
     assert list(report.systems) == ["bm25", "reranked"]
@@ -239,9 +222,9 @@ def test_eval_reranks_a_run_and_the_files_hold_what_was_printed(folder, tmp_path
     assert markdown.startswith("`langchain-rerank eval ")
     for said in ("Difference to bm25", "p = 0.", "reranking p50 ms", "No query lost in nDCG@10."):
         assert said in done.stdout
-    sentence = r"Take 10 candidates reranked by the offline reranker \(torch\)"
-    assert re.search(sentence, done.stdout)
-    assert re.search(sentence, markdown)
+    sentence = "Take 10 candidates reranked by the offline reranker (torch)"
+    assert sentence in done.stdout
+    assert sentence in markdown
     for name in ("measures", "differences", "scores", "tradeoff"):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
@@ -258,8 +241,9 @@ def test_eval_takes_a_dense_first_stage_by_default_and_reads_titles(folder, run)
 
 
 def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folder, tmp_path, run):
-    write_queries(folder, " \ud800")
-    write_qrels(folder / "qrels" / "odd.tsv", {**QRELS, "2": {"wine": 1}})
+    odd = {key: text + " \ud800" for key, text in DATASET.queries.items()}
+    qrels = {**DATASET.qrels, "2": {"wine": 1}}
+    write_beir(replace(DATASET, queries=odd, qrels=qrels), folder, "odd")
     output = tmp_path / "report"
     given = (folder / "bm25.trec").rename(folder / "bm25[k1=0.9].trec")
     options = ("--qrels", "odd", "--backend", "onnx", "--output", output)
@@ -270,7 +254,7 @@ def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folde
     assert re.search(r"How tall is the Eiffel Tower\? \ufffd: \d\.\d+ → \d\.\d+", worst)
     assert re.search(r" 3 → 1, not judged: Eiffel Tower", worst)
     assert re.search(r" 1 → [23], grade 1: Wine is made of grapes", worst)
-    assert "What is wine made of?" not in worst
+    assert QUERIES[2] not in worst
     report = Report.from_json((output / "report.json").read_text(encoding="utf-8"))
     assert report.queries["2"] == "How tall is the Eiffel Tower? \ufffd"
     [written] = [line for line in done.stdout.splitlines() if line.startswith("In ")]
@@ -281,7 +265,7 @@ def test_eval_of_a_worse_query_an_odd_name_and_texts_that_no_file_can_hold(folde
 
 def test_eval_of_a_run_named_like_its_reranking_without_any_of_the_queries(folder, tmp_path, run):
     given = folder / "reranked.trec"
-    given.write_text("elsewhere Q0 soup 1 1.0 tag\n", encoding="utf-8")
+    write_run(given, {"elsewhere": {"soup": 1.0}})
     done = run("eval", folder, "--run", given, "--backend", "onnx", "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert printed(done.stdout, "run") == printed(done.stdout, "reranked") == "0.0000"
@@ -289,8 +273,8 @@ def test_eval_of_a_run_named_like_its_reranking_without_any_of_the_queries(folde
 
 
 def test_eval_with_a_grade_that_counts_and_judgments_outside_the_corpus(folder, run):
-    qrels = {**QRELS, "3": {"wine": 2, "elsewhere": 2}}
-    write_qrels(folder / "qrels" / "full.tsv", qrels)
+    qrels = {**DATASET.qrels, "3": {"wine": 2, "elsewhere": 2}}
+    write_beir(replace(DATASET, qrels=qrels, partial_corpus=True), folder, "full")
     arguments = ("eval", folder, "--qrels", "full", "--backend", "onnx", "--measures", "RR@10")
     done = run(*arguments, "--run", folder / "bm25.trec", "--min-relevance", 2)
     assert done.exit_code == 0, done.output

@@ -32,22 +32,18 @@ def judge(folder, keys):
     return " ".join(done.output.split())
 
 
-def test_a_data_set_is_read_as_it_was_written(folder):
+def test_a_data_set_is_read_as_it_was_written_or_stays_where_an_id_fits_no_column(folder):
     read = load_beir(folder)
-    assert read.queries == DATA.queries
-    assert read.qrels == DATA.qrels
+    assert (read.queries, read.qrels) == (DATA.queries, DATA.qrels)
     assert [(one.id, one.page_content, one.metadata) for one in read.documents] == [
         ("a", "Berlin\tis a\ncity.", {"title": "Berlin"}),
         ("b", "The Spree \x00 flows.", {}),
         ("c", "¿Qué?", {}),
     ]
-
-
-@pytest.mark.parametrize("key", ["a\tb", "a\n", "a\x85b"])
-def test_a_folder_stays_as_it_was_where_an_id_fits_no_column(folder, key):
-    wrong = Dataset.from_questions([("Which?", [key])], [Document("text", id=key)])
-    with pytest.raises(ValueError, match="without tabs and line breaks, got 'a"):
-        write_beir(wrong, folder)
+    for key in ("a\tb", "a\n", "a\x85b"):
+        wrong = Dataset.from_questions([("Which?", [key])], [Document("text", id=key)])
+        with pytest.raises(ValueError, match="without tabs and line breaks, got 'a"):
+            write_beir(wrong, folder)
     assert load_beir(folder).queries == DATA.queries
 
 
@@ -64,7 +60,6 @@ def test_what_is_kept_is_evaluated_and_who_stopped_goes_on(folder):
     assert "1 of 3: Which city? Berlin is a city." in said
     assert "1 questions kept, 0 left out, of 3" in said
     assert load_beir(folder, "judged").qrels == {"1": {"a": 1}}
-
     said = judge(folder, "ny")
     assert "Which city?" not in said
     assert "2 questions kept, 1 left out, of 3" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from langchain_rerank.cross_encoders.base import LocalCrossEncoder
 
 console = Console(highlight=False)
-_SNIPPET_CHARACTERS = 160
-
 OFFLINE = "offline"
 Model = Annotated[
     str, typer.Option(help="Reranker: a hub name, a folder, or 'offline', the extra of that name.")
@@ -29,6 +28,12 @@ Model = Annotated[
 Backend = Annotated[
     Literal["torch", "onnx"],
     typer.Option(help="'torch', or 'onnx': encoder-only models in int8, faster on a CPU."),
+]
+
+
+Docs = Annotated[Path | None, typer.Option(help="Folder of .txt, .md, .rst, .py to ask.")]
+Llm = Annotated[
+    str | None, typer.Option(help="Who answers: 'offline', or provider:model as openai:gpt-4.1.")
 ]
 
 
@@ -64,12 +69,7 @@ def build_cross_encoder(model: str, backend: str = "torch") -> LocalCrossEncoder
 
 
 def cached_index(command: str, place: str, documents: Sequence[Document]) -> Chroma:
-    """Open the collection of a corpus in the cache folder, with the offline embeddings.
-
-    Args:
-        command: Who asks; each command has collections of its own.
-        place: What the corpus is, which has one collection.
-        documents: The corpus; what the collection lacks of it is indexed, what is not of it leaves.
+    """Open the collection of a place's corpus in the cache folder, brought up to date.
 
     Raises:
         ModelLoadError: The cache folder can't be written.
@@ -95,9 +95,3 @@ def cached_index(command: str, place: str, documents: Sequence[Document]) -> Chr
     if outdated:
         store.delete(list(outdated))
     return store
-
-
-def snippet(text: str) -> str:
-    """Return the start of a text, in one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= _SNIPPET_CHARACTERS else text[: _SNIPPET_CHARACTERS - 1] + "…"

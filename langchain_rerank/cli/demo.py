@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  # typer reads it
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
-from typer import Option
+from typer import Argument, Option
 
 from langchain_rerank.cli.common import (
     OFFLINE,
     Backend,
+    Docs,
+    Llm,
     Model,
     build_cross_encoder,
     cached_index,
     console,
     one_line_errors,
-    snippet,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from langchain_chroma import Chroma
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
@@ -31,40 +33,39 @@ if TYPE_CHECKING:
     from langchain_rerank.chain import Citation, RagOutput
 
 DEFAULT_QUESTION = "What happens if no except clause matches?"
+_SNIPPET_CHARACTERS = 160
 # Stages of the chain by the names of their trace runs, in order.
 _STAGES = {"VectorStoreRetriever": "retrieval", "Reranker": "reranking", "Answer": "answer"}
 
 
+@one_line_errors()
 def demo(  # noqa: PLR0913  # one parameter an option
-    question: Annotated[str, typer.Argument(help="What to ask.")] = DEFAULT_QUESTION,
+    question: Annotated[str, Argument(help="What to ask.")] = DEFAULT_QUESTION,
     *,
-    docs: Annotated[Path | None, Option(help="Folder of .txt, .md, .rst, .py to ask.")] = None,
+    docs: Docs = None,
     k: Annotated[int, Option("--k", help="Passages to keep.")] = 5,
     fetch_k: Annotated[int, Option(help="Candidates to retrieve and rerank.")] = 50,
     model: Model = OFFLINE,
     backend: Backend = "torch",
-    llm: Annotated[
-        str | None, Option(help="Who answers: 'offline', or provider:model as openai:gpt-4.1.")
-    ] = None,
+    llm: Llm = None,
 ) -> None:
     """Retrieve, rerank and answer: by default from the Python language reference, offline."""
-    with one_line_errors():
-        from langchain_rerank import create_rag_chain, create_rerank_retriever
-        from langchain_rerank.ranking import check_query
-        from langchain_rerank.retriever import check_depths
+    from langchain_rerank import create_rag_chain, create_rerank_retriever
+    from langchain_rerank.ranking import check_query
+    from langchain_rerank.retriever import check_depths
 
-        # What is wrong with these is said before minutes of indexing.
-        check_query(question)
-        check_depths(k, fetch_k)
-        cross_encoder = build_cross_encoder(model, backend)
-        chat_model = None if llm is None else open_chat_model(llm)
-        with console.status("Loading the reranker"):
-            cross_encoder.load()
-        store = open_index(docs)
-        retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
-        console.print(Text(f"\nQuestion: {question}\n", style="bold"))
-        author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
-        _answer(create_rag_chain(chat_model, retriever), question, author)
+    # What is wrong with these is said before minutes of indexing.
+    check_query(question)
+    check_depths(k, fetch_k)
+    cross_encoder = build_cross_encoder(model, backend)
+    chat_model = None if llm is None else open_chat_model(llm)
+    with console.status("Loading the reranker"):
+        cross_encoder.load()
+    store = open_index(docs)
+    retriever = create_rerank_retriever(store, reranker=cross_encoder, k=k, fetch_k=fetch_k)
+    console.print(Text(f"\nQuestion: {question}\n", style="bold"))
+    author = f"by {llm}" if llm else "quoted by the extractive reader (no --llm given)"
+    _answer(create_rag_chain(chat_model, retriever), question, author)
 
 
 def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None:
@@ -75,18 +76,29 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
     collector = RunCollectorCallbackHandler()
     for piece in chain.stream(question, {"callbacks": [collector]}):
         if "context" in piece:
-            _print_passages(piece["context"])
+            title = f"The best {len(piece['context'])} passages, and where retrieval had them"
+            table = Table("rank", "was", "score", "source", "passage", title=title)
+            for rank, document in enumerate(piece["context"], start=1):
+                was, score = map(document.metadata.get, ("retrieval_rank", "relevance_score"))
+                table.add_row(str(rank), str(was), f"{score:.3f}", *_shown(document))
+            console.print(table)
             console.print(Text(f"\nAnswer, {author}:", style="bold"))
         console.print(Text(piece.get("answer", "")), end="")
         citations = piece.get("citations", citations)
     console.print("\n" if citations else "\n\nThe answer cites no passage.")
     for one in sorted(citations, key=lambda citation: citation["number"]):
-        document = one["document"]
-        line = f"[{one['number']}] {_place(document)}: {snippet(document.page_content)}"
-        console.print(Text(line, style="dim"))
+        place, passage = _shown(one["document"])
+        console.print(Text(f"[{one['number']}] {place}: {passage}", style="dim"))
     seconds = _seconds(collector.traced_runs)
     stages = [(stage, seconds[name]) for name, stage in _STAGES.items() if name in seconds]
     console.print("\n" + " · ".join(f"{stage} {time * 1000:,.0f} ms" for stage, time in stages))
+
+
+def _shown(document: Document) -> tuple[Text, Text]:
+    """Return where a document is from, and the start of its text."""
+    place = document.metadata.get("topic", document.metadata.get("source", ""))
+    passage = shorten(document.page_content, _SNIPPET_CHARACTERS, placeholder="…")
+    return Text(str(place)), Text(passage)
 
 
 def open_chat_model(llm: str) -> BaseChatModel:
@@ -107,20 +119,6 @@ def open_index(folder: Path | None) -> Chroma:
     if folder is None:
         return cached_index("demo", "python-reference", python_reference())
     return cached_index("demo", str(folder.resolve()), read_folder(folder))
-
-
-def _print_passages(documents: list[Document]) -> None:
-    title = f"The best {len(documents)} passages, and where retrieval had them"
-    table = Table("rank", "was", "score", "source", "passage", title=title)
-    for rank, document in enumerate(documents, start=1):
-        was, score = (document.metadata[key] for key in ("retrieval_rank", "relevance_score"))
-        text = Text(snippet(document.page_content))
-        table.add_row(str(rank), str(was), f"{score:.3f}", Text(_place(document)), text)
-    console.print(table)
-
-
-def _place(document: Document) -> str:
-    return str(document.metadata.get("topic", document.metadata.get("source", "")))
 
 
 def _seconds(runs: list[Run]) -> dict[str, float]:

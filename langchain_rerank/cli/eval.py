@@ -1,4 +1,4 @@
-"""`langchain-rerank eval`: does reranking help on a data set, and what does it cost."""
+"""`langchain-rerank eval`: does reranking help on a data set; `judge`: questions made for one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markdown import Markdown
 from rich.text import Text
-from typer import Option
+from typer import Argument, Option
 
 from langchain_rerank.cli.common import (
     OFFLINE,
@@ -27,11 +27,8 @@ from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from langchain_chroma import Chroma
-    from langchain_core.documents import Document
-    from matplotlib.figure import Figure
+    from collections.abc import Mapping
 
-    from langchain_rerank.compressor import Reranker
     from langchain_rerank.evaluation import Dataset, Report, Sweep
 
 _RERANKED = "reranked"
@@ -40,8 +37,9 @@ _MOST_RETURNED = 10
 _WORST = 3
 
 
+@one_line_errors()
 def evaluate(  # noqa: PLR0913  # one parameter an option
-    dataset: Annotated[str, typer.Argument(help="Folder in BEIR's layout, or an ir_datasets id.")],
+    dataset: Annotated[str, Argument(help="Folder in BEIR's layout, or an ir_datasets id.")],
     *,
     qrels: Annotated[str | None, Option(help="A name in qrels/, or a path; else 'test'.")] = None,
     run: Annotated[
@@ -61,39 +59,48 @@ def evaluate(  # noqa: PLR0913  # one parameter an option
     output: Annotated[Path | None, Option(help="Folder for report, runs and figures.")] = None,
 ) -> None:
     """Compare a first stage with its reranking, by measures, intervals, a test and latency."""
-    with one_line_errors():
-        cross_encoder = build_cross_encoder(model, backend)
-        from langchain_rerank import Reranker, evaluation
-        from langchain_rerank.evaluation.measures import parse_measures
+    cross_encoder = build_cross_encoder(model, backend)
+    from langchain_rerank import Reranker, create_rerank_retriever, evaluation
+    from langchain_rerank.evaluation.measures import parse_measures
 
-        # What is wrong with these is said now, not after minutes of indexing and scoring.
-        names = measures.split()
-        parse_measures(names, min_relevance=min_relevance)
-        if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
-        # What it logs stands in the report, which is printed.
-        logging.getLogger("langchain_rerank.evaluation").setLevel(logging.ERROR)
-        data = _dataset(dataset, qrels, partial_corpus=partial_corpus or run is not None)
-        with console.status("Loading the reranker"):
-            cross_encoder.load()
-        # Collections judge repeated texts one by one.
-        reranker = Reranker(model=cross_encoder, deduplicate=False)
-        if run is None:
-            source: Any = cached_index("eval", dataset, data.documents)
-            systems = _retrievers(source, reranker, fetch_k)
-        else:
-            source = evaluation.read_run(run)
-            name = "run" if run.stem == _RERANKED else well_formed(run.stem)
-            systems = {name: source, _RERANKED: evaluation.RerankedRun(source, reranker, fetch_k)}
-        report = evaluation.evaluate(systems, data, names, min_relevance=min_relevance)
-        _print_report(report)
-        swept = None
-        if sweep:
-            called = "the offline reranker" if model == OFFLINE else Path(model).name
-            swept = _swept(source, data, report, {f"{called} ({backend})": reranker}, fetch_k)
-            console.print(Markdown(swept.to_markdown()))
-        if output is not None:
-            _write(output, report, swept)
+    # What is wrong with these is said now, not after minutes of indexing and scoring.
+    names = measures.split()
+    parse_measures(names, min_relevance=min_relevance)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    # What it logs stands in the report, which is printed.
+    logging.getLogger("langchain_rerank.evaluation").setLevel(logging.ERROR)
+    data = _dataset(dataset, qrels, partial_corpus=partial_corpus or run is not None)
+    with console.status("Loading the reranker"):
+        cross_encoder.load()
+    # Collections judge repeated texts one by one.
+    reranker = Reranker(model=cross_encoder, deduplicate=False)
+    if run is None:
+        source: Any = cached_index("eval", dataset, data.documents)
+        first = {"dense": source.as_retriever(search_kwargs={"k": fetch_k})}
+        after: Any = create_rerank_retriever(source, reranker=reranker, k=fetch_k, fetch_k=fetch_k)
+    else:
+        source = evaluation.read_run(run)
+        first = {"run" if run.stem == _RERANKED else well_formed(run.stem): source}
+        after = evaluation.RerankedRun(source, reranker, fetch_k)
+    systems = {**first, _RERANKED: after}
+    report = evaluation.evaluate(systems, data, names, min_relevance=min_relevance)
+    _print_report(report)
+    swept = None
+    if sweep:
+        called = "the offline reranker" if model == OFFLINE else Path(model).name
+        swept = evaluation.sweep(
+            source,
+            data,
+            models={f"{called} ({backend})": reranker},
+            fetch_k=[*(depth for depth in _DEPTHS if depth < fetch_k), fetch_k],
+            measure=names[0],
+            k=min(_MOST_RETURNED, fetch_k),
+            min_relevance=min_relevance,
+        )
+        console.print(Markdown(swept.to_markdown()))
+    if output is not None:
+        _write(output, report, swept)
 
 
 def _dataset(name: str, qrels: str | None, *, partial_corpus: bool) -> Dataset:
@@ -112,43 +119,17 @@ def _dataset(name: str, qrels: str | None, *, partial_corpus: bool) -> Dataset:
     judged = {one for grades in data.qrels.values() for one, grade in grades.items() if grade > 0}
     if lacking := len(judged.difference(data.corpus or ())):
         console.print(f"{lacking:,} of {len(judged):,} relevant documents are not in the corpus.")
-    return replace(data, corpus={one.id or "": _titled(one) for one in data.documents})
-
-
-def _titled(document: Document) -> Document:
-    texts = (document.metadata.get("title"), document.page_content)
-    return document.model_copy(update={"page_content": "\n".join(filter(None, texts))})
-
-
-def _retrievers(store: Chroma, reranker: Reranker, fetch_k: int) -> dict[str, Any]:
-    from langchain_rerank import create_rerank_retriever
-
-    dense = store.as_retriever(search_kwargs={"k": fetch_k})
-    reranked = create_rerank_retriever(store, reranker=reranker, k=fetch_k, fetch_k=fetch_k)
-    return {"dense": dense, _RERANKED: reranked}
-
-
-def _swept(
-    source: Any, data: Dataset, report: Report, models: dict[str, Reranker], fetch_k: int
-) -> Sweep:
-    from langchain_rerank.evaluation import sweep
-
-    return sweep(
-        source,
-        data,
-        models=models,
-        fetch_k=[*(depth for depth in _DEPTHS if depth < fetch_k), fetch_k],
-        measure=report.measures[0],
-        k=min(_MOST_RETURNED, fetch_k),
-        min_relevance=report.min_relevance,
-    )
+    corpus = {}
+    for one in data.documents:
+        text = "\n".join(filter(None, (one.metadata.get("title"), one.page_content)))
+        corpus[one.id or ""] = one.model_copy(update={"page_content": text})
+    return replace(data, corpus=corpus)
 
 
 def _print_report(report: Report) -> None:
     """Print the tables of a report, and the queries that lost most."""
     console.print(Markdown(report.to_markdown()))
-    measure = report.measures[0]
-    worst = report.worst_queries(_WORST)
+    measure, worst = report.measures[0], report.worst_queries(_WORST)
     if worst.empty:
         console.print(f"No query lost in {measure}.")
         return
@@ -163,21 +144,29 @@ def _print_report(report: Report) -> None:
 
 
 def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
-    """Write the report, both runs and the figures, each file whole or not at all."""
-    from langchain_rerank.evaluation import write_run
+    """Write the report, both runs and what can be drawn, each file whole or not at all."""
+    from langchain_rerank import evaluation
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     markdown = "\n\n".join([f"`{command}`", *(one.to_markdown() for one in (report, sweep) if one)])
     texts = {"report.json": report.to_json(), "report.md": markdown}
+    figures = {
+        "measures.png": evaluation.plot_measures(report),
+        "differences.png": evaluation.plot_measures(report, differences=True),
+    }
     if sweep is not None:
         texts["sweep.csv"] = sweep.to_dataframe().to_csv(index=False)
+        figures["tradeoff.png"] = evaluation.plot_tradeoff(sweep)
+    if report.reranking_systems:
+        figures["scores.png"] = evaluation.plot_scores(report)
+    for query in report.worst_queries(1)["query_id"]:
+        figures["worst_query.png"] = evaluation.plot_rank_movement(report, query)
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(well_formed(text))
     runs = dict(zip(("before.trec", "after.trec"), report.names, strict=True))
     for name, system in runs.items():
-        write_run(folder / name, report.run(system), tag="_".join(system.split()))
-    figures = _figures(report, sweep)
+        evaluation.write_run(folder / name, report.run(system), tag="_".join(system.split()))
     for name, figure in figures.items():
         with replacing(folder / name, binary=True) as file:
             figure.savefig(file, format="png")
@@ -185,18 +174,48 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
     console.print(Text(well_formed(f"\nIn {folder}: {written}")))
 
 
-def _figures(report: Report, sweep: Sweep | None) -> dict[str, Figure]:
-    """Draw what can be drawn of what was found."""
-    from langchain_rerank import evaluation
+_KEPT, _DROPPED = "judged", "dropped"
+_CHARACTERS = 2000  # of a text that are shown
 
-    figures = {
-        "measures.png": evaluation.plot_measures(report),
-        "differences.png": evaluation.plot_measures(report, differences=True),
+
+@one_line_errors()
+def judge(
+    folder: Annotated[Path, Argument(help="In BEIR's layout, as `write_beir` writes it.")],
+    *,
+    qrels: Annotated[str, Option(help="The questions to judge: qrels/NAME.tsv.")] = "test",
+) -> None:
+    """Keep the questions that users would ask and their passage answers; leave out the others.
+
+    What is kept goes to qrels/judged.tsv, what is left out to qrels/dropped.tsv, after each key.
+    Whoever stops goes on with the same command.
+    """
+    from langchain_rerank.evaluation import load_beir
+    from langchain_rerank.evaluation.loading import write_qrels
+
+    data = load_beir(folder, qrels)
+    files = {name: folder / "qrels" / f"{name}.tsv" for name in (_KEPT, _DROPPED)}
+    done: dict[str, dict[str, Mapping[str, int]]] = {
+        name: dict(load_beir(folder, name, load_corpus=False).qrels) if file.exists() else {}
+        for name, file in files.items()
     }
-    if sweep is not None:
-        figures["tradeoff.png"] = evaluation.plot_tradeoff(sweep)
-    if report.reranking_systems:
-        figures["scores.png"] = evaluation.plot_scores(report)
-    for query in report.worst_queries(1)["query_id"][:1]:
-        figures["worst_query.png"] = evaluation.plot_rank_movement(report, query)
-    return figures
+    left = [query for query in data.qrels if not any(query in one for one in done.values())]
+    for number, query in enumerate(left, start=1):
+        relevant = [key for key, grade in data.qrels[query].items() if grade > 0]
+        texts = [(data.corpus or {})[key].page_content for key in relevant]
+        said = "\n".join(f"    {' '.join(text.split())[:_CHARACTERS]}" for text in texts)
+        asked = f"\n{number} of {len(left)}: {data.queries[query]}\n{said}"
+        console.print(Text(well_formed(asked)))
+        console.print("Would somebody ask this, and does the text answer it? y, n, or q to stop ")
+        key = ""
+        while key not in {"y", "n", "q"}:
+            key = typer.getchar().lower()
+        if key == "q":
+            break
+        name = _KEPT if key == "y" else _DROPPED
+        done[name][query] = data.qrels[query]
+        write_qrels(files[name], done[name])
+    console.print(
+        f"\n{len(done[_KEPT])} questions kept, {len(done[_DROPPED])} left out, of "
+        f"{len(data.qrels)}. What they tell, and how many more would: "
+        f"langchain-rerank eval {folder} --qrels {_KEPT}"
+    )

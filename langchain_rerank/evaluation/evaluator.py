@@ -95,20 +95,21 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         queries = progress(name, judged, show=show_progress)
         answers[name] = {query: ask(name, system, judged, query, id_key) for query in queries}
     notes = checked_notes(answers, judged, parsed, min_relevance)
-    import pandas as pd
-
     values = {
         name: _values(given, judged, parsed, min_relevance) for name, given in answers.items()
     }
     names, first = list(map(str, parsed)), next(iter(values.values()))
     rows = [_summary(one, None if one is first else first, names, draws) for one in values.values()]
+    # Of an id_key, an id may stand for several passages.
     texts = {
-        one.id: well_formed(one.text)
-        for given in answers.values()
+        one.id: well_formed(one.page_content)
+        for given in ({} if id_key else answers).values()
         for answer in given.values()
-        for one in answer.ranking
-        if one.text
+        for one in answer.documents
+        if one.id and one.page_content
     }
+    import pandas as pd
+
     return Report(
         dataset=dataset.name,
         queries={query: well_formed(text) for query, text in judged.queries.items()},
@@ -118,8 +119,7 @@ def evaluate(  # noqa: PLR0913  # all but the first two have defaults
         summary=pd.DataFrame(rows, index=pd.Index(list(values), name="system")),
         per_query=pd.concat(values, names=["system"]).astype(float),
         documents=_documents(answers, judged),
-        # Of an id_key, an id may stand for several passages.
-        texts={} if id_key else texts,
+        texts=texts,
         notes=tuple(notes),
     )
 
@@ -131,8 +131,8 @@ def _values(
     min_relevance: int,
 ) -> pd.DataFrame:
     """Measure one system's answers: a row a query."""
-    ids = {query: [one.id for one in answer.ranking] for query, answer in answers.items()}
     candidates = {query: answer.candidates for query, answer in answers.items()}
+    ids = {query: list(answer.ranking) for query, answer in answers.items()}
     values = per_query_values(measures, ids, dataset.qrels)
     recall = parse_measures(["SetR"], min_relevance=min_relevance)
     values["candidates"] = list(map(len, candidates.values()))
@@ -159,25 +159,24 @@ def _summary(
         for name, one in ((measure, found), (f"{measure} difference", difference)):
             row |= {name: one.mean, f"{name} low": one.low, f"{name} high": one.high}
         row[f"{measure} p"] = p
-    row["candidate recall"] = float(np.mean(values["candidate recall"]))
+    row["candidate recall"] = values["candidate recall"].mean()
     for stage in filter(values.__contains__, STAGES):
         for percent in (50, 95):
             row[f"{stage} p{percent} ms"] = float(np.percentile(values[stage], percent)) * 1000
     return row
 
 
-def _documents(answers: Mapping[str, Mapping[str, Answer]], dataset: Dataset) -> pd.DataFrame:
+def _documents(answers: Mapping[str, Mapping[str, Answer]], data: Dataset) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        (name, query, rank, one.id, one.score, one.retrieval_rank, dataset.qrels[query].get(one.id))
+        (name, query, rank, key, *scored, data.qrels[query].get(key))
         for name, given in answers.items()
         for query, answer in given.items()
-        for rank, one in enumerate(answer.ranking, start=1)
+        for rank, (key, scored) in enumerate(answer.ranking.items(), start=1)
     ]
     columns = ["system", "query", "rank", "id", "score", "retrieval_rank", "grade"]
-    numbers = dict.fromkeys(["score", "retrieval_rank", "grade"], float)
-    return pd.DataFrame(rows, columns=columns).astype(numbers)
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], float))
 
 
 def checked_notes(
@@ -204,7 +203,7 @@ def checked_notes(
             "BEIR's rule, a query's own document is left out of its results."
         )
     for name, given in answers.items():
-        returned = {one.id for answer in given.values() for one in answer.ranking}
+        returned = {one for answer in given.values() for one in answer.ranking}
         if corpus is not None and returned and returned.isdisjoint(corpus):
             msg = (
                 f"system '{name}' returned no document of the data set's corpus: expected ids "
@@ -219,7 +218,7 @@ def checked_notes(
                 f"{name} returned at most {longest} documents a query, {', '.join(deeper)} would "
                 "look at more."
             )
-        if not any(one.id in dataset.qrels[q] for q, a in given.items() for one in a.ranking):
+        if not any(one in dataset.qrels[q] for q, a in given.items() for one in a.ranking):
             notes.append(
                 f"{name} returned no judged document: do its ids match those of the qrels?"
             )

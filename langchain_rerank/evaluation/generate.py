@@ -8,7 +8,6 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
@@ -18,10 +17,10 @@ from langchain_rerank.evaluation.datasets import Dataset, corpus_of
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from langchain_core.documents import Document
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import Runnable
 
 _INSTRUCTIONS = (
     "Write one question that a user of a search engine could ask and that the document answers. "
@@ -38,16 +37,13 @@ _EXAMPLES = {
     "To make yoghurt, milk is heated to 85 degrees, cooled to 45 degrees and kept warm with a "
     "culture for several hours.": "At what temperature does milk turn into yoghurt?",
 }
+_SHOTS = [
+    (role, said)
+    for text, question in _EXAMPLES.items()
+    for role, said in (("human", _REQUEST.format(document=text)), ("ai", question))
+]
 QUESTION_PROMPT = ChatPromptTemplate.from_messages(
-    [
-        SystemMessage(_INSTRUCTIONS),
-        *(
-            message
-            for text, question in _EXAMPLES.items()
-            for message in (HumanMessage(_REQUEST.format(document=text)), AIMessage(question))
-        ),
-        ("human", _REQUEST),
-    ]
+    [("system", _INSTRUCTIONS), *_SHOTS, ("human", _REQUEST)]
 )
 
 # Texts tried for each question wanted, before giving up on a model that writes none.
@@ -117,39 +113,27 @@ def generate_dataset(  # noqa: PLR0913  # the last four all have defaults
         msg = f"n must be from 1 to {len(ids)}, the number of different texts; got {n}"
         raise ValueError(msg)
     texts = list(ids)
-    sample = [texts[place] for place in np.random.default_rng(seed).permutation(len(texts))]
+    left = [texts[place] for place in np.random.default_rng(seed).permutation(len(texts))]
     chain = prompt | llm | StrOutputParser()
-    questions = [
-        (question, [key for text in answers for key in ids[text]])
-        for question, answers in _questions(chain, sample, n, {"max_concurrency": max_concurrency})
-    ]
-    return Dataset.from_questions(questions, corpus.values(), name=name)
-
-
-def _questions(
-    chain: Runnable[dict[str, str], str], texts: Sequence[str], n: int, config: RunnableConfig
-) -> list[tuple[str, list[str]]]:
-    """Ask about the texts from the first on until there are `n` questions, each with its texts."""
     found: dict[str, tuple[str, list[str]]] = {}
-    tried = 0
-    reply = ""
+    room, reply = _TRIES * n, ""
     while len(found) < n:
-        batch = texts[tried : min(tried + n - len(found), _TRIES * n)]
+        batch = left[: min(n - len(found), room)]
         if not batch:
             msg = (
                 f"expected {n} different questions from the chat model, got {len(found)} for "
-                f"{tried} texts; its last reply: {reply[:200]!r}. Try another model or prompt, a "
-                "smaller n, or more documents"
+                f"{_TRIES * n - room} texts; its last reply: {reply[:200]!r}. Try another model or "
+                "prompt, a smaller n, or more documents"
             )
             raise RerankError(msg)
-        replies = chain.batch([{"document": escape(well_formed(text))} for text in batch], config)
+        left, room = left[len(batch) :], room - len(batch)
+        asked = [{"document": escape(well_formed(text))} for text in batch]
+        replies = chain.batch(asked, {"max_concurrency": max_concurrency})
         for text, reply in zip(batch, replies, strict=True):
-            question = _question(reply)
-            if question:
+            if question := _question(reply):
                 key = " ".join(question.casefold().split())
-                found.setdefault(key, (question, []))[1].append(text)
-        tried += len(batch)
-    return list(found.values())
+                found.setdefault(key, (question, []))[1].extend(ids[text])
+    return Dataset.from_questions(found.values(), corpus.values(), name=name)
 
 
 def _question(reply: str) -> str:

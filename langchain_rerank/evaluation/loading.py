@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.documents import Document
 
@@ -16,8 +17,9 @@ from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterator
 
+Read = TypeVar("Read", bound=Mapping[str, Any])
 _HEADER = ["query-id", "corpus-id", "score"]
 _TREC_COLUMNS = ("query id", "Q0", "document id", "rank", "score", "tag")
 
@@ -66,6 +68,101 @@ def load_beir(
     return Dataset(asked, grades, corpus, name, partial_corpus=partial_corpus)
 
 
+def _document(key: str, text: str, title: str | None) -> Document:
+    return Document(text, metadata={"title": title} if title else {}, id=key)
+
+
+def _qrels_file(folder: Path, qrels: str | Path) -> Path:
+    named = folder / "qrels" / f"{qrels}.tsv"
+    for path in (named, Path(qrels)):
+        if path.is_file():
+            return path
+    present = ", ".join(sorted(path.stem for path in named.parent.glob("*.tsv"))) or "none"
+    msg = f"expected judgments in {named} or a path to some, got qrels={str(qrels)!r}; there are: "
+    raise ValueError(msg + present)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[tuple[int, str]]]:
+    """Open a UTF-8 file as its numbered lines that hold text; an error with one names both."""
+    number = 0
+
+    def lines() -> Iterator[tuple[int, str]]:
+        nonlocal number
+        for number, line in enumerate(file, start=1):
+            # Editors on Windows put a byte order mark before the first line.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            if text.strip():
+                yield number, text
+
+    with path.open("rb") as file:
+        try:
+            yield lines()
+        except (ValueError, TypeError, RecursionError) as error:
+            msg = f"{path}, line {number}: {error}"
+            raise ValueError(msg) from error
+
+
+def _filled(found: Read, path: Path, what: str) -> Read:
+    if not found:
+        msg = f"expected {what}, got a file without any: {path}"
+        raise ValueError(msg)
+    return found
+
+
+def read_jsonl(path: Path) -> dict[str, dict[str, str]]:
+    """Read the objects of a file in BEIR's layout by their ids."""
+    if not path.is_file():
+        msg = f"expected a folder in BEIR's layout, but there is no file {path}"
+        raise ValueError(msg)
+    records: dict[str, dict[str, str]] = {}
+    with _lines(path) as lines:
+        for _, line in lines:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                msg = f"expected a JSON object, got a {type(record).__name__}"
+                raise TypeError(msg)
+            for name in ("_id", "text", "title") if record.get("title") else ("_id", "text"):
+                if not isinstance(record.get(name), str):
+                    kind = type(record[name]).__name__ if name in record else f"only {[*record]}"
+                    msg = f"expected a string in the field {name!r}, got {kind}"
+                    raise TypeError(msg)
+            check_id(record["_id"])
+            if record["_id"] in records or not record["_id"]:
+                msg = f"expected an id that no earlier line has, got {record['_id']!r}"
+                raise ValueError(msg)
+            if path.stem == "queries":
+                check_query_text(record["_id"], record["text"])
+            records[record["_id"]] = record
+    return _filled(records, path, "JSON objects, one a line")
+
+
+def _read_qrels(
+    path: Path, queries: Container[str], corpus: Container[str] | None
+) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    with _lines(path) as lines:
+        for number, line in lines:
+            if number == 1 and line.split() == _HEADER:
+                continue
+            # Some published files end lines in tabs; TREC's have an iteration in the second column.
+            columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
+            if len(columns) not in {3, 4}:
+                msg = f"expected query id, document id and grade, got {len(columns)} columns"
+                raise ValueError(msg)
+            query_id, *_, doc_id, grade = columns
+            if query_id not in queries:
+                msg = f"the query {query_id!r} is not in queries.jsonl"
+                raise ValueError(msg)
+            check_judgment(query_id, doc_id, int(grade), corpus)
+            # Published files repeat some judgments; only those that don't agree are wrong.
+            known = qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade))
+            if known != int(grade):
+                msg = f"{doc_id!r} is judged twice for query {query_id!r}: {known}, then {grade}"
+                raise ValueError(msg)
+    return _filled(qrels, path, "judgments")
+
+
 def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> None:
     """Write a data set as `load_beir` reads it; files that are there are replaced.
 
@@ -83,7 +180,7 @@ def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> Non
         for one in dataset.documents
     ]
     queries = [{"_id": key, "text": text} for key, text in dataset.queries.items()]
-    check_columns(dataset.qrels)
+    _check_columns(dataset.qrels)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     # Judgments last: whatever ends this before, none names what isn't there.
     for name, records in (("corpus", documents), ("queries", queries)):
@@ -94,113 +191,18 @@ def write_beir(dataset: Dataset, folder: str | Path, qrels: str = "test") -> Non
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Write judgments in BEIR's layout; a ValueError for an id that its columns can't hold."""
-    check_columns(qrels)
+    _check_columns(qrels)
     with replacing(path) as file:
         file.write("\t".join(_HEADER) + "\n")
         for query_id, grades in qrels.items():
             file.writelines(f"{query_id}\t{key}\t{grade}\n" for key, grade in grades.items())
 
 
-def check_columns(qrels: Mapping[str, Mapping[str, int]]) -> None:
-    """Raise a ValueError for the first id that a column between tabs can't hold."""
+def _check_columns(qrels: Mapping[str, Mapping[str, int]]) -> None:
     ids = {*qrels, *(key for grades in qrels.values() for key in grades)}
     if wrong := next((key for key in ids if "\t" in key or key.splitlines() != [key]), None):
         msg = f"expected ids without tabs and line breaks, got {wrong!r}"
         raise ValueError(msg)
-
-
-def _document(key: str, text: str, title: str | None) -> Document:
-    return Document(text, metadata={"title": title} if title else {}, id=key)
-
-
-def _qrels_file(folder: Path, qrels: str | Path) -> Path:
-    named = folder / "qrels" / f"{qrels}.tsv"
-    for path in (named, Path(qrels)):
-        if path.is_file():
-            return path
-    present = ", ".join(sorted(path.stem for path in named.parent.glob("*.tsv"))) or "none"
-    msg = f"expected judgments in {named} or a path to some, got qrels={str(qrels)!r}; there are: "
-    raise ValueError(msg + present)
-
-
-def read_jsonl(path: Path) -> dict[str, dict[str, str]]:
-    """Read a file's objects by their ids."""
-    if not path.is_file():
-        msg = f"expected a folder in BEIR's layout, but there is no file {path}"
-        raise ValueError(msg)
-    records: dict[str, dict[str, str]] = {}
-    for number, line in _lines(path):
-        with _naming(path, number):
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                msg = f"expected a JSON object, got a {type(record).__name__}"
-                raise TypeError(msg)
-            for name in ("_id", "text", "title") if record.get("title") else ("_id", "text"):
-                if not isinstance(record.get(name), str):
-                    kind = type(record[name]).__name__ if name in record else f"only {[*record]}"
-                    msg = f"expected a string in the field {name!r}, got {kind}"
-                    raise TypeError(msg)
-            check_id(record["_id"])
-            if record["_id"] in records or not record["_id"]:
-                msg = f"expected an id that no earlier line has, got {record['_id']!r}"
-                raise ValueError(msg)
-            if path.stem == "queries":
-                check_query_text(record["_id"], record["text"])
-            records[record["_id"]] = record
-    if not records:
-        msg = f"expected JSON objects, one a line, got an empty file: {path}"
-        raise ValueError(msg)
-    return records
-
-
-def _read_qrels(
-    path: Path, queries: Container[str], corpus: Container[str] | None
-) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
-        if number == 1 and line.split() == _HEADER:
-            continue
-        with _naming(path, number):
-            # Some published files end lines in tabs; TREC's have an iteration in the second column.
-            columns = line.rstrip().split("\t") if "\t" in line.rstrip() else line.split()
-            if len(columns) not in {3, 4}:
-                msg = f"expected query id, document id and grade, got {len(columns)} columns"
-                raise ValueError(msg)
-            query_id, *_, doc_id, grade = columns
-            if query_id not in queries:
-                msg = f"the query {query_id!r} is not in queries.jsonl"
-                raise ValueError(msg)
-            check_judgment(query_id, doc_id, int(grade), corpus)
-            # Published files repeat some judgments; only those that don't agree are wrong.
-            known = qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade))
-            if known != int(grade):
-                msg = f"{doc_id!r} is judged twice for query {query_id!r}: {known}, then {grade}"
-                raise ValueError(msg)
-    if not qrels:
-        msg = f"expected judgments, got a file without any: {path}"
-        raise ValueError(msg)
-    return qrels
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file that hold text, numbered from 1, without their line ends."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            with _naming(path, number):
-                # Editors on Windows put a byte order mark before the first line.
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
-                yield number, text.rstrip("\r\n")
-
-
-@contextmanager
-def _naming(path: Path, number: int) -> Iterator[None]:
-    """Make one error, which names file and line, of whatever is wrong with a line."""
-    try:
-        yield
-    except (ValueError, TypeError, RecursionError) as error:
-        msg = f"{path}, line {number}: {error}"
-        raise ValueError(msg) from error
 
 
 def load_ir_dataset(
@@ -258,23 +260,20 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
-    for number, line in _lines(path):
-        with _naming(path, number):
+    with _lines(path) as lines:
+        for _, line in lines:
             columns = line.split()
             if len(columns) != len(_TREC_COLUMNS):
                 msg = f"expected the 6 columns {', '.join(_TREC_COLUMNS)}, got {line[:100]!r}"
                 raise ValueError(msg)
             query_id, _, doc_id, _, score, _ = columns
-            results = run.setdefault(query_id, {})
-            if doc_id in results:
+            if doc_id in run.setdefault(query_id, {}):
                 msg = f"document {doc_id!r} stands twice for query {query_id!r}"
                 raise ValueError(msg)
-            results[doc_id] = float(score)
-            ranking({doc_id: results[doc_id]})
-    if not run:
-        msg = f"expected a TREC run file, got one without a result: {path}"
-        raise ValueError(msg)
-    return {query: {one: found[one] for one in ranking(found)} for query, found in run.items()}
+            run[query_id][doc_id] = float(score)
+            ranking({doc_id: float(score)})
+    found = _filled(run, path, "a TREC run file")
+    return {query: {one: given[one] for one in ranking(given)} for query, given in found.items()}
 
 
 def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> None:
@@ -289,16 +288,11 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
         ValueError: An id or the tag is empty, holds white space or what is not UTF-8, which the
             format can't carry, or a score is NaN.
     """
-    _check_word(tag, "tag")
     with replacing(Path(path)) as file:
         for query_id, scores in run.items():
-            _check_word(query_id, "query id")
             for rank, doc_id in enumerate(ranking(scores), start=1):
-                _check_word(doc_id, "document id")
+                for what, text in (("query id", query_id), ("document id", doc_id), ("tag", tag)):
+                    if text.split() != [text] or well_formed(text) != text:
+                        msg = f"a TREC file needs a {what} of one word of UTF-8, got {text!r}"
+                        raise ValueError(msg)
                 file.write(f"{query_id} Q0 {doc_id} {rank} {float(scores[doc_id])!r} {tag}\n")
-
-
-def _check_word(text: str, what: str) -> None:
-    if text.split() != [text] or well_formed(text) != text:
-        msg = f"a TREC file needs a {what} of one word of UTF-8, without white space; got {text!r}"
-        raise ValueError(msg)

@@ -44,50 +44,46 @@ def parse_measures(
 ) -> list[ir_measures.Measure]:
     """Turn names of measures into ir_measures' own, each once."""
     require_eval("Evaluation")
-    from ir_measures import evaluator
-    from ir_measures.measures import MeanAgg, Measure
-
     if isinstance(measures, str):
         msg = f"measures must be a sequence of names, got the single str {measures!r}"
         raise TypeError(msg)
-    parsed = []
-    for given in measures:
-        measure = _parse(given) if isinstance(given, str) else given
-        if not isinstance(measure, Measure):
-            msg = f"a measure must be a str or an ir_measures.Measure, got {type(given).__name__}"
-            raise TypeError(msg)
-        if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
-            measure = measure(rel=min_relevance)
-        least = measure.params.get("rel", min_relevance)
-        if type(least) is not int or not 1 <= least <= LARGEST_GRADE:
-            # C code takes memory by grade.
-            msg = f"min_relevance must be an int from 1 to {LARGEST_GRADE:,}, got {least!r}"
-            raise ValueError(msg)
-        try:
-            measure.validate_params()  # type: ignore[no-untyped-call]  # theirs has no types
-        except AssertionError as error:
-            msg = f"measure {measure.NAME}: {error}; write such as nDCG@10 or P(rel=2)@5"
-            raise ValueError(msg) from error
-        if depth(measure) < 1 or not isinstance(measure.aggregator(), MeanAgg):
-            msg = f"measure {measure} must look at 1 rank or more, and be a mean over queries"
-            raise ValueError(msg)
-        try:
-            # Now, as a missing provider would end an evaluation only after all was scored.
-            evaluator([measure], {"1": {"d0": 1}})
-        except Exception as error:
-            raise _not_computed(measure, error) from error
-        parsed.append(measure)
+    parsed = list(dict.fromkeys(_checked(given, min_relevance) for given in measures))
     if not parsed:
         msg = 'measures must name at least one measure, such as "nDCG@10", got none'
         raise ValueError(msg)
-    return list(dict.fromkeys(parsed))
+    return parsed
+
+
+def _checked(given: str | ir_measures.Measure, min_relevance: int) -> ir_measures.Measure:
+    from ir_measures import evaluator
+    from ir_measures.measures import MeanAgg, Measure
+
+    measure = _parse(given) if isinstance(given, str) else given
+    if not isinstance(measure, Measure):
+        msg = f"a measure must be a str or an ir_measures.Measure, got {type(given).__name__}"
+        raise TypeError(msg)
+    if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
+        measure = measure(rel=min_relevance)
+    # C code takes memory by grade.
+    check_int("min_relevance", measure.params.get("rel", min_relevance), 1, LARGEST_GRADE)
+    try:
+        measure.validate_params()  # type: ignore[no-untyped-call]  # theirs has no types
+    except AssertionError as error:
+        msg = f"measure {measure.NAME}: {error}; write such as nDCG@10 or P(rel=2)@5"
+        raise ValueError(msg) from error
+    if depth(measure) < 1 or not isinstance(measure.aggregator(), MeanAgg):
+        msg = f"measure {measure} must look at 1 rank or more, and be a mean over queries"
+        raise ValueError(msg)
+    try:
+        # Now, as a missing provider would end an evaluation only after all was scored.
+        evaluator([measure], {"1": {"d0": 1}})
+    except Exception as error:
+        raise _not_computed(measure, error) from error
+    return measure
 
 
 def _parse(text: str) -> ir_measures.Measure:
-    """Read a measure's name.
-
-    ir_measures' own parser uses parts of `ast` that warn from Python 3.12 on and are gone in 3.14.
-    """
+    """Read a name, as ir_measures' own parser can't in Python 3.14."""
     from ir_measures.measures import registry
 
     found = _NAME.fullmatch(text.strip())
@@ -95,8 +91,8 @@ def _parse(text: str) -> ir_measures.Measure:
         msg = f'unknown measure {text!r}: expected ir_measures\' names, such as "nDCG@10" or "RR"'
         raise ValueError(msg)
     try:
-        call: Any = ast.parse(f"_({found['parameters'] or ''})", mode="eval").body
         # An argument without a name fails as one that `dict` can't take.
+        call: Any = ast.parse(f"_({found['parameters'] or ''})", mode="eval").body
         given = {str(one.arg): ast.literal_eval(one.value) for one in [*call.keywords, *call.args]}
         measure: ir_measures.Measure = registry[found["name"]](**given)
         return measure if found["at"] is None else measure @ ast.literal_eval(found["at"])
@@ -153,7 +149,7 @@ def per_query_values(
         for query, judged in qrels.items()
     }
     run = run_of({numbers[q]: [names[one] for one in given] for q, given in rankings.items()})
-    values = {}
+    values = pd.DataFrame(index=pd.Index(list(qrels), name="query"))
     for measure in measures:
         try:
             metrics = ir_measures.iter_calc([measure], grades, run)
@@ -164,7 +160,7 @@ def per_query_values(
         if not np.isfinite(values[str(measure)]).all():
             msg = f"ir_measures gives no finite value of {measure} for some query: leave it out"
             raise ValueError(msg)
-    return pd.DataFrame(values, index=pd.Index(list(qrels), name="query"))
+    return values
 
 
 def _not_computed(measure: ir_measures.Measure, error: Exception) -> ValueError:
@@ -264,8 +260,14 @@ def check_draws(confidence: float, resamples: int, seed: int) -> Draws:
     if not 0 < confidence < 1:
         msg = f"confidence must be between 0 and 1, got {confidence!r}"
         raise ValueError(msg)
-    for name, value, least in (("resamples", resamples, 2), ("seed", seed, 0)):
-        if type(value) is not int or value < least:
-            msg = f"{name} must be an int of at least {least}, got {value!r}"
-            raise ValueError(msg)
+    check_int("resamples", resamples, 2)
+    check_int("seed", seed, 0)
     return {"confidence": confidence, "resamples": resamples, "seed": seed}
+
+
+def check_int(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Raise a `ValueError` for what is no int (a bool is none) or out of range."""
+    if type(value) is not int or not least <= value <= most:
+        upto = "" if most == math.inf else f" and at most {most:,}"
+        msg = f"{name} must be an int of at least {least}{upto}, got {value!r}"
+        raise ValueError(msg)

@@ -18,13 +18,10 @@ import numpy as np
 
 from langchain_rerank.evaluation.measures import require_eval
 from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE
-from langchain_rerank.evaluation.tables import percent, titled
 from langchain_rerank.ranking import are_shares
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -48,8 +45,8 @@ def _figure(width: float, height: float, *title: str) -> Figure:
         """Draw a figure twice as fine, for fine screens."""
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
-        shape = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
-        return buffer.getvalue(), dict(zip(("width", "height"), shape, strict=True))
+        pixels = (figure.get_size_inches() * figure.dpi).astype(int).tolist()
+        return buffer.getvalue(), dict(zip(("width", "height"), pixels, strict=True))
 
     # Jupyter learns how to show matplotlib's own figures only when pyplot is imported.
     figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython's protocol
@@ -70,7 +67,6 @@ def _plain(text: str) -> str:
 
 
 def _bare(axes: Axes, grid: Any) -> None:
-    """Leave of a frame what carries an axis, and put light grid lines behind everything."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=GRAY, alpha=0.25)
@@ -91,8 +87,8 @@ def plot_measures(report: Report, *, differences: bool = False) -> Figure:
         raise ValueError(msg)
     what = f"Difference to {report.names[0]}" if differences else "Mean"
     column, form = (" difference", "+.4f") if differences else ("", ".4f")
-    title = f"{what}, {titled(report.dataset, len(report.queries))}"
-    bars = f"bars: {percent(report.draws)} bootstrap intervals"
+    title = f"{what}, {report.title}"
+    bars = f"bars: {report.intervals}"
     figure = _figure(2.2 * len(report.measures) + 2.6, 0.5 * len(names) + 1.3, title, bars)
     panels = figure.subplots(1, len(report.measures), squeeze=False, sharey=True)[0]
     for axes, measure in zip(panels, report.measures, strict=True):
@@ -146,7 +142,7 @@ def plot_scores(
             f"{one.mean():.3f}" if len(one) else "–" for one in (relevant[kept], kept[relevant])
         ]
         verdict = f"Threshold {threshold:g}: of the scored, precision {right[0]}, recall {right[1]}"
-    title = f"Scores of {system}, {titled(report.dataset, len(report.queries))}"
+    title = f"Scores of {system}, {report.title}"
     figure = _figure(7.2, 1.35 * len(kinds) + 1.15, title, verdict)
     panels = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
     edges = np.histogram_bin_edges(scores, 40)
@@ -195,21 +191,25 @@ def plot_rank_movement(
     if moves.empty:
         msg = f"neither '{report.names[0]}' nor '{system}' returned a document for {query_id!r}"
         raise ValueError(msg)
-    old, new = (_heights(moves[column], depth) for column in ("old_rank", "new_rank"))
-    rows, measure = max(*old, *new), report.measures[0]
-    before, after = (
+    least, measure = report.min_relevance, report.measures[0]
+    heights = moves[["old_rank", "new_rank"]].astype(float).fillna(math.inf)
+    # Ranks below the cut stand in order under the line; a missing one is last.
+    below = heights.rank(method="first") - (heights <= depth).sum() + depth + 0.8
+    heights = heights.where(heights <= depth, below)
+    rows = heights.max(axis=None)
+    found = [
         f"{name} {report.per_query.loc[(name, query_id), measure]:.4f}"
         for name in (report.names[0], system)
-    )
+    ]
     title = f"Ranks before and after: {report.queries[query_id]}"
-    figure = _figure(10, rows * 0.27 + 1.4, title, f"{measure}: {before} → {after}")
+    figure = _figure(10, rows * 0.27 + 1.4, title, f"{measure}: {' → '.join(found)}")
     axes = figure.subplots()
     axes.set(xlim=(-0.15, 2.9), ylim=(rows + 0.8, 0.3))
     axes.axis("off")
     small: Any = {"va": "center_baseline", "fontsize": "small"}
     handles = {}
-    for move, start, end in zip(moves.itertuples(), old, new, strict=True):
-        kind, color, width, style = _look(move.grade, report.min_relevance)
+    for move, (start, end) in zip(moves.itertuples(), heights.to_numpy(), strict=True):
+        kind, color, width, style = _look(move.grade, least)
         look: Any = {"color": color, "linewidth": width, "linestyle": style, "markersize": 5}
         [handles[kind]] = axes.plot([0, 1], [start, end], gid=move.id, marker="o", **look)
         disc: Any = {"boxstyle": "circle,pad=0.25", "facecolor": color, "linewidth": 0}
@@ -224,14 +224,6 @@ def plot_rank_movement(
         axes.text(2.9, depth + 0.9, f"below rank {depth}", ha="right", va="top", fontsize="x-small")
     axes.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4)
     return figure
-
-
-def _heights(ranks: Iterable[int | None], depth: int) -> list[float]:
-    """Return each document's row: its rank, or if that is below the cut, the next one there."""
-    rows = np.array([rank or math.inf for rank in ranks], float)
-    below = rows > depth
-    rows[below] = depth + 1.8 + rows[below].argsort(kind="stable").argsort()
-    return list(rows)
 
 
 def _look(grade: int | None, least: int) -> tuple[str, str, float, str]:
@@ -260,8 +252,8 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     if timed.empty:
         msg = "nothing here was timed"
         raise ValueError(msg)
-    title = f"{sweep.measure} against latency, {titled(sweep.dataset, len(sweep.per_query))}"
-    legend = f"bars: {percent(sweep.draws)} bootstrap intervals; ring: recommended"
+    title = f"{sweep.measure} against latency, {sweep.title}"
+    legend = f"bars: {sweep.intervals}; ring: recommended"
     labels = "numbers: fetch_k (first_stage_weight); steps: none is both better and faster"
     figure = _figure(7.6, 5.2, title, legend, labels)
     axes = figure.subplots()
@@ -269,31 +261,29 @@ def plot_tradeoff(sweep: Sweep) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set(xlabel="median latency (ms a query)", ylabel=sweep.measure, xmargin=0.14, ymargin=0.14)
     _bare(axes, "both")
+    text: Any = {"ha": "right", "fontsize": "small"}
     for mean in points.loc[points["ms"] == 0, "mean"]:
         axes.axhline(mean, color=GRAY, linewidth=1, dashes=(5, 4), zorder=1)
-        at: Any = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": "small"}
-        axes.text(1, mean, f"{FIRST_STAGE_ALONE} (not timed)", **at)
-    best = timed[timed["mean"] > timed["mean"].cummax().shift(fill_value=-math.inf)]
+        across = axes.get_yaxis_transform()
+        axes.text(1, mean, f"{FIRST_STAGE_ALONE} (not timed)", transform=across, **text)
     colors = itertools.cycle(_COLORS)
     for model, line in timed.groupby("model", sort=False):
         alone = model == FIRST_STAGE_ALONE
         look: Any = {"color": GRAY} if alone else {"color": next(colors), "label": _wrapped(model)}
-        ms, means, lows, highs = line[["ms", "mean", "low", "high"]].to_numpy().T
-        axes.errorbar(
-            ms, means, [means - lows, highs - means], fmt="o-", linewidth=1, zorder=2, **look
-        )
-        for key, one in line.iterrows():
-            mixed = f"{key[1]} ({key[2]:g})" if key[2] else str(key[1])
-            label = FIRST_STAGE_ALONE if alone else mixed
-            where: Any = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(label, (one["ms"], one["mean"]), fontsize="small", **where)
-        if advised in line.index:
-            ring: Any = {"color": GRAY, "markerfacecolor": "none", "markersize": 17}
-            here = line.loc[[advised]]
-            axes.plot(here["ms"], here["mean"], "o", gid="recommended", **ring)
+        bars = [line["mean"] - line["low"], line["high"] - line["mean"]]
+        axes.errorbar(line["ms"], line["mean"], bars, fmt="o-", linewidth=1, zorder=2, **look)
+        for (_, fetch_k, weight), one in line.iterrows():
+            label = f"{fetch_k} ({weight:g})" if weight else str(fetch_k)
+            at = (one["ms"], one["mean"])
+            label = FIRST_STAGE_ALONE if alone else label
+            axes.annotate(label, at, (-5, 5), textcoords="offset points", **text)
+    ring: Any = {"color": GRAY, "markerfacecolor": "none", "markersize": 17}
+    here = timed.loc[timed.index == advised]
+    axes.plot(here["ms"], here["mean"], "o", gid="recommended", **ring)
+    best = timed[timed["mean"] > timed["mean"].cummax().shift(fill_value=-math.inf)]
     left, right = axes.get_xlim()
-    xs, ys = [*best["ms"], right], [*best["mean"], best["mean"].iloc[-1]]
     steps: Any = {"drawstyle": "steps-post", "color": GRAY, "linewidth": 3, "alpha": 0.4}
+    xs, ys = [*best["ms"], right], [*best["mean"], best["mean"].iloc[-1]]
     axes.plot(xs, ys, gid="frontier", zorder=1, **steps)
     axes.set_xlim(left, right)
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize="small")

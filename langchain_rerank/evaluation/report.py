@@ -11,10 +11,11 @@ from langchain_rerank.evaluation.measures import (
     Draws,
     Estimate,
     SystemResult,
+    check_int,
     require_eval,
     run_of,
 )
-from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,19 +80,18 @@ class Report(Shown):
     @property
     def systems(self) -> Mapping[str, SystemResult]:
         """What each system did, by name, in the order given."""
-        return {name: self._result(name) for name in self.names}
-
-    def _result(self, name: str) -> SystemResult:
-        values = self.per_query.loc[name]
-        found = self.documents[self.documents["system"] == name]
-        by_query = {
-            query: list(rows.itertuples(index=False)) for query, rows in found.groupby("query")
+        rows = {
+            key: list(found.itertuples(index=False))
+            for key, found in self.documents.groupby(["system", "query"])
         }
-        return SystemResult(
-            {one: self.estimate(name, one) for one in self.measures},
-            {one: values[one].to_dict() for one in self.measures},
-            {query: by_query.get(query, []) for query in self.queries},
-        )
+        return {
+            name: SystemResult(
+                {one: self.estimate(name, one) for one in self.measures},
+                self.per_query.loc[name, list(self.measures)].to_dict(),
+                {query: rows.get((name, query), []) for query in self.queries},
+            )
+            for name in self.names
+        }
 
     @property
     def reranking_systems(self) -> list[str]:
@@ -110,8 +110,8 @@ class Report(Shown):
         if name not in known:
             msg = f"expected a system that reranks, one of {known}, got {system!r}"
             raise ValueError(msg)
-        found = self.documents.dropna(subset=["score", "retrieval_rank"])
-        return name, found[found["system"] == name]
+        found = self.documents[self.documents["system"] == name]
+        return name, found.dropna(subset=["score", "retrieval_rank"])
 
     def estimate(self, system: str, column: str) -> Estimate:
         """Return a mean of the summary, such as that of "RR difference", with its interval."""
@@ -179,7 +179,7 @@ class Report(Shown):
         """
         import pandas as pd
 
-        _check_count("depth", depth)
+        check_int("depth", depth, 1)
         if query_id not in self.queries:
             such = ", ".join(map(repr, list(self.queries)[:3]))
             msg = f"no query {query_id!r} in this report, which has such as {such}"
@@ -193,8 +193,7 @@ class Report(Shown):
             for one in dict.fromkeys([*list(new)[:depth], *list(old)[:depth]])
             if unmoved or old.get(one) != new.get(one)
         ]
-        columns = ["id", "old_rank", "new_rank", "grade", "text"]
-        return pd.DataFrame(rows, columns=columns, dtype=object)
+        return pd.DataFrame(rows, None, ["id", "old_rank", "new_rank", "grade", "text"], object)
 
     def worst_queries(
         self, n: int = 5, *, measure: str | None = None, system: str | None = None
@@ -216,7 +215,7 @@ class Report(Shown):
         """
         import pandas as pd
 
-        _check_count("n", n)
+        check_int("n", n, 1)
         measure = self.measures[0] if measure is None else measure
         if measure not in self.measures:
             msg = f"no measure {measure!r} in this report, which has {', '.join(self.measures)}"
@@ -241,11 +240,8 @@ class Report(Shown):
         return name
 
     def _introduction(self) -> list[str]:
-        """Say what was found, then what was evaluated and how."""
-        line = (
-            f"{titled(self.dataset, len(self.queries))}, relevant from grade {self.min_relevance}. "
-            f"Means over queries, with {percent(self.draws)} bootstrap intervals."
-        )
+        line = f"{self.title}, relevant from grade {self.min_relevance}. "
+        line += f"Means over queries, with {self.intervals}."
         if len(self.names) > 1:
             line += " p: paired randomization test against the first system."
         return [*map(self._verdict, self.names[1:]), line]
@@ -271,36 +267,25 @@ class Report(Shown):
         return f"No difference between {name} and {first} is shown: {change}{cost}{more}"
 
     def _tables(self) -> dict[str, pd.DataFrame]:
-        """Lay out quality, differences to the first system, candidates and latency, as text."""
         import pandas as pd
 
         first, *others = self.names
         quality, differences = pd.DataFrame(index=self.names), pd.DataFrame(index=others)
         for one in self.measures:
             quality[one] = [f"{self.estimate(name, one):.4f}" for name in self.names]
-            changes = [f"{self.estimate(name, f'{one} difference'):+.4f}" for name in others]
-            tests = [
-                f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001"
-                for p in self.summary[f"{one} p"][1:]
+            tests = self.summary.loc[others, f"{one} p"]
+            differences[one] = [
+                f"{self.estimate(name, f'{one} difference'):+.4f}, "
+                + (f"p = {p:.3f}" if p >= _SMALL_P else "p < 0.001")
+                for name, p in tests.items()
             ]
-            differences[one] = list(map(", ".join, zip(changes, tests, strict=True)))
         cost = self.summary.filter(like=" ms").map("{:,.0f}".format).replace("nan", NOTHING)
         counts = self.per_query["candidates"].groupby("system", sort=False).mean()
         cost.insert(0, "candidates", counts.map("{:.0f}".format))
         cost.insert(1, "their recall", self.summary["candidate recall"].map("{:.4f}".format))
-        found = {"Quality": quality, f"Difference to {first}": differences}
-        found["Candidates and latency"] = cost
-        return {
-            title: table.rename_axis("system").reset_index()
-            for title, table in found.items()
-            if len(table)
-        }
-
-
-def _check_count(name: str, value: int) -> None:
-    if type(value) is not int or value < 1:
-        msg = f"{name} must be a positive int, got {value!r}"
-        raise ValueError(msg)
+        tables = {"Quality": quality, f"Difference to {first}": differences}
+        tables["Candidates and latency"] = cost
+        return {t: one.rename_axis("system").reset_index() for t, one in tables.items() if len(one)}
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
@@ -312,4 +297,4 @@ def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
         return one
 
     frame = frame.reset_index(drop=frame.index.names == [None])
-    return {name: [value(one) for one in column.tolist()] for name, column in frame.items()}
+    return {name: list(map(value, column.tolist())) for name, column in frame.items()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
-from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions, percent, titled
+from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +123,7 @@ class Sweep(Shown):
         Raises:
             ValueError: `tolerance` is negative or not finite.
         """
-        if not (math.isfinite(tolerance) and tolerance >= 0):
+        if not 0 <= tolerance < math.inf:
             msg = f"tolerance must be a finite number of at least 0, got {tolerance!r}"
             raise ValueError(msg)
         values, settings = self.per_query.to_numpy().T, [Setting(*one) for one in self.per_query]
@@ -192,10 +192,7 @@ class Sweep(Shown):
         return found
 
     def _introduction(self) -> list[str]:
-        tried = (
-            f"{titled(self.dataset, len(self.per_query))}, {self.k} documents returned, "
-            f"{self.measure} with {percent(self.draws)} bootstrap intervals."
-        )
+        tried = f"{self.title}, {self.k} documents returned, {self.measure} with {self.intervals}."
         return [str(self.recommend()), tried]
 
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -219,14 +216,10 @@ def summarize(
     values: pd.DataFrame, seconds: pd.DataFrame, measure: str, draws: Draws
 ) -> pd.DataFrame:
     """Average over the queries of a sweep: a row a setting."""
-    import pandas as pd
-
-    rows = [
-        (*estimate(values[one], **draws), *np.percentile(seconds[one], [50, 95]) * 1000)
-        for one in values
-    ]
-    columns = [measure, f"{measure} low", f"{measure} high", "p50 ms", "p95 ms"]
-    return pd.DataFrame(rows, index=values.columns, columns=columns)
+    ends = [measure, f"{measure} low", f"{measure} high"]
+    summary = values.apply(lambda one: estimate(one, **draws), result_type="expand").T
+    times = seconds.quantile([0.5, 0.95]).T * 1000
+    return summary.set_axis(ends, axis=1).join(times.set_axis(["p50 ms", "p95 ms"], axis=1))
 
 
 def _cautious(values: Numbers, reference: int) -> Numbers:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -16,27 +17,11 @@ from langchain_core.vectorstores import VectorStore
 from langchain_rerank.compressor import Reranker
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.evaluation.evaluator import checked_notes
-from langchain_rerank.evaluation.measures import (
-    Run,
-    check_draws,
-    parse_measures,
-    per_query_values,
-)
-from langchain_rerank.evaluation.sweep_report import (
-    FIRST_STAGE_ALONE,
-    Setting,
-    Sweep,
-    summarize,
-)
-from langchain_rerank.evaluation.systems import (
-    Answer,
-    as_ranking,
-    ask,
-    failure,
-    progress,
-)
+from langchain_rerank.evaluation.measures import Run, check_draws, parse_measures, per_query_values
+from langchain_rerank.evaluation.sweep_report import FIRST_STAGE_ALONE, Setting, Sweep, summarize
+from langchain_rerank.evaluation.systems import Answer, as_ranking, ask, failure, progress
 from langchain_rerank.first_stage import as_first_stage, with_fetch_k
-from langchain_rerank.ranking import Candidate, candidates, ranked
+from langchain_rerank.ranking import ranked
 from langchain_rerank.retriever import check_depths
 from langchain_rerank.scoring import score_pairs
 
@@ -115,56 +100,55 @@ def sweep(  # noqa: C901, PLR0913  # loops within loops; all but the first two h
     [parsed] = parse_measures([measure], min_relevance=min_relevance)
     import pandas as pd
 
-    rerankers = _named_rerankers(models)
-    judged = dataset.judged()
-    rankings: defaultdict[Setting, dict[str, list[str]]] = defaultdict(dict)
-    times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
-
-    def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
-        rankings[setting][query] = [one.id for one in as_ranking(documents, id_key)]
-        # What a run took elsewhere isn't known.
-        times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
-
-    answers = _first_stage(source, judged, depths[-1], id_key, show=show_progress)
-    returned = {query: one._replace(ranking=one.ranking[:k]) for query, one in answers.items()}
-    notes = checked_notes({FIRST_STAGE: returned}, judged, [parsed], min_relevance)
-    if isinstance(source, Mapping):
-        notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
-    for query, answer in answers.items():
-        keep(Setting(FIRST_STAGE_ALONE, k, 0.0), query, answer.documents[:k], 0.0)
-    for name, reranker in rerankers.items():
-        for query in _warmed_up(answers, judged, name, reranker, show=show_progress):
-            steps = _steps(answers[query].documents, judged, query, name, reranker, depths)
-            for depth, found, scores, seconds in steps:
-                for weight in weights:
-                    documents = ranked(
-                        found,
-                        scores,
-                        top_n=k,
-                        score_threshold=reranker.score_threshold,
-                        first_stage_weight=weight,
-                    )
-                    keep(Setting(name, depth, weight), query, documents, seconds)
-    values = {
-        setting: per_query_values([parsed], given, judged.qrels)[str(parsed)]
-        for setting, given in rankings.items()
-    }
-    measured, took = pd.DataFrame(values), pd.DataFrame(times)
-    measured.columns.names = took.columns.names = Setting._fields
-    summary = summarize(measured, took, str(parsed), draws)
-    return Sweep(dataset.name, str(parsed), k, draws, measured, took, summary, tuple(notes))
-
-
-def _named_rerankers(models: Any) -> dict[str, Reranker]:
-    """Build what to compare."""
     if isinstance(models, str) or not models:
         msg = f"models must be a sequence of names, or a mapping by names, got {models!r}"
         raise TypeError(msg)
     named = models if isinstance(models, Mapping) else {str(one): one for one in models}
-    return {
+    rerankers = {
         name: model if isinstance(model, Reranker) else Reranker(model=model)
         for name, model in named.items()
     }
+    judged = dataset.judged()
+    answers = _first_stage(source, judged, depths[-1], id_key, show=show_progress)
+    returned = {
+        query: one._replace(ranking=dict(islice(one.ranking.items(), k)))
+        for query, one in answers.items()
+    }
+    notes = checked_notes({FIRST_STAGE: returned}, judged, [parsed], min_relevance)
+    if isinstance(source, Mapping):
+        notes.append("The first stage is a run made elsewhere: latencies leave out its own.")
+    rankings: defaultdict[Setting, dict[str, list[str]]] = defaultdict(dict)
+    times: defaultdict[Setting, dict[str, float]] = defaultdict(dict)
+
+    def keep(setting: Setting, query: str, documents: Sequence[Document], seconds: float) -> None:
+        rankings[setting][query] = list(as_ranking(documents, id_key))
+        # What a run took elsewhere isn't known.
+        times[setting][query] = seconds + answers[query].seconds.get("total", 0.0)
+
+    for query, answer in answers.items():
+        keep(Setting(FIRST_STAGE_ALONE, k, 0.0), query, answer.documents[:k], 0.0)
+    for name, reranker in rerankers.items():
+        loaded = False
+        for query in progress(name, judged, show=show_progress):
+            text, found = judged.queries[query], answers[query].documents
+            try:
+                if found and not loaded:
+                    # Models load at their first call, which is not measured.
+                    loaded = bool(list(_tried(reranker, text, found[:1], [1], [0.0], k)))
+                for depth, weight, documents, took in _tried(
+                    reranker, text, found, depths, weights, k
+                ):
+                    keep(Setting(name, depth, weight), query, documents, took)
+            except Exception as error:
+                raise failure(name, judged, query, error) from error
+    values = {
+        setting: per_query_values([parsed], given, judged.qrels)[str(parsed)]
+        for setting, given in rankings.items()
+    }
+    measured, seconds = pd.DataFrame(values), pd.DataFrame(times)
+    measured.columns.names = seconds.columns.names = Setting._fields
+    summary = summarize(measured, seconds, str(parsed), draws)
+    return Sweep(dataset.name, str(parsed), k, draws, measured, seconds, summary, tuple(notes))
 
 
 def _first_stage(
@@ -183,37 +167,31 @@ def _first_stage(
     return {query: ask(FIRST_STAGE, stage, dataset, query, id_key, depth) for query in queries}
 
 
-def _warmed_up(
-    answers: Mapping[str, Answer], dataset: Dataset, name: str, reranker: Reranker, *, show: bool
-) -> Iterable[str]:
-    """Go through the queries after one unmeasured pair, at which a model loads."""
-    query = next((query for query, answer in answers.items() if answer.documents), None)
-    if query is not None:
-        list(_steps(answers[query].documents[:1], dataset, query, name, reranker, [1]))
-    return progress(name, dataset, show=show)
-
-
-def _steps(  # noqa: PLR0913, PLR0917  # what one query needs
-    documents: Sequence[Document],
-    dataset: Dataset,
-    query: str,
-    name: str,
+def _tried(  # noqa: PLR0913, PLR0917  # what one query needs
     reranker: Reranker,
+    query: str,
+    documents: Sequence[Document],
     depths: Sequence[int],
-) -> Iterator[tuple[int, list[Candidate], list[float], float]]:
-    """Score candidates, each once, from depth to depth: the depth, what is scored, the seconds."""
-    text, fields = dataset.queries[query], reranker.rank_fields
+    weights: Sequence[float],
+    k: int,
+) -> Iterator[tuple[int, float, list[Document], float]]:
+    """Score candidates, each once, from depth to depth: depth, weight, the ranking, the seconds."""
+    found = reranker.candidates(documents, query)
+    # A retriever counts ranks after it has dropped repeats.
+    distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
     scores: list[float] = []
     seconds = 0.0
-    try:
-        found = candidates(documents, text, rank_fields=fields, deduplicate=reranker.deduplicate)
-        # A retriever counts ranks after it has dropped repeats.
-        distinct = [replace(one, rank=rank) for rank, one in enumerate(found, start=1)]
-        for depth in depths:
-            start = time.perf_counter()
-            step = [one.pair for one in found[len(scores) :] if one.rank <= depth]
-            scores += score_pairs(reranker.model, step, reranker.instruction)
-            seconds += time.perf_counter() - start
-            yield depth, distinct[: len(scores)], scores, seconds
-    except Exception as error:
-        raise failure(name, dataset, query, error) from error
+    for depth in depths:
+        start = time.perf_counter()
+        step = [one.pair for one in found[len(scores) :] if one.rank <= depth]
+        scores += score_pairs(reranker.model, step, reranker.instruction)
+        seconds += time.perf_counter() - start
+        for weight in weights:
+            best = ranked(
+                distinct[: len(scores)],
+                scores,
+                top_n=k,
+                score_threshold=reranker.score_threshold,
+                first_stage_weight=weight,
+            )
+            yield depth, weight, best, seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,23 +71,19 @@ AnySystem = Runnable[str, list[Document]] | Run | RerankedRun
 """What can be evaluated: a retriever, a run made elsewhere, or such a run reranked."""
 
 
-class RankedDocument(NamedTuple):
-    """One document of a ranking."""
-
-    id: str
-    score: float = math.nan
-    """The cross encoder's where it was reranked, the run's where it comes from a run."""
-    retrieval_rank: float = math.nan
-    """Its place among the reranker's candidates, from 1; NaN if it was not reranked."""
-    text: str = ""
+Scored = tuple[float | None, int | None]
+"""The cross encoder's score, or the run's, and the place among the reranker's candidates, from 1:
+each None where there is none."""
 
 
 class Answer(NamedTuple):
     """What a system gave for one query, whose own document is left out: see `is_query_itself`."""
 
     documents: list[Document]
-    ranking: list[RankedDocument]
-    """The same; of several chunks of one judged document the first stands for it."""
+    ranking: dict[str, Scored]
+    """By the ids that judgments know, best first. Of several chunks of one judged document the
+    first stands for it (MaxP: Dai and Callan, "Deeper text understanding for IR with contextual
+    neural language modeling", SIGIR 2019)."""
     candidates: list[str]
     """Ids of what the reranker saw; without one, those of the ranking."""
     seconds: dict[str, float]
@@ -119,16 +114,13 @@ def ask(  # noqa: PLR0913, PLR0917  # what one query needs
     id_key: str | None = None,
     fetch_k: int | None = None,
 ) -> Answer:
-    """Put one query to a system.
-
-    With `fetch_k` only so many documents are returned, those of a run as texts of the corpus.
-    """
+    """Put one query to a system; with `fetch_k`, return only so many documents, all with texts."""
     try:
+        if isinstance(system, Runnable):
+            return _retrieve(system, dataset, query_id, id_key, fetch_k)
         if isinstance(system, RerankedRun):
             return _rerank(system, dataset, query_id)
-        if isinstance(system, Mapping):
-            return _look_up(system, dataset, query_id, fetch_k)
-        return _retrieve(system, dataset, query_id, id_key, fetch_k)
+        return _look_up(system, dataset, query_id, fetch_k)
     except Exception as error:
         raise failure(name, dataset, query_id, error) from error
 
@@ -172,8 +164,7 @@ def _look_up(run: Run, dataset: Dataset, query_id: str, fetch_k: int | None) -> 
         msg = f"the run's document '{lacking}' is not in the corpus of the data set"
         raise ValueError(msg)
     documents = [corpus.get(one) or Document("", id=one) for one in ids]
-    found = [RankedDocument(one, float(scores[one]), text=texts[one] or "") for one in ids]
-    return Answer(documents, found, ids, {}, own)
+    return Answer(documents, {one: (float(scores[one]), None) for one in ids}, ids, {}, own)
 
 
 def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
@@ -181,11 +172,9 @@ def _rerank(system: RerankedRun, dataset: Dataset, query_id: str) -> Answer:
     reranker = system.reranker.model_copy(update={"top_n": None, "on_error": "raise"})
     trace = RunCollectorCallbackHandler()
     query = dataset.queries[query_id]
-    documents = list(reranker.compress_documents(before.documents, query, [trace]))
+    found = list(reranker.compress_documents(before.documents, query, [trace]))
     seconds = {"reranking": sum(map(_seconds, trace.traced_runs))}
-    return before._replace(
-        documents=documents, ranking=as_ranking(documents, None), seconds=seconds
-    )
+    return before._replace(documents=found, ranking=as_ranking(found, None), seconds=seconds)
 
 
 def _retrieve(
@@ -213,10 +202,9 @@ def _retrieve(
         ]
         for found in (documents, seen)
     )
-    own = len(kept) < len(documents) or len(candidates) < len(seen)
-    found = as_ranking(kept, id_key)
+    order = as_ranking(kept, id_key)
     # A Reranker leaves a NaN out, of one passage or another.
-    hidden = [math.isnan(one.score) for one in found if not math.isnan(one.retrieval_rank)]
+    hidden = [score is None for score, rank in order.values() if rank is not None]
     if hidden and all(hidden):
         msg = "reranking failed, and its on_error='keep_order' hid it: set on_error='raise'"
         raise ValueError(msg)
@@ -224,7 +212,8 @@ def _retrieve(
     if steps:
         reranking = min(total, sum(map(_seconds, steps)))
         seconds = {"retrieval": total - reranking, "reranking": reranking, "total": total}
-    return Answer(kept, found, [one.id for one in as_ranking(candidates, id_key)], seconds, own)
+    own = len(kept) < len(documents) or len(candidates) < len(seen)
+    return Answer(kept, order, list(as_ranking(candidates, id_key)), seconds, own)
 
 
 def _reranking(runs: Sequence[TracedRun]) -> Iterator[TracedRun]:
@@ -237,24 +226,16 @@ def _seconds(run: TracedRun) -> float:
     return ((run.end_time or run.start_time) - run.start_time).total_seconds()
 
 
-def as_ranking(documents: Sequence[Document], id_key: str | None) -> list[RankedDocument]:
-    """Make a ranking of documents.
-
-    Of several chunks of one judged document the first stands for it (MaxP: Dai and Callan,
-    "Deeper text understanding for IR with contextual neural language modeling", SIGIR 2019).
-    """
-    found: dict[str, RankedDocument] = {}
+def as_ranking(documents: Sequence[Document], id_key: str | None) -> dict[str, Scored]:
+    """Make a ranking of documents, best first."""
+    found: dict[str, Scored] = {}
     for place, document in enumerate(documents):
-        key = _key(document, place, id_key)
-        names = ("relevance_score", "retrieval_rank")
-        values = map(document.metadata.get, names)
-        score, rank = (math.nan if value is None else float(value) for value in values)
-        found.setdefault(key, RankedDocument(key, score, rank, document.page_content))
-    return list(found.values())
+        scored = document.metadata.get("relevance_score"), document.metadata.get("retrieval_rank")
+        found.setdefault(_key(document, place, id_key), scored)
+    return found
 
 
 def _key(document: Any, place: int, id_key: str | None) -> str:
-    """Return the id by which the judgments know a document."""
     check_document(document, place)
     key = document.id if id_key is None else document.metadata.get(id_key)
     if key in (None, ""):

@@ -22,7 +22,22 @@ class Shown(ABC):
     """What shows itself as words, tables of text and notes."""
 
     __slots__ = ()
+    dataset: str
+    draws: Draws
+    per_query: pd.DataFrame
     notes: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """The data set, if it has a name, and how many queries it has."""
+        count = len(self.per_query.index.unique(-1))
+        name = f"{self.dataset}: " if self.dataset else ""
+        return f"{name}{count} {'query' if count == 1 else 'queries'}"
+
+    @property
+    def intervals(self) -> str:
+        """What the intervals are; 0.995 is "99.5%", not "100%"."""
+        return f"{100 * self.draws['confidence']:g}% bootstrap intervals"
 
     @abstractmethod
     def _introduction(self) -> list[str]:
@@ -67,13 +82,3 @@ def more_questions(differences: npt.NDArray[np.float64]) -> str:
         f" About {needed:,} judged questions would tell one of this size; "
         f"here are {len(differences):,}."
     )
-
-
-def titled(dataset: str, count: int) -> str:
-    """Name a data set, if it has a name, and its queries."""
-    return f"{dataset and f'{dataset}: '}{count} {'query' if count == 1 else 'queries'}"
-
-
-def percent(draws: Draws) -> str:
-    """Write the confidence of intervals without rounding it: 0.995 is "99.5%", not "100%"."""
-    return f"{100 * draws['confidence']:g}%"

@@ -11,7 +11,7 @@ than 'exact' for interval estimation of binomial proportions", 1998).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
     from langchain_rerank.evaluation.report import Report
 
-    Numbers = npt.NDArray[np.float64]
-    Flags = npt.NDArray[np.bool_]
-    Places = npt.NDArray[np.int_]
+    Array = npt.NDArray[Any]
 
 # About the normal distribution's 95 % point times √2, as the other questions vary too. 95 instead
 # of 90, as the best of many thresholds is taken: tried on random halves, see tests/halves.py.
 _ERRORS = 2.4
 _TRIED = 200
-_TIMES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+_TIMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def suggest_threshold(
     lowest = float(scores[end - 1])
     below = float(scores[end]) if end < len(scores) else lowest
     middle = below + (lowest - below) / 2
-    threshold = middle if below < middle <= lowest else lowest
+    threshold = middle if middle > below else lowest
     kept = scores >= threshold
     return SuggestedThreshold(
         threshold=threshold,
@@ -102,6 +100,34 @@ def suggest_threshold(
         queries_left_empty=len({*queries[relevant]} - {*queries[kept]}),
         system=name,
     )
+
+
+def _last_kept(scores: Array, relevant: Array, queries: Array, wanted: float) -> tuple[int, float]:
+    """Find how many of the best documents can promise a precision at most, and the bound."""
+    # Documents of equal score stay or go together. Not thousands of thresholds: neighbours hardly
+    # differ, least where much is kept.
+    ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], True)) + 1  # the last
+    ends = ends[np.unique(np.geomspace(1, len(ends), _TRIED).astype(int)) - 1][::-1]
+    precisions = relevant.cumsum()[ends - 1] / ends
+    for times in _TIMES if precisions.max() > wanted else ():
+        for end in ends.tolist():
+            bound = lower_bound(relevant[:end], queries[:end], times)
+            if bound >= wanted and times == 1:
+                return end, bound
+            if bound >= wanted:
+                msg = (
+                    f"too few judged passages to promise precision {wanted:g}: {len(scores):,} "
+                    f"were scored, about {(times - 1) * len(scores):,} more needed, of further "
+                    "questions"
+                )
+                raise ValueError(msg)
+    best = int(precisions.argmax())
+    msg = (
+        f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, of the "
+        f"{ends[best]} of {len(scores)} documents that score {scores[ends[best] - 1]:.4g} or more. "
+        "Ask for less, or for a better model"
+    )
+    raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +175,13 @@ def suggest_abstention(
     every = np.arange(len(best))
     # From the strictest down, so that the first one that can promise it refuses most.
     for threshold in np.unique(best)[::-1].tolist():
-        bound = lower_bound(best >= threshold, every)
-        if bound >= answered:
-            refused = without < threshold
+        kept, refused = best >= threshold, without < threshold
+        if (bound := lower_bound(kept, every)) >= answered:
             return SuggestedAbstention(
                 threshold=threshold,
                 answered=bound,
                 refused=lower_bound(refused, every),
-                seen_answered=float((best >= threshold).mean()),
+                seen_answered=float(kept.mean()),
                 seen_refused=float(refused.mean()),
                 questions=len(every),
                 system=name,
@@ -174,7 +199,7 @@ def _check_share(name: str, share: float) -> None:
         raise ValueError(msg)
 
 
-def lower_bound(hits: Flags, queries: Places, times: int = 1) -> float:
+def lower_bound(hits: Array, queries: Array, times: int = 1) -> float:
     """Return the share of hits that as many other queries will show at least, 9 times of 10.
 
     Args:
@@ -192,35 +217,3 @@ def lower_bound(hits: Flags, queries: Places, times: int = 1) -> float:
     squares += ((1 - share) * size) ** 2 + (share * size) ** 2
     error = np.sqrt(squares * count / (count - 1)) / total
     return float(max(0.0, share - _ERRORS * error))
-
-
-def _last_kept(
-    scores: Numbers, relevant: Flags, queries: Places, wanted: float
-) -> tuple[int, float]:
-    """Find how many of the best documents can promise a precision at most, and the bound."""
-    # Documents of equal score stay or go together. Not thousands of thresholds: neighbours hardly
-    # differ, least where much is kept.
-    ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], True)) + 1  # the last
-    ends = ends[np.unique(np.geomspace(1, len(ends), _TRIED).astype(int)) - 1][::-1]
-
-    def promised(times: int) -> tuple[int, float] | None:
-        bounds = ((end, lower_bound(relevant[:end], queries[:end], times)) for end in ends.tolist())
-        return next(((end, bound) for end, bound in bounds if bound >= wanted), None)
-
-    if found := promised(1):
-        return found
-    precisions = relevant.cumsum()[ends - 1] / ends
-    times = next((one for one in _TIMES if precisions.max() > wanted and promised(one)), None)
-    if times:
-        msg = (
-            f"too few judged passages to promise precision {wanted:g}: {len(scores):,} were "
-            f"scored, about {(times - 1) * len(scores):,} more needed, of further questions"
-        )
-        raise ValueError(msg)
-    best = int(precisions.argmax())
-    msg = (
-        f"no threshold reaches precision {wanted:g}: the best is {precisions[best]:.4f}, of the "
-        f"{ends[best]} of {len(scores)} documents that score {scores[ends[best] - 1]:.4g} or more. "
-        "Ask for less, or for a better model"
-    )
-    raise ValueError(msg)

@@ -40,9 +40,8 @@ class Timing:
     cold_start_s: float
     """From the start of the interpreter to the first scores, the model being on the disk."""
     seconds: list[float] = field(default_factory=list)
-    """One a round and query, in the same order for every system."""
+    """One a round and query, in the same order for every system; so are `scores`."""
     scores: list[list[float]] = field(default_factory=list)
-    """As `seconds`."""
     peak_bytes: int | None = None
 
 
@@ -72,19 +71,18 @@ def measure(
                 timings[key] = Timing(seconds)
             except SystemFailedError as error:
                 failed[key] = str(error)
-        for number in range(rounds):
-            for pairs in queries:
-                for key in order.sample(list(timings), len(timings)):
-                    say(f"round {number + 1} of {rounds}: {SYSTEMS[key].name}")
-                    try:
-                        seconds, scores, peak = ask(processes[key], score, pairs)
-                    except SystemFailedError as error:
-                        failed[key] = str(error)
-                        del timings[key]
-                        continue
-                    timings[key].seconds.append(seconds)
-                    timings[key].scores.append(scores)
-                    timings[key].peak_bytes = peak
+        for pairs in queries * rounds:
+            for key in order.sample(list(timings), len(timings)):
+                say(f"timing {SYSTEMS[key].name}")
+                try:
+                    seconds, scores, peak = ask(processes[key], score, pairs)
+                except SystemFailedError as error:
+                    failed[key] = str(error)
+                    del timings[key]
+                    continue
+                timings[key].seconds.append(seconds)
+                timings[key].scores.append(scores)
+                timings[key].peak_bytes = peak
     return timings, failed
 
 
@@ -156,11 +154,10 @@ def paired_ratio(slow: Timing, fast: Timing) -> float:
 
 def top_overlap(scores: list[list[float]], reference: list[list[float]], depth: int = 10) -> float:
     """Share of the reference's best `depth` candidates that are among the best of `scores`."""
-    pairs = zip(map(_order, scores), map(_order, reference), strict=True)
-    return statistics.fmean(
-        len({*mine[:depth]} & {*other[:depth]}) / min(depth, len(other)) for mine, other in pairs
-    )
 
+    def best(values: list[float]) -> set[int]:
+        order = sorted(range(len(values)), key=lambda position: -values[position])
+        return set(order[:depth])
 
-def _order(scores: list[float]) -> list[int]:
-    return sorted(range(len(scores)), key=lambda position: -scores[position])
+    pairs = [(best(mine), best(other)) for mine, other in zip(scores, reference, strict=True)]
+    return statistics.fmean(len(mine & other) / len(other) for mine, other in pairs)

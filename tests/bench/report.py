@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import operator
 import platform
 import statistics
 import subprocess
@@ -13,16 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
-from langchain_core.stores import InMemoryByteStore
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from langchain_rerank import CachedCrossEncoder, create_rerank_retriever
+from langchain_rerank import create_rerank_retriever
 from langchain_rerank.cross_encoders.processes import available_cores
 from tests.bench.measure import Timing, paired_ratio, top_overlap
 from tests.bench.systems import SYSTEMS
-from tests.fakes import RecordingRetriever
+from tests.fakes import RecordingRetriever, WordOverlapCrossEncoder
 
 if TYPE_CHECKING:
     from tests.bench.systems import Pairs, Weights
@@ -46,15 +43,13 @@ def make_report(
         msg = f"no system could score: {reasons}"
         raise ValueError(msg)
     installed = {one.name: one.version for one in importlib.metadata.distributions()}
-    cached = CachedCrossEncoder(_Instant(), InMemoryByteStore(), namespace="bench")
     return {
         **asdict(weights),
         "queries": len(queries),
         "candidates": max(map(len, queries)),
         "systems": {key: _figures(timing, timings, queries) for key, timing in timings.items()},
         "left_out": failed,
-        "overhead_s": _overhead_s(queries[0], _Instant()),
-        "cached_s": _overhead_s(queries[0], cached),
+        "overhead_s": _overhead_s(queries[0]),
         "processor": processor(weights.device),
         "cores": available_cores(),
         "versions": {name: installed.get(name) for name in _PACKAGES},
@@ -64,39 +59,35 @@ def make_report(
 
 
 def _figures(timing: Timing, timings: dict[str, Timing], queries: list[Pairs]) -> dict[str, Any]:
-    # As many times as there were rounds.
-    pairs = [len(query) for query in queries] * (len(timing.seconds) // len(queries))
-    reference = timings.get(_REFERENCE)
+    median, reference = statistics.median(timing.seconds), timings.get(_REFERENCE)
     # With ten candidates or fewer everybody keeps the best ten.
-    comparable = reference is not None and min(pairs) > _TOP
+    comparable = reference is not None and min(map(len, queries)) > _TOP
+    against = [key for key in _AGAINST if key in timings]
     return {
-        "median_s": statistics.median(timing.seconds),
+        "median_s": median,
         "seconds": timing.seconds,
-        "pairs_per_s": statistics.median(map(operator.truediv, pairs, timing.seconds)),
-        "times_as_fast_as": {
-            key: paired_ratio(timings[key], timing) for key in _AGAINST if key in timings
-        },
+        "times_as_fast_as": {key: paired_ratio(timings[key], timing) for key in against},
         "top_10_overlap": top_overlap(timing.scores, reference.scores) if comparable else None,
         "cold_start_s": timing.cold_start_s,
         "peak_bytes": timing.peak_bytes,
     }
 
 
-class _Instant(BaseCrossEncoder):
+class _Instant(WordOverlapCrossEncoder):
     """Scores that cost nothing."""
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         return [float(position % 7) for position in range(len(text_pairs))]
 
 
-def _overhead_s(pairs: Pairs, scorer: BaseCrossEncoder) -> float:
+def _overhead_s(pairs: Pairs) -> float:
     """Median seconds of a traced `RerankRetriever.invoke` but for first stage and scoring."""
     documents = [
         Document(passage, id=str(number), metadata={"source": "bench", "place": number})
         for number, (_, passage) in enumerate(pairs)
     ]
     retriever = create_rerank_retriever(
-        RecordingRetriever(documents=documents), reranker=scorer, fetch_k=len(documents), k=1
+        RecordingRetriever(documents=documents), reranker=_Instant(), fetch_k=len(documents), k=1
     )
     seconds = []
     for _ in range(_OVERHEAD_RUNS):
@@ -107,9 +98,17 @@ def _overhead_s(pairs: Pairs, scorer: BaseCrossEncoder) -> float:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """Say what was timed, and lay out a row a system."""
-    headings, *rows = _rows(report)
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    """Say what was timed, and lay out a row a system: the fastest first, those that failed last."""
+    others = [key for key in _AGAINST if key in report["systems"]]
+    headings = ["system", "s/query", *(f"times as fast as {SYSTEMS[key].name}" for key in others)]
+    headings += ["top 10 kept", "first score after", "memory"]
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+    for key, row in sorted(report["systems"].items(), key=lambda item: item[1]["median_s"]):
+        ratios = [f"{row['times_as_fast_as'][other]:.1f}" for other in others]
+        overlap = "" if row["top_10_overlap"] is None else f"{row['top_10_overlap']:.0%}"
+        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB"
+        lines.append([SYSTEMS[key].name, f"{row['median_s']:.3f}", *ratios, overlap])
+        lines[-1] += [f"{row['cold_start_s']:.1f} s", memory]
     left_out = [
         f"left out: {SYSTEMS[key].name} ({' '.join(reason.split())})"
         for key, reason in report["left_out"].items()
@@ -119,34 +118,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"{report['processor']}, {report['cores']} cores; commit {report['commit'] or 'unknown'}"
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    overhead, cached = (1000 * report[key] for key in ("overhead_s", "cached_s"))
-    foot = f"around the scoring {overhead:.1f} ms a query, with every score cached {cached:.1f} ms"
+    foot = f"around the scoring {1000 * report['overhead_s']:.1f} ms a query"
     return "\n\n".join([head, table, *left_out, foot])
-
-
-def _rows(report: dict[str, Any]) -> list[list[str]]:
-    """Headings, then a row a system: the fastest first, those that failed last."""
-    systems = sorted(report["systems"].items(), key=lambda item: item[1]["median_s"])
-    others = [key for key in _AGAINST if key in report["systems"]]
-    headings = [
-        *("system", "s/query", "pairs/s"),
-        *(f"times as fast as {SYSTEMS[key].name}" for key in others),
-        *("top 10 kept", "first score after", "memory"),
-    ]
-    rows = [
-        [
-            SYSTEMS[key].name,
-            f"{row['median_s']:.3f}",
-            f"{row['pairs_per_s']:,.0f}",
-            *(f"{row['times_as_fast_as'][other]:.1f}" for other in others),
-            "" if row["top_10_overlap"] is None else f"{row['top_10_overlap']:.0%}",
-            f"{row['cold_start_s']:.1f} s",
-            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
-        ]
-        for key, row in systems
-    ]
-    empty = ["left out, see below", *[""] * (len(headings) - 2)]
-    return [headings, *rows, *([SYSTEMS[key].name, *empty] for key in report["left_out"])]
 
 
 def processor(device: str = "cpu") -> str:

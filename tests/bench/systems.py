@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,22 +27,17 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to score pairs."""
+    """One way to score pairs; `load` is called in a process of its own."""
 
     name: str
     load: Callable[[Weights], Score]
-    """Called in a process of its own."""
     needs_graph: bool = False
 
 
-def _onnx(weights: Weights) -> Score:
+def _onnx(weights: Weights, *, given: bool = False) -> Score:
     from langchain_rerank import OnnxCrossEncoder
 
-    return OnnxCrossEncoder(model=weights.checkpoint).score
-
-
-def _onnx_given(weights: Weights) -> Score:
-    return _onnx(replace(weights, checkpoint=str(weights.graph)))
+    return OnnxCrossEncoder(model=str(weights.graph) if given else weights.checkpoint).score
 
 
 def _torch(weights: Weights, dtype: str) -> Score:
@@ -55,10 +50,8 @@ def _flag(weights: Weights, **settings: int) -> Score:
     from FlagEmbedding import FlagReranker
 
     # A list of one device: None would take every GPU.
-    gpu = weights.device != "cpu"
-    return FlagReranker(
-        weights.checkpoint, use_fp16=gpu, devices=[weights.device], **settings
-    ).compute_score
+    where = {"use_fp16": weights.device != "cpu", "devices": [weights.device]}
+    return FlagReranker(weights.checkpoint, **where, **settings).compute_score
 
 
 def _huggingface(weights: Weights) -> Score:
@@ -95,7 +88,9 @@ def _flashrank(weights: Weights) -> Score:
 
 SYSTEMS = {
     "onnx": System("langchain-rerank, ONNX int8", _onnx),
-    "onnx-given": System("langchain-rerank, ONNX int8, given graph", _onnx_given, needs_graph=True),
+    "onnx-given": System(
+        "langchain-rerank, ONNX int8, given graph", partial(_onnx, given=True), needs_graph=True
+    ),
     "torch-bf16": System("langchain-rerank, torch bfloat16", partial(_torch, dtype="bfloat16")),
     "torch": System("langchain-rerank, torch float32", partial(_torch, dtype="float32")),
     "flashrank": System("FlashRank, given graph", _flashrank, needs_graph=True),

@@ -42,11 +42,8 @@ def test_questions_from_lists_take_the_ids_that_the_index_gives():
     documents = [Document("A city.", metadata={"source": "a"}), Document("A river.", id="river")]
     before = [document.model_copy(deep=True) for document in documents]
     city = document_id(documents[0])
-
-    dataset = Dataset.from_questions(
-        [("Which city?", [city]), ("Which river?", {"river": 3, city: 0})], documents
-    )
-
+    questions = [("Which city?", [city]), ("Which river?", {"river": 3, city: 0})]
+    dataset = Dataset.from_questions(questions, documents)
     assert dataset.queries == {"1": "Which city?", "2": "Which river?"}
     assert dataset.qrels == {"1": {city: 1}, "2": {"river": 3, city: 0}}
     assert [document.id for document in dataset.documents] == [city, "river"]
@@ -59,12 +56,12 @@ def test_questions_from_lists_take_the_ids_that_the_index_gives():
 
 def test_subsets_and_judged_queries():
     dataset = Dataset(QUERIES, {"q2": {}, "q1": {"d1": 0}}, CORPUS)
-
     assert dataset.judged() == dataset.subset(["q1"])
     assert (dataset.judged().qrels, dataset.judged().corpus) == ({"q1": {"d1": 0}}, CORPUS)
-    with pytest.raises(ValueError, match="'q3', which is none"):
-        dataset.subset(["q3"])
-    with pytest.raises(ValueError, match=r"no query of Dataset\(.* has a judgment"):
-        Dataset(QUERIES, {"q2": {}}).judged()
-    with pytest.raises(ValueError, match="without a corpus"):
-        _ = Dataset(QUERIES, QRELS).documents
+    for call, message in (
+        (lambda: dataset.subset(["q3"]), "'q3', which is none"),
+        (Dataset(QUERIES, {"q2": {}}).judged, r"no query of Dataset\(.* has a judgment"),
+        (lambda: Dataset(QUERIES, QRELS).documents, "without a corpus"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

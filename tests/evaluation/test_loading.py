@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import namedtuple
+from types import SimpleNamespace
 
+import hypothesis
 import ir_datasets
 import pytest
 from hypothesis import given
@@ -32,6 +33,10 @@ FILES = {
 }
 QUERIES = {"q1": "Which city?", "q2": "Which river?"}
 QRELS = {"q1": {"d1": 1}, "q2": {"d2": 2, "d1": 0}}
+DOCUMENTS = [
+    Document("A city.", id="d1", metadata={"title": "Berlin"}),
+    Document("A river.", id="d2"),
+]
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -46,13 +51,8 @@ def folder(tmp_path):
 
 def test_a_beir_folder_becomes_judged_queries_and_documents(folder):
     dataset = load_beir(folder)
-
     assert (dataset.queries, dataset.qrels, list(dataset.qrels)) == (QUERIES, QRELS, ["q2", "q1"])
-    assert dataset.documents == [
-        Document("A city.", id="d1", metadata={"title": "Berlin"}),
-        Document("A river.", id="d2"),
-        Document("", id="d3"),
-    ]
+    assert dataset.documents == [*DOCUMENTS, Document("", id="d3")]
     assert repr(dataset) == "Dataset('cities/test', queries=2, judgments=3, documents=3)"
 
 
@@ -68,7 +68,6 @@ def test_a_beir_folder_becomes_judged_queries_and_documents(folder):
 )
 def test_judgments_of_either_layout_with_the_oddities_of_published_files(folder, qrels, expected):
     (folder / "qrels" / "odd.tsv").write_text(qrels, newline="")
-
     assert load_beir(folder, "odd").qrels == expected
     assert load_beir(folder, folder / "qrels" / "odd.tsv").qrels == expected
 
@@ -76,7 +75,6 @@ def test_judgments_of_either_layout_with_the_oddities_of_published_files(folder,
 def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folder):
     (folder / "qrels/test.tsv").write_text(HEADER + "q1\td1\t1\nq1\telsewhere\t3\n")
     expected = {"q1": {"d1": 1, "elsewhere": 3}}
-
     assert load_beir(folder, partial_corpus=True).qrels == expected
     with pytest.raises(ValueError, match=r"test\.tsv, line 3: .*'elsewhere'.*partial_corpus=True"):
         load_beir(folder)
@@ -105,7 +103,7 @@ def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folde
         ("corpus.jsonl", r'{"_id": "d\ud800", "text": "a"}', "line 1: .*lone surrogates"),
         ("corpus.jsonl", '{"_id": "d", "title": 5, "text": "a"}\n', "line 1: .*'title', got int"),
         ("corpus.jsonl", FILES["corpus.jsonl"] * 2, "line 4: .*no earlier line has, got 'd1'"),
-        ("corpus.jsonl", "", "got an empty file"),
+        ("corpus.jsonl", "", "got a file without any"),
         ("corpus.jsonl", b'{"_id": "\xff"}', "line 1: 'utf-8' codec"),
         ("queries.jsonl", '{"_id": "q1", "text": " "}\n', "line 1: query 'q1' must hold text"),
         ("queries.jsonl", '{"_id": "q1", "text": null}\n', "line 1: .*'text', got NoneType"),
@@ -122,7 +120,7 @@ def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folde
         ("run.trec", LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: could not convert .*'high'"),
         ("run.trec", LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score .*, got N"),
         ("run.trec", LINE * 2, "line 2: document 'd1' stands twice for query 'q1'"),
-        ("run.trec", "\n \n", "without a result"),
+        ("run.trec", "\n \n", "expected a TREC run file, got a file without any"),
         ("run.trec", b"q Q0 \xed\xa0\x80 1 1.0 t", "line 1: 'utf-8' codec"),
         ("run.trec", b"q Q0 d 1 \0 t", "line 1: could not convert"),
     ],
@@ -130,23 +128,21 @@ def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folde
 def test_a_bad_line_is_one_error_that_names_it(folder, name, content, message):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
     with pytest.raises(ValueError, match=message) as error:
         read_run(path) if name == "run.trec" else load_beir(folder)
-
     assert str(path) in str(error.value)
 
 
-class FieldedDoc(namedtuple("FieldedDoc", "doc_id title body")):  # noqa: PYI024, SLOT002  # as ir_datasets'
+class Doc(SimpleNamespace):
     def default_text(self):
-        return f"{self.title} {self.body}"
+        return f"{self.heading} {self.body}"
 
 
 class Docs(ir_datasets.formats.BaseDocs):
     def docs_iter(self):
-        titled = namedtuple("TitledDoc", "doc_id text title")  # noqa: PYI024  # as ir_datasets'
-        yield from (titled("d1", "A city.", "Berlin"), titled("d2", "A river.", ""))
-        yield FieldedDoc("d3", "Spree", "Another river.")
+        yield Doc(doc_id="d1", text="A city.", title="Berlin")
+        yield Doc(doc_id="d2", text="A river.", title="")
+        yield Doc(doc_id="d3", heading="Spree", body="Another river.")
 
 
 def test_an_ir_dataset_becomes_judged_queries_and_documents_with_their_titles(tmp_path):
@@ -163,11 +159,7 @@ def test_an_ir_dataset_becomes_judged_queries_and_documents_with_their_titles(tm
     dataset = load_ir_dataset(name)
 
     assert (dataset.queries, dataset.qrels, dataset.name) == (QUERIES, QRELS, name)
-    assert dataset.documents == [
-        Document("A city.", id="d1", metadata={"title": "Berlin"}),
-        Document("A river.", id="d2"),
-        Document("Spree Another river.", id="d3"),
-    ]
+    assert dataset.documents == [*DOCUMENTS[:2], Document("Spree Another river.", id="d3")]
     assert load_ir_dataset(name, load_corpus=False).corpus is None
     ir_datasets.registry._registered.pop(name)
     with pytest.raises(ValueError, match=r"expected an id that ir_datasets knows.*'no/such'"):
@@ -180,23 +172,19 @@ words = st.text(min_size=1).filter(lambda text: text.split() == [text]).filter(s
 results = st.dictionaries(words, st.floats(allow_nan=False), min_size=1)
 
 
+@hypothesis.settings(max_examples=50)
 @given(run=st.dictionaries(words, results, min_size=1), tag=words)
 def test_a_run_reads_back_as_it_was_written_best_first(run, tag, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run.trec"
-
     write_run(path, run, tag=tag)
-
     back = read_run(path)
-    assert back == run
-    assert list(back) == list(run)
+    assert (back, list(back)) == (run, list(run))
     assert [list(found) for found in back.values()] == [ranking(run[query]) for query in run]
 
 
 def test_the_file_is_what_trec_eval_and_ir_measures_read(tmp_path):
     path = tmp_path / "run.trec"
-
     write_run(path, {"q2": {"low": -1.0, "high": 0.1 + 0.2}, "none": {}, "q1": {"only": 3}})
-
     assert path.read_text(encoding="utf-8") == (
         "q2 Q0 high 1 0.30000000000000004 langchain_rerank\n"
         "q2 Q0 low 2 -1.0 langchain_rerank\n"
@@ -219,9 +207,7 @@ def test_the_file_is_what_trec_eval_and_ir_measures_read(tmp_path):
 def test_what_the_format_can_not_carry_leaves_the_old_file(tmp_path, run, tag, message):
     path = tmp_path / "run.trec"
     path.write_text(LINE)
-
     with pytest.raises(ValueError, match=message):
         write_run(path, run, tag=tag)
-
     assert path.read_text() == LINE
     assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,6 @@ from operator import gt
 
 import numpy as np
 import pytest
-from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -28,6 +27,8 @@ REPEATS = {
 DATASET = replace(TOY, corpus=REPEATS)
 WEIGHTS = (0.2, 0.4, 0.5, 0.6, 0.7, 1)
 RUN = random_run(DATASET, depth=30)
+STORE = InMemoryVectorStore.from_documents(DATASET.documents, DeterministicFakeEmbedding(size=16))
+FIRST = (None, 10, 0)
 
 
 def swept(source=RUN, dataset=DATASET, model=None, **settings):
@@ -39,37 +40,28 @@ def values_of(system, measure="nDCG@10"):
     return evaluate({"one": system}, DATASET, [measure], **QUIET).per_query[measure].tolist()
 
 
-@pytest.fixture(scope="module")
-def store():
-    embedding = DeterministicFakeEmbedding(size=16)
-    return InMemoryVectorStore.from_documents(DATASET.documents, embedding)
-
-
 @pytest.mark.parametrize(
     "settings",
     [{}, {"deduplicate": False}, {"score_threshold": 0.3}, {"rank_fields": ("title",)}],
 )
-def test_every_setting_is_what_the_retriever_of_that_setting_returns(store, settings):
+def test_every_setting_is_what_the_retriever_of_that_setting_returns(settings):
     reranker = Reranker(model=WordOverlapCrossEncoder(), **settings)
-
-    found = swept(store, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=WEIGHTS)
-
+    found = swept(STORE, model=reranker, fetch_k=[20, 5, 12], first_stage_weights=WEIGHTS)
     first, *others = found.per_query
     assert [key[1:] for key in others] == [(d, w) for d in (5, 12, 20) for w in (0, *WEIGHTS)]
     for key in others:
         same = reranker.model_copy(update={"first_stage_weight": key[2]})
-        retriever = create_rerank_retriever(store, reranker=same, k=5, fetch_k=key[1])
+        retriever = create_rerank_retriever(STORE, reranker=same, k=5, fetch_k=key[1])
         assert found.per_query[key].tolist() == values_of(retriever), key
         # Retrieval counts as well.
         assert all(map(gt, found.seconds[key], found.seconds[first]))
-    dense = store.as_retriever(search_kwargs={"k": 5})
+    dense = STORE.as_retriever(search_kwargs={"k": 5})
     assert found.per_query[first].tolist() == values_of(dense)
 
 
 def test_run_as_source_reads_its_texts_from_the_corpus():
     model = WordOverlapCrossEncoder()
     found = swept(model=model, fetch_k=[8, 30], first_stage_weights=[0], measure="nDCG@5")
-
     systems = [RUN, *(RerankedRun(RUN, Reranker(model=model), fetch_k=depth) for depth in (8, 30))]
     for key, system in zip(found.per_query, systems, strict=True):
         assert found.per_query[key].tolist() == values_of(system, "nDCG@5")
@@ -78,12 +70,9 @@ def test_run_as_source_reads_its_texts_from_the_corpus():
 
 def test_each_pair_is_scored_once_in_steps_of_depth():
     cross_encoder = WordOverlapCrossEncoder()
-
     found = swept(model=Reranker(model=cross_encoder, deduplicate=False), fetch_k=[10, 5, 25])
-
     loading, *steps = cross_encoder.calls
-    assert len(loading) == 1
-    assert [len(step) for step in steps] == [5, 5, 15] * 6
+    assert [len(step) for step in (loading, *steps)] == [1, *[5, 5, 15] * 6]
     scored = Counter(pair[0] for step in steps for pair in step)
     asked = Counter(DATASET.queries.values())
     assert scored == {query: 25 * times for query, times in asked.items()}
@@ -101,38 +90,29 @@ def test_chunks_stand_for_the_document_that_was_judged():
         for n, (text, source) in enumerate(chunks)
     ]
     retriever = RecordingRetriever(documents=documents)
-
     found = swept(retriever, dataset, fetch_k=[4], k=4, id_key="source")
-
     # "a" stands third and is the third document; "b" second.
     first, reranked = found.summary["nDCG@10"].iloc[:2]
     assert (first, reranked) == pytest.approx(((1 / 2 + 0.6309297535714575) / 2, 1))
 
 
-class ScriptedCrossEncoder(BaseCrossEncoder):
-    """Prefers the passage "first" or "second", as the query says."""
-
+class SecondCrossEncoder(WordOverlapCrossEncoder):
     def score(self, text_pairs):
-        return [float(passage == query.split()[0]) for query, passage in text_pairs]
+        return [float(passage == "second") for _, passage in text_pairs]
 
 
 def weigh(helped):
     """The first stage, which puts "first" first, is right on some of 20 queries, the model else."""
-    ids = [str(number) for number in range(20)]
-    corpus = {one: Document(one, id=one) for one in ("first", "second")}
-    right = {one: "first" if number < helped else "second" for number, one in enumerate(ids)}
-    queries = {one: f"second {one}" for one in ids}
-    dataset = Dataset(queries, {one: {key: 1} for one, key in right.items()}, corpus)
-    run = {query: {"first": 2.0, "second": 1.0} for query in ids}
-    model = ScriptedCrossEncoder()
-    weights = [0.2, 0.8]
-    settings = {"fetch_k": [2], "k": 2, "measure": "RR", "first_stage_weights": weights, "seed": 3}
-    return swept(run, dataset, model, **settings)
+    answers = ["first"] * helped + ["second"] * (20 - helped)
+    corpus = [Document(one, id=one) for one in ("first", "second")]
+    dataset = Dataset.from_questions([("which", [one]) for one in answers], corpus)
+    run = {query: {"first": 2.0, "second": 1.0} for query in dataset.queries}
+    settings = {"fetch_k": [2], "k": 2, "first_stage_weights": [0.2, 0.8], "seed": 3}
+    return swept(run, dataset, SecondCrossEncoder(), measure="RR", **settings)
 
 
 def test_what_gains_more_than_chance_is_recommended_and_what_hurts_is_said():
     found = weigh(helped=19)
-
     # Weight 0.8 follows the first stage: 19 queries right, the last one at rank 2.
     first, plain, _, heavy = found.summary["RR"]
     assert (plain, heavy) == pytest.approx(((1 + 19 / 2) / 20, (19 + 1 / 2) / 20))
@@ -144,46 +124,31 @@ def test_what_gains_more_than_chance_is_recommended_and_what_hurts_is_said():
     assert advice.plain_over_first_stage.high < 0
     assert str(advice).startswith("Plain reranking hurts here: RR -0.4500 [")
     assert "Take the first stage alone: RR 0.9750 [" in str(advice)
-
-
-def test_what_gains_by_chance_is_not():
-    advice = weigh(helped=10).recommend()
-
-    assert advice.setting == advice.plain
-    assert advice.over_plain.mean <= 0
+    by_chance = weigh(helped=10).recommend()
+    assert by_chance.setting == by_chance.plain
+    assert by_chance.over_plain.mean <= 0
 
 
 def test_what_is_expected_is_less_than_the_best_of_many_shows():
     rng = np.random.default_rng(0)
     noise = [(("a", 50, n / 40), 0.5 + rng.uniform(-0.3, 0.3, 40), 10) for n in range(40)]
-    found = a_sweep(((None, 10, 0), 0.3 + rng.uniform(-0.3, 0.3, 40), 10), *noise)
-
-    advice = found.recommend()
-
-    means = found.per_query.mean()
+    found = a_sweep((FIRST, 0.3 + rng.uniform(-0.3, 0.3, 40), 10), *noise)
+    advice, means = found.recommend(), found.per_query.mean()
     assert advice.over_plain.mean < (means.max() - means.iloc[1]) / 2
     assert advice.over_first_stage.low > 0
 
 
 def test_an_uncertain_gain_says_how_many_judged_questions_would_tell():
-    gains = [0.1] * 24 + [-0.1] * 16
-    found = a_sweep(
-        ((None, 10, 0), 0.1, 5), (("a", 50, 0), 0.5, 50), (("a", 50, 0.3), np.add(0.5, gains), 50)
-    )
-    said = str(found.recommend())
+    gains = np.array([0.1] * 24 + [-0.1] * 16)
+    settings = ((("a", 50, 0), 0.5, 50), (("a", 50, 0.3), 0.5 + gains, 50))
+    said = str(a_sweep((FIRST, 0.1, 5), *settings).recommend())
     assert "About " in said
     assert " judged questions would tell one of this size; here are 40." in said
 
 
-def test_one_query_has_no_interval():
-    found = swept(dataset=DATASET.subset(["q0"]), fetch_k=[10], first_stage_weights=[0])
-    assert found.summary["nDCG@10 low"].isna().all()
-    assert "toy: 1 query, 5 documents returned" in found.to_markdown()
-
-
 def test_the_cheapest_within_the_tolerance_is_recommended_with_what_others_cost():
     found = a_sweep(
-        ((None, 10, 0), 0.40, 5),
+        (FIRST, 0.40, 5),
         (("small", 50, 0), 0.655, 60),
         (("small", 100, 0), 0.660, 110),
         (("large", 20, 0), 0.652, 200),
@@ -203,16 +168,16 @@ def test_the_cheapest_within_the_tolerance_is_recommended_with_what_others_cost(
         "candidates reranked by small, -0.0100, 110 ms a question (p95 110 ms)."
     )
     # Of equal latency the smaller depth.
-    equal = a_sweep(((None, 10, 0), 0.4, 5), *((("a", depth, 0), 0.6, 50) for depth in (100, 50)))
+    equal = a_sweep((FIRST, 0.4, 5), *((("a", depth, 0), 0.6, 50) for depth in (100, 50)))
     assert equal.recommend().setting.fetch_k == 50
     for wrong in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="tolerance must be"):
             found.recommend(wrong)
 
 
-def test_tables_say_what_was_found(store):
+def test_tables_say_what_was_found():
     models = {"a<b|c": WordOverlapCrossEncoder()}
-    found = sweep(store, DATASET, models=models, fetch_k=[10, 20], **QUIET)
+    found = sweep(STORE, DATASET, models=models, fetch_k=[10, 20], **QUIET)
 
     table = found.to_dataframe()
     assert table["fetch_k"].tolist() == [10] + [10] * 8 + [20] * 8
@@ -228,6 +193,9 @@ def test_tables_say_what_was_found(store):
     assert str(found.recommend()).replace("|", "\\|") in markdown
     assert "<td>a&lt;b|c</td>" in found._repr_html_()
     assert repr(found).endswith(", measure='nDCG@10', settings=17)")
+    single = swept(dataset=DATASET.subset(["q0"]), fetch_k=[10], first_stage_weights=[0])
+    assert single.summary["nDCG@10 low"].isna().all()
+    assert "toy: 1 query, 5 documents returned" in single.to_markdown()
 
 
 class FailingCrossEncoder(WordOverlapCrossEncoder):
@@ -238,14 +206,25 @@ class FailingCrossEncoder(WordOverlapCrossEncoder):
         return super().score(text_pairs)
 
 
-def test_failures_name_what_failed_and_the_query():
-    with pytest.raises(EvaluationError, match=r"'overlap' failed on query 'q2' .*out of coffee"):
-        swept(model=FailingCrossEncoder())
-    expected = "'the first stage' failed on query 'q3' .*'nowhere' is not in the corpus"
-    with pytest.raises(EvaluationError, match=expected):
-        swept({**RUN, "q3": {"nowhere": 1.0}})
-    with pytest.raises(ValueError, match="returned no document of the data set's corpus"):
-        swept(RecordingRetriever(documents=[Document("red", id="x")]))
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        (RUN, EvaluationError, "'overlap' failed on query 'q2' .*out of coffee"),
+        (
+            {**RUN, "q3": {"nowhere": 1.0}},
+            EvaluationError,
+            "'the first stage' failed on query 'q3' .*'nowhere' is not in the corpus",
+        ),
+        (
+            RecordingRetriever(documents=[Document("red", id="x")]),
+            ValueError,
+            "returned no document of the data set's corpus",
+        ),
+    ],
+)
+def test_failures_name_what_failed_and_the_query(source, error, said):
+    with pytest.raises(error, match=said):
+        swept(source, model=FailingCrossEncoder())
 
 
 @pytest.mark.parametrize(

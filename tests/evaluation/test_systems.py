@@ -57,16 +57,14 @@ def test_a_failure_names_system_and_query_and_has_its_cause(system, settings, me
     assert error.value.__cause__ is not None
 
 
-CORPUS = {
-    key: Document(text, id=key, metadata={"source": key})
-    for key, text in {
-        "a1": "school uniforms improve discipline in class",
-        "a2": "uniforms do not improve discipline",
-        "b1": "zoos protect endangered animals",
-        "b2": "zoos harm wild animals",
-    }.items()
+TEXTS = {
+    "a1": "school uniforms improve discipline in class",
+    "a2": "uniforms do not improve discipline",
+    "b1": "zoos protect endangered animals",
+    "b2": "zoos harm wild animals",
 }
-QUERIES = {key: CORPUS[key].page_content for key in ("a1", "b1")}
+CORPUS = {one: Document(text, id=one, metadata={"source": one}) for one, text in TEXTS.items()}
+QUERIES = {key: TEXTS[key] for key in ("a1", "b1")}
 COUNTER = Dataset(QUERIES, {"a1": {"a2": 1}, "b1": {"b2": 1}}, CORPUS)
 RUN = {query: {key: 1 - n / 10 for n, key in enumerate(CORPUS)} for query in QUERIES}
 OWN_FIRST = {"a1": {"a1": 2.0, "a2": 1.0}, "b1": {"b1": 2.0, "b2": 1.0}}
@@ -86,7 +84,6 @@ ALL = RunnableLambda(lambda query: RERANKER.compress_documents(CORPUS.values(), 
 )
 def test_a_query_that_is_a_document_is_left_out_of_its_results(system, settings):
     values, documents, report = only(system, **{"dataset": COUNTER, **settings})
-
     assert set(values["nDCG@10"]) == {1}
     assert set(values["candidates"]) <= {1, 2, 3}
     assert (documents["query"] != documents["id"]).all()
@@ -106,8 +103,6 @@ def test_a_query_that_is_a_document_is_left_out_of_its_results(system, settings)
 def test_only_the_query_itself_is_left_out(own_text, grade, kept):
     corpus = {"b1": Document(own_text, id="b1"), "b2": CORPUS["b2"]}
     dataset = Dataset({"b1": QUERIES["b1"]}, {"b1": {"b2": 1, "b1": grade}}, corpus)
-
     _, documents, report = only({"b1": {"b1": 2.0, "b2": 1.0}}, dataset)
-
     assert ("b1" in documents["id"].tolist()) == kept
     assert any(OWN in note for note in report.notes) != kept

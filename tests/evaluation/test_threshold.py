@@ -46,13 +46,11 @@ def report_of(queries, **settings):
 
 # By falling score: relevant, relevant, not, relevant, unjudged, not, relevant.
 PAIRS = [(0.9, 1), (0.8, 2), (0.7, 0), (0.6, 1), (0.5, None), (0.4, 0), (0.3, 1)]
-# Forty questions: the higher the score, the likelier it is right.
 MANY = [PAIRS] * 40
 
 
 def test_promises_are_lower_than_what_was_seen_and_rise_with_the_questions():
     few, many = (suggest_threshold(report_of([PAIRS] * n), precision=0.55) for n in (30, 120))
-
     for found in (few, many):
         assert 0.55 <= found.precision < found.seen_precision
         assert found.recall < found.seen_recall
@@ -60,6 +58,7 @@ def test_promises_are_lower_than_what_was_seen_and_rise_with_the_questions():
 
 
 def test_promised_precision_is_seen_on_other_questions():
+    """The higher a score, the likelier it is right."""
     rng = np.random.default_rng(0)
 
     def questions(count):
@@ -67,21 +66,18 @@ def test_promised_precision_is_seen_on_other_questions():
         return [[(one, int(rng.random() < one**3)) for one in row.tolist()] for row in scores]
 
     kept_word = 0
-    for _ in range(20):
+    for _ in range(10):
         found = suggest_threshold(report_of(questions(40)), precision=0.7)
         grades = [g for row in questions(400) for score, g in row if score >= found.threshold]
         kept_word += np.mean(grades) >= 0.7
-    assert kept_word >= 18
+    assert kept_word >= 9
 
 
 def test_reranker_with_the_threshold_keeps_just_those():
     queries = [*MANY, [(0.65, 1), (0.2, 0)], [(0.1, 1)]]
     found = suggest_threshold(report_of(queries), precision=0.6)
-
-    reranker = Reranker(
-        model=NumberCrossEncoder(), score_threshold=found.threshold, top_n=None, deduplicate=False
-    )
-    kept = []
+    settings = {"score_threshold": found.threshold, "top_n": None, "deduplicate": False}
+    reranker, kept = Reranker(model=NumberCrossEncoder(), **settings), []
     for pairs in queries:
         documents = [Document(str(score), metadata={"grade": grade}) for score, grade in pairs]
         answer = reranker.compress_documents(documents, "what")
@@ -106,7 +102,6 @@ ABOVE = float(np.nextafter(0.5, 1))
 )
 def test_where_the_threshold_lies(pairs, precision, threshold, share):
     found = suggest_threshold(report_of([pairs] * 40), precision=precision)
-
     assert found.threshold == pytest.approx(threshold, abs=1e-16)
     assert (found.kept_share, found.seen_precision >= precision) == (share, True)
 
@@ -118,25 +113,19 @@ def test_the_reports_grade_counts():
 
 
 def test_more_questions_are_about_as_many_as_it_says():
-    with pytest.raises(
-        ValueError, match=r"too few judged passages to promise precision 0.8: 21 we"
-    ):
+    said = r"too few judged passages to promise precision 0.8: 21 we"
+    with pytest.raises(ValueError, match=said) as refused:
         suggest_threshold(report_of([PAIRS] * 3))
-    try:
-        suggest_threshold(report_of([PAIRS] * 3))
-    except ValueError as refused:
-        needed = int(re.search(r"about (\d+) more needed", str(refused))[1])
+    needed = int(re.search(r"about (\d+) more needed", str(refused.value))[1])
     assert suggest_threshold(report_of([PAIRS] * (3 + needed // 7))).precision >= 0.8
 
 
 def test_a_threshold_for_answering_at_all():
     # The best passage of a question with an answer scores 0.9, the best of the others 0.7.
     found = suggest_abstention(report_of([*MANY, [(0.95, 0)]]))
-
-    assert found.threshold == 0.9
+    assert (found.threshold, found.questions) == (0.9, 40)
     assert 0.9 <= found.answered < found.seen_answered == 1
     assert found.refused < found.seen_refused == 1
-    assert found.questions == 40
     with pytest.raises(ValueError, match="too few judged questions to promise"):
         suggest_abstention(report_of([PAIRS] * 3))
 

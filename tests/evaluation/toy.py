@@ -82,21 +82,12 @@ def reranked(report, scores=(0.9, 0.8, 0.3, 0.2, np.nan)):
 
 def a_sweep(*trials):
     """A sweep of (model, fetch_k, weight), values (one for all, or a list) and milliseconds."""
-    settings = [
-        Setting(one or FIRST_STAGE_ALONE, depth, weight) for (one, depth, weight), *_ in trials
-    ]
-    count = max(len(np.atleast_1d(values)) for _, values, _ in trials)
-    values = pd.DataFrame(
-        {
-            s: np.broadcast_to(v, max(2, count))
-            for s, (_, v, _) in zip(settings, trials, strict=True)
-        }
-    )
-    seconds = pd.DataFrame(
-        {s: [ms / 1000] * len(values) for s, (_, _, ms) in zip(settings, trials, strict=True)}
-    )
-    for one in (values, seconds):
-        one.columns.names = Setting._fields
-    return Sweep(
-        "toy", "nDCG@10", 10, DRAWS, values, seconds, summarize(values, seconds, "nDCG@10", DRAWS)
-    )
+    settings, given, milliseconds = zip(*trials, strict=True)
+    keys = [(model or FIRST_STAGE_ALONE, *rest) for model, *rest in settings]
+    columns = pd.MultiIndex.from_tuples(keys, names=Setting._fields)
+    count = max(2, *map(np.size, given))
+    rows = np.transpose([np.broadcast_to(values, count) for values in given])
+    values = pd.DataFrame(rows, columns=columns)
+    seconds = pd.DataFrame([np.divide(milliseconds, 1000)] * count, columns=columns)
+    summary = summarize(values, seconds, "nDCG@10", DRAWS)
+    return Sweep("toy", "nDCG@10", 10, DRAWS, values, seconds, summary)
