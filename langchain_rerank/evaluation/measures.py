@@ -31,6 +31,8 @@ _NAME = re.compile(r"(?P<name>\w+)(?:\((?P<parameters>.*)\))?(?:@(?P<at>[\w.]+))
 _BATCH_NUMBERS = 2_000_000
 _POWER = (1.96 + 0.84) ** 2
 """Of a two-sided test at 5 % that finds a difference 8 times of 10 (Cohen, 1988)."""
+FEWEST = 6
+"""Questions: of 5, even equal gains on all show no difference, as 2 of their 32 sign flips do."""
 
 
 def require_eval(purpose: str) -> None:
@@ -252,7 +254,7 @@ def questions_needed(differences: npt.NDArray[np.float64]) -> int | None:
     if not mean or len(differences) == 1:
         return None
     wanted = _POWER * float(np.var(differences, ddof=1)) / mean**2
-    return int(float(f"{max(wanted, len(differences) + 1):.2g}"))
+    return int(float(f"{max(wanted, len(differences) + 1, FEWEST):.2g}"))
 
 
 def check_draws(confidence: float, resamples: int, seed: int) -> Draws:

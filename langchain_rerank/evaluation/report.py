@@ -255,9 +255,11 @@ class Report(Shown):
         if stage:
             middle, slow = row[[f"{stage} p50 ms", f"{stage} p95 ms"]]
             cost = f", for {middle:,.0f} ms of {stage} a question (p95 {slow:,.0f} ms) here."
-        if found.low > 0:
+        # The bootstrap of a few questions is too sure of itself, the test is not.
+        is_shown = row[f"{measure} p"] <= 1 - self.draws["confidence"]
+        if is_shown and found.low > 0:
             return f"{name} helps: {change} over {first}{cost}"
-        if found.high < 0:
+        if is_shown and found.high < 0:
             return (
                 f"{name} hurts: {change} against {first}{cost} Keep {first}, let its order count "
                 "for more (a first_stage_weight, which sweep() finds), or try another model."

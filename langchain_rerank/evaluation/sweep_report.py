@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from langchain_rerank.evaluation.measures import Draws, Estimate, estimate
+from langchain_rerank.evaluation.measures import FEWEST, Draws, Estimate, estimate
 from langchain_rerank.evaluation.tables import NOTHING, Shown, more_questions
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class Sweep(Shown):
         text += "." if setting == found.plain else f", {gain:+.4f} over {found.plain}."
         if setting != found.plain and gain.low <= 0 <= gain.high:
             text += more
+        if (count := len(self.per_query)) < FEWEST:
+            text += f" But {count} questions are too few to tell: judge {FEWEST} or more."
         for name, other in (("Cheaper", found.cheaper), ("Better here", found.better)):
             if other is not None:
                 change = self._estimate(other).mean - self._estimate(setting).mean

@@ -131,6 +131,9 @@ def test_the_first_words_say_whether_it_helps_and_what_to_do():
     assert "Keep before, let its order count for more (a first_stage_weight, which sweep" in hurts
     assert unsure.startswith("No difference between after and before is shown: RR +0.1000 [-0.2")
     assert "About 210 judged questions would tell one of this size; here are 10." in unsure
+    for few in (both_ways(5), both_ways(0, 5)):
+        assert few.startswith("No difference between after and before is shown")
+        assert "About 6 judged questions would tell" in few
 
 
 def test_json_gives_the_same_report_back(report):

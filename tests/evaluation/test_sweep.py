@@ -124,6 +124,9 @@ def test_what_gains_more_than_chance_is_recommended_and_what_hurts_is_said():
     assert advice.plain_over_first_stage.high < 0
     assert str(advice).startswith("Plain reranking hurts here: RR -0.4500 [")
     assert "Take the first stage alone: RR 0.9750 [" in str(advice)
+    few = replace(found, per_query=found.per_query[:5], seconds=found.seconds[:5])
+    assert "But 5 questions are too few to tell: judge 6 or more." in str(few.recommend())
+    assert "too few" not in str(advice)
     by_chance = weigh(helped=10).recommend()
     assert by_chance.setting == by_chance.plain
     assert by_chance.over_plain.mean <= 0

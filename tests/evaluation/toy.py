@@ -85,7 +85,7 @@ def a_sweep(*trials):
     settings, given, milliseconds = zip(*trials, strict=True)
     keys = [(model or FIRST_STAGE_ALONE, *rest) for model, *rest in settings]
     columns = pd.MultiIndex.from_tuples(keys, names=Setting._fields)
-    count = max(2, *map(np.size, given))
+    count = max(8, *map(np.size, given))
     rows = np.transpose([np.broadcast_to(values, count) for values in given])
     values = pd.DataFrame(rows, columns=columns)
     seconds = pd.DataFrame([np.divide(milliseconds, 1000)] * count, columns=columns)
