@@ -27,7 +27,7 @@ Model = Annotated[
 ]
 Backend = Annotated[
     Literal["torch", "onnx"],
-    typer.Option(help="'torch', or 'onnx': encoder-only models in int8, faster on a CPU."),
+    typer.Option(help="'torch', or 'onnx': in int8, faster on a CPU."),
 ]
 
 

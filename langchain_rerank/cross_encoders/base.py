@@ -72,7 +72,8 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     The constructor stores and checks. Weights load at the first `score`, or at `load`. One
     lock a model makes every method safe to call from any number of threads. A copy made by
-    `pickle`, `copy` or `model_copy` has the settings and loads weights of its own.
+    `pickle`, `copy` or `model_copy` has the settings and loads the weights itself; engines share
+    equal ones.
     """
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)

@@ -54,12 +54,12 @@ class CachedCrossEncoder(BaseCrossEncoder):
             cross_encoder: Scores what the store lacks.
             store: Any LangChain byte store, such as `LocalFileStore` or a Redis store.
             namespace: Tells apart the scores of different models and settings in one store. None
-                makes it from one of this package's cross encoders, as it was given: a checkpoint
+                makes it from one that holds a model in this process, as it was given: a checkpoint
                 changed in place, or machines that settle `device` None or `dtype` "auto"
                 differently, need namespaces of their own.
 
         Raises:
-            ValueError: `namespace` is missing for a cross encoder of another package.
+            ValueError: `namespace` is missing for another cross encoder, such as a remote one.
         """
         kind = type(cross_encoder).__name__
         if namespace is None:

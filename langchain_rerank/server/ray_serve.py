@@ -81,7 +81,7 @@ def build_app(arguments: dict[str, Any]) -> Application:
 
     Args:
         arguments: Of these names; texts are converted. `model` is a name on the hub or a folder
-            that every node has, `backend` "torch" or "onnx" (encoder-only models in int8),
+            that every node has, `backend` "torch" or "onnx" (in int8, on the CPU),
             `served_name` what replies call the model. There are so many `replicas`, with so many
             `cores` (CPUs, and threads) and `gpus` (also a fraction) each. `max_documents` of a
             request and `max_waiting` requests in a replica are let in.
