@@ -208,7 +208,10 @@ def judge(
         console.print("Would somebody ask this, and does the text answer it? y, n, or q to stop ")
         key = ""
         while key not in {"y", "n", "q"}:
-            key = typer.getchar().lower()
+            try:
+                key = typer.getchar().lower()
+            except EOFError:  # Ctrl+D
+                key = "q"
         if key == "q":
             break
         name = _KEPT if key == "y" else _DROPPED
