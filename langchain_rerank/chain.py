@@ -50,7 +50,7 @@ STANDALONE_PROMPT = ChatPromptTemplate.from_messages(
     [("system", _REPHRASING), ("placeholder", "{chat_history}"), ("human", "{question}")]
 )
 # What a text must not open or close, however it is written.
-_TAG = re.compile(r"<\s*/?\s*documents?\b[^>]*>?", re.IGNORECASE)
+_TAG = re.compile(r"<\s*(?:/\s*)?documents?\b[^>]*>?", re.IGNORECASE)
 
 
 class Citation(TypedDict):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
@@ -69,17 +70,18 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise ModelLoadError(msg) from error
 
 
-def make_folder(
-    folder: Path, fill: Callable[[Path], None], *, state: str = "", lock_timeout_s: float
-) -> Path:
+def make_folder(folder: Path, fill: Callable[[Path], None], *, lock_timeout_s: float) -> Path:
     """Make a folder of the cache once, whichever of several processes comes first, and check it.
 
     Args:
-        folder: One that is there is only checked, without a lock: a read-only disk will do.
-        fill: Writes all its files into a sibling of `folder`, which is renamed once complete.
-        state: Of what it is made from; a folder of another state is replaced. Processes that have
-            files of it open keep them.
+        folder: Where it is there already, it is only checked, without a lock, so that a cache on a
+            read-only disk works.
+        fill: Writes all its files into the folder that it is given, a sibling of `folder` that
+            is renamed once it is complete.
         lock_timeout_s: A process that has held the lock for this long hangs.
+
+    Returns:
+        The folder, whose files are those that were written.
 
     Raises:
         ModelLoadError: The cache can't be written, the lock was held too long, or a file is missing
@@ -88,40 +90,30 @@ def make_folder(
     from filelock import FileLock
 
     with cache_errors(folder.parent):
-        if not _is_made(folder, state):
+        if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f".{folder.name}.lock", timeout=lock_timeout_s):
-                if not _is_made(folder, state):
-                    _make(folder, fill, state)
-    sums = _manifest(folder).get("sha256") or {_MANIFEST: "readable"}
-    for name, expected in sums.items():
-        if sha256_or_none(folder / name) != expected:
-            msg = (
-                f"{folder / name} is damaged or missing. Delete the folder {folder} and run again."
-            )
-            raise ModelLoadError(msg)
+                if not folder.is_dir():
+                    _make(folder, fill)
+    damaged = _MANIFEST
+    try:
+        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        if sums:
+            wrong = (name for name in sums if sha256_or_none(folder / name) != sums[name])
+            damaged = next(wrong, "")
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if damaged:
+        msg = f"{folder / damaged} is damaged or missing. Delete the folder {folder} and run again."
+        raise ModelLoadError(msg)
     return folder
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """Read what `_make` wrote; empty where it is damaged."""
-    try:
-        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_made(folder: Path, state: str) -> bool:
-    return folder.is_dir() and _manifest(folder).get("state", state) == state
-
-
-def _make(folder: Path, fill: Callable[[Path], None], state: str) -> None:
-    partial, old = (folder.with_name(f".{folder.name}.{mark}") for mark in ("partial", "old"))
-    for left in (partial, old):
-        if left.exists():
-            # Whoever wrote it held the lock and is gone.
-            shutil.rmtree(left)
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        # Whoever wrote it held the lock and is gone.
+        shutil.rmtree(partial)
     partial.mkdir()
     try:
         fill(partial)
@@ -129,12 +121,26 @@ def _make(folder: Path, fill: Callable[[Path], None], state: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sums = {path.name: sha256_or_none(path) for path in sorted(partial.iterdir())}
-    manifest = json.dumps({"state": state, "sha256": sums}, indent=2)
-    (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
+    (partial / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2), encoding="utf-8")
     partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folders(parent: Path, prefix: str) -> None:
+    """Remove what `make_folder` made under names that start alike, as far as nobody makes it now.
+
+    Processes that have files of it open keep them; where the system allows no such removal, the
+    folder stays.
+    """
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f".{glob.escape(prefix)}*.lock"):
+        folder = parent / lock.name[1 : -len(".lock")]
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            aside = folder.with_name(f".{folder.name}.partial")
+            if folder.is_dir() and not aside.exists():
+                # At once, so that nobody finds half of it.
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_or_none(path: Path) -> str | None:

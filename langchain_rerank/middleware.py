@@ -179,11 +179,11 @@ class RerankMiddleware(AgentMiddleware):
 def json_documents(message: ToolMessage) -> list[Any]:
     """Read what search APIs and MCP servers return: a JSON list of texts or objects.
 
-    It may stand alone, inside of objects (that of entries with content or most text is taken) or as
-    a content block an entry. An object's title and content, snippet, text, body or description are
-    the document, its url, link or href the `source`, its `metadata` and other fields metadata. What
-    is no such JSON holds no documents, and so do lists inside of objects whose entries hold no
-    text, such as tags and addresses of images.
+    It may stand alone, as a content block an entry or, of objects, inside of objects (the list of
+    those with content or most text is taken). An object's title and content, snippet, text, body or
+    description are the document, its url, link or href the `source`, its `metadata` and other
+    fields metadata. What is no such JSON holds no documents, and so do lists inside of objects
+    whose entries hold no text, such as tags and addresses of images.
     """
     blocks = message.content if isinstance(message.content, list) else [message.content]
     texts = [one if isinstance(one, str) else one.get("text") for one in blocks]
@@ -203,19 +203,20 @@ def _parsed(text: str) -> Any:
 
 
 def _lists(*values: Any) -> Iterator[list[dict[str, Any]]]:
-    """Find the lists of objects with a text each in parsed JSON, inside of objects."""
+    """Find the lists of objects, with a text some of them, in parsed JSON, inside of objects."""
     for value in values:
-        if isinstance(value, list) and all(isinstance(one, dict) and _text(one) for one in value):
-            yield value
+        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            if any(map(_text, value)):
+                yield value
         elif isinstance(value, dict):
             yield from _lists(*value.values())
 
 
 def _richness(found: list[dict[str, Any]]) -> tuple[int, int]:
     """Tell a list of results, with content, from one of images, with descriptions."""
-    names = [str(_text(one)) for one in found]
-    size = sum(len(one[name]) for one, name in zip(found, names, strict=True))
-    return -min(map(_TEXTS.index, names), default=len(_TEXTS)), size
+    named = [(one, name) for one in found if (name := _text(one))]
+    size = sum(len(one[name]) for one, name in named)
+    return -min(_TEXTS.index(name) for _, name in named), size
 
 
 def _text(found: dict[str, Any]) -> str | None:

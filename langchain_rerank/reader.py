@@ -115,7 +115,10 @@ class ExtractiveReader(RunnableLambda[dict[str, Any], list[Quote]]):
 
 
 def numbered_sentences(documents: Sequence[Document], language: str) -> dict[str, int]:
-    """Split documents into sentences, without footnote marks, by number of their first document."""
+    """Split documents into sentences, by number of their first document.
+
+    As a prompt has them: without footnote marks, and with round brackets for those that would cite.
+    """
     numbered: dict[str, int] = {}
     for number, document in enumerate(documents, start=1):
         text = strip_footnotes(well_formed(document.page_content), len(documents))

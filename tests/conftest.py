@@ -82,13 +82,13 @@ def local_ray() -> Iterator[Any]:
     """A Ray of two cores for all tests of a session, connected before as a user's own."""
     import ray
 
-    from langchain_rerank.server import ray_serve
+    from langchain_rerank.server import ray_proxy
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # It ends workers when other programs fill the machine.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    os.environ[ray_serve.PROXY_VARIABLE] = ray_serve.MIDDLEWARES
+    os.environ[ray_proxy.VARIABLE] = ray_proxy.IMPORT_PATH
     ray.init(
         address="local",
         num_cpus=2,

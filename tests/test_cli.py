@@ -167,7 +167,7 @@ def test_a_models_name_means_one_thing(monkeypatch, backend, kind):
 def test_every_command_takes_the_same_models(command):
     said = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.replace("│", "").split())
     assert "Reranker: a hub name, a folder, or 'offline'" in said
-    assert "encoder-only models in int8" in said
+    assert "'onnx': in int8, faster on a CPU" in said
 
 
 def test_api_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ BERLIN = "Berlin\nmany people live here"
         (TEXTS, TEXTS[2]),
         (RESULTS, BERLIN),
         ({"query": "x", "images": ["a"] * 9, "results": RESULTS}, BERLIN),
+        ({"organic": [{"title": "Z", "link": "v"}, RESULTS[1]]}, BERLIN),
         # Images with more entries and more text.
         ({"images": [{"url": "x", "description": "yes " * 9}] * 9, "results": RESULTS}, BERLIN),
         ({"web": {"results": [{"description": TEXTS[1]}, {"snippet": TEXTS[2]}]}}, TEXTS[2]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
@@ -97,8 +96,9 @@ def _answer(chain: Runnable[Any, RagOutput], question: str, author: str) -> None
 def _shown(document: Document) -> tuple[Text, Text]:
     """Return where a document is from, and the start of its text."""
     place = document.metadata.get("topic", document.metadata.get("source", ""))
-    passage = shorten(document.page_content, _SNIPPET_CHARACTERS, placeholder="…")
-    return Text(str(place)), Text(passage)
+    text = " ".join(document.page_content.split())
+    cut = text if len(text) <= _SNIPPET_CHARACTERS else f"{text[: _SNIPPET_CHARACTERS - 1]}…"
+    return Text(str(place)), Text(cut)
 
 
 def open_chat_model(llm: str) -> BaseChatModel:

@@ -150,23 +150,24 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     markdown = "\n\n".join([f"`{command}`", *(one.to_markdown() for one in (report, sweep) if one)])
     texts = {"report.json": report.to_json(), "report.md": markdown}
-    figures = {
-        "measures.png": evaluation.plot_measures(report),
-        "differences.png": evaluation.plot_measures(report, differences=True),
-    }
     if sweep is not None:
         texts["sweep.csv"] = sweep.to_dataframe().to_csv(index=False)
-        figures["tradeoff.png"] = evaluation.plot_tradeoff(sweep)
-    if report.reranking_systems:
-        figures["scores.png"] = evaluation.plot_scores(report)
-    for query in report.worst_queries(1)["query_id"]:
-        figures["worst_query.png"] = evaluation.plot_rank_movement(report, query)
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(well_formed(text))
     runs = dict(zip(("before.trec", "after.trec"), report.names, strict=True))
     for name, system in runs.items():
         evaluation.write_run(folder / name, report.run(system), tag="_".join(system.split()))
+    figures = {
+        "measures.png": evaluation.plot_measures(report),
+        "differences.png": evaluation.plot_measures(report, differences=True),
+    }
+    if sweep is not None:
+        figures["tradeoff.png"] = evaluation.plot_tradeoff(sweep)
+    if report.reranking_systems:
+        figures["scores.png"] = evaluation.plot_scores(report)
+    for query in report.worst_queries(1)["query_id"]:
+        figures["worst_query.png"] = evaluation.plot_rank_movement(report, query)
     for name, figure in figures.items():
         with replacing(folder / name, binary=True) as file:
             figure.savefig(file, format="png")

@@ -72,8 +72,8 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
 
     The constructor stores and checks. Weights load at the first `score`, or at `load`. One
     lock a model makes every method safe to call from any number of threads. A copy made by
-    `pickle`, `copy` or `model_copy` has the settings and loads the weights itself; engines share
-    equal ones.
+    `pickle`, `copy` or `model_copy` has the settings and loads the weights itself;
+    `TorchCrossEncoder` and `OnnxCrossEncoder` share equal ones in memory.
     """
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)

@@ -161,10 +161,6 @@ class Endpoint:
                 # The read timeout alone would let a server dribble for ever.
                 async with asyncio.timeout(connect + read):
                     reply = await self._post(body, span)
-                scores = dialects.scores(self.dialect, reply, count)
-            except ValueError as error:
-                msg = f"gave a wrong reply: {error}"
-                raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
             except httpx.ConnectTimeout as error:
                 msg = f"could not be reached within connect_timeout={connect:g} s"
                 raise AttemptError(msg) from error
@@ -179,6 +175,11 @@ class Endpoint:
                     is_final = True
                     msg += f"; trusted is {_trusted()}, set SSL_CERT_FILE to trust another issuer"
                 raise AttemptError(msg, "elsewhere" if is_final else "anywhere") from error
+            try:
+                scores = dialects.scores(self.dialect, reply, count)
+            except ValueError as error:
+                msg = f"gave a wrong reply: {error}"
+                raise AttemptError(msg, "elsewhere", httpx.codes.OK) from error
         self.failures, self.out_until = 0, 0.0
         return scores
 

@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from langchain_rerank.cross_encoders import tokenization
 from langchain_rerank.cross_encoders.base import LocalCrossEncoder, query_limit
@@ -102,6 +102,14 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
     compute_score_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keywords for FlagEmbedding's `compute_score`, such as `{"cutoff_layers": [28]}`,
     `{"compress_ratio": 2, "compress_layers": [24, 40]}` or `prompt`."""
+
+    @field_validator("compute_score_kwargs")
+    @classmethod
+    def _check_compute_score_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if "normalize" in kwargs:
+            msg = "compute_score_kwargs can't set normalize: use the field of that name"
+            raise ValueError(msg)
+        return kwargs
 
     @property
     def family(self) -> ModelClass:
@@ -193,7 +201,7 @@ class FlagEmbeddingCrossEncoder(LocalCrossEncoder):
         tokenizer = reranker.tokenizer
         pairs = self._short_queries(tokenizer, pairs, most)
         pairs = [(query, tokenization.start_of(tokenizer, text, most)) for query, text in pairs]
-        logits = reranker.compute_score(pairs, normalize=False, **self.compute_score_kwargs)
+        logits = reranker.compute_score(pairs, **self.compute_score_kwargs)
         if np.shape(logits) != (len(pairs),):
             msg = (
                 f"'{self.model}' gave scores of {len(logits)} layers, expected those of one: "
@@ -217,11 +225,13 @@ def _flag_class(model: str, family: ModelClass) -> Any:
 
     name, (major, minor) = _CLASSES[family]
     below = f"transformers<{major}.{minor}"
+    other = "take TorchCrossEncoder, which runs encoders and BGE-Gemma anywhere"
+    if family in ONLY_HERE:
+        other = "choose another model; TorchCrossEncoder runs encoders and BGE-Gemma anywhere"
     refusal = ModelLoadError(
         f"could not load '{model}' as {family}: FlagEmbedding needs {below} for it, found "
         f"{transformers.__version__}. In an environment of its own, run: pip install "
-        f'langchain-rerank FlagEmbedding "{below}"; or take TorchCrossEncoder, which runs encoders '
-        "and BGE-Gemma anywhere."
+        f'langchain-rerank FlagEmbedding "{below}"; or {other}.'
     )
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     # The other families fail at the import, which a later FlagEmbedding may have mended.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel:
-    """Weights and their tokenizer; whoever uses them holds `lock`."""
+    """Weights and their tokenizer, which is used under `lock`."""
 
     def __init__(self, checkpoint: Checkpoint, load_tokenizer: Callable[[], Any]) -> None:
         """Load the tokenizer, and find out what stands around a pair."""
@@ -104,7 +104,7 @@ class CheckpointCrossEncoder(LocalCrossEncoder):
         model: LoadedModel = self._loaded
         with model.lock.get():
             windows = self._windows(pairs)
-            logits = model.logits(windows, self)
+        logits = model.logits(windows, self)
         merged = batching.merge_windows(logits, windows.owners, self.long_documents)
         return merged / model.checkpoint.divisor
 

@@ -75,7 +75,7 @@ class OnnxCrossEncoder(CheckpointCrossEncoder):
             checkpoint, graph = onnx_export.find_model(self.model)
             tokenizer_folder = checkpoint.folder
             if graph is None:
-                graph = onnx_export.int8_graph(checkpoint)
+                graph = onnx_export.int8_graph(checkpoint, show_progress=self.show_progress)
                 tokenizer_folder = graph.parent
             key = "onnx", graph.resolve(), graph.stat().st_mtime_ns, self.model
             model = shared(key, lambda: OnnxModel(graph, tokenizer_folder, checkpoint))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
 
 from langchain_rerank.cross_encoders import batching, tokenization
 from langchain_rerank.cross_encoders.checkpoint import (
@@ -21,7 +22,7 @@ from langchain_rerank.cross_encoders.checkpoint import (
     weights_wanted,
 )
 from langchain_rerank.cross_encoders.tokenization import frame_of_checkpoint
-from langchain_rerank.files import cache_dir, make_folder
+from langchain_rerank.files import cache_dir, make_folder, remove_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,26 +105,46 @@ def find_model(model: str) -> tuple[Checkpoint, Path | None]:
     raise load_error(model, f"in {folder} is neither {graph_files} nor {weight_files}.")
 
 
-def int8_graph(checkpoint: Checkpoint) -> Path:
-    """Return an int8 graph of a checkpoint from the cache, beside a copy of its tokenizer.
+def int8_graph(checkpoint: Checkpoint, *, show_progress: bool) -> Path:
+    """Return an int8 graph of a checkpoint, beside a copy of its tokenizer.
 
-    One that was made before the model's files changed is replaced; new libraries change nothing.
+    What was made earlier of the same model, before its files changed, is removed.
+
+    Args:
+        checkpoint: What the model says of itself.
+        show_progress: Show a bar.
+
+    Raises:
+        ModelLoadError: The cache can't be written, or what lies in it is damaged. Whatever else is
+            wrong with the model passes through as it is.
     """
+    model, key = _name_and_key(checkpoint)
+
+    def fill(folder: Path) -> None:
+        logger.info("quantizing '%s' into %s, which is done once", checkpoint.folder, folder.parent)
+        with tqdm(total=1, desc="Quantizing", unit="model", disable=not show_progress) as bar:
+            _export(checkpoint, folder)
+            bar.update()
+        remove_folders(folder.parent, f"{model}-")
+
+    target = cache_dir() / "onnx" / f"{model}-{key}"
+    return make_folder(target, fill, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
+
+
+def _name_and_key(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Name a model and hash its present state; the libraries' versions are not part of it."""
     folder = checkpoint.folder.resolve()
     # All commits of a repository of the hub are one model.
     model = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    answers = checkpoint.true_token, checkpoint.false_token
-    identity = repr((str(model), processor(), _FORMAT, answers)).encode()
+    identity = hashlib.sha256(f"{model} {processor()}".encode()).hexdigest()[:8]
     stats = {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in (*folder.glob("*"), *folder.glob("*/*"))
         if path.suffix in _SOURCES
     }
-    state = repr((str(folder), sorted(stats.items())))
-
-    target = cache_dir() / "onnx" / f"{model.name[:40]}-{hashlib.sha256(identity).hexdigest()[:16]}"
-    fill = functools.partial(_export, checkpoint)
-    return make_folder(target, fill, state=state, lock_timeout_s=_LOCK_TIMEOUT_S) / _GRAPH
+    answers = checkpoint.true_token, checkpoint.false_token
+    state = (_FORMAT, str(folder), sorted(stats.items()), answers)
+    return f"{model.name[:40]}-{identity}", hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
 def _export(checkpoint: Checkpoint, folder: Path) -> None:
@@ -141,7 +162,6 @@ def _export(checkpoint: Checkpoint, folder: Path) -> None:
     names = ", ".join(checkpoint.float32_layers)
     wide = f"wants {names} in float32 (keep_in_fp32_modules)"
     require(not names, checkpoint.folder, wide, _INSTEAD)
-    logger.info("quantizing '%s', which is done once", checkpoint.folder)
     with hidden_bars(show_progress=False):
         tokenizer = heads.load_tokenizer(checkpoint)
         scorer = heads.build(checkpoint, tokenizer)

@@ -68,6 +68,10 @@ class TorchModel(LoadedModel):
 
     def logits(self, windows: Windows, settings: Any) -> npt.NDArray[np.float64]:
         """Score every window in batches that fit into memory; shape (windows,)."""
+        with self.lock.get():
+            return self._logits(windows, settings)
+
+    def _logits(self, windows: Windows, settings: Any) -> npt.NDArray[np.float64]:
         if self._device != "cpu" and os.getpid() != self._process:
             msg = (
                 f"a forked process can't use {self._device}, on which its parent has put the model;"

@@ -272,7 +272,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
                 raise ValueError(msg)
             run[query_id][doc_id] = float(score)
             ranking({doc_id: float(score)})
-    found = _filled(run, path, "a TREC run file")
+    found = _filled(run, path, "results in TREC's format")
     return {query: {one: given[one] for one in ranking(given)} for query, given in found.items()}
 
 
@@ -288,11 +288,16 @@ def write_run(path: str | Path, run: Run, *, tag: str = "langchain_rerank") -> N
         ValueError: An id or the tag is empty, holds white space or what is not UTF-8, which the
             format can't carry, or a score is NaN.
     """
+    _check_word("tag", tag)
     with replacing(Path(path)) as file:
         for query_id, scores in run.items():
+            _check_word("query id", query_id)
             for rank, doc_id in enumerate(ranking(scores), start=1):
-                for what, text in (("query id", query_id), ("document id", doc_id), ("tag", tag)):
-                    if text.split() != [text] or well_formed(text) != text:
-                        msg = f"a TREC file needs a {what} of one word of UTF-8, got {text!r}"
-                        raise ValueError(msg)
+                _check_word("document id", doc_id)
                 file.write(f"{query_id} Q0 {doc_id} {rank} {float(scores[doc_id])!r} {tag}\n")
+
+
+def _check_word(what: str, text: str) -> None:
+    if text.split() != [text] or well_formed(text) != text:
+        msg = f"a TREC file needs a {what} of one word of UTF-8, got {text!r}"
+        raise ValueError(msg)

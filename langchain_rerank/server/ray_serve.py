@@ -6,14 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, validate_call
-from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
 
 from langchain_rerank.cross_encoders import keep_to_cores
 from langchain_rerank.cross_encoders.base import DEFAULT_MODEL
 from langchain_rerank.cross_encoders.onnx import OnnxCrossEncoder
 from langchain_rerank.cross_encoders.torch import TorchCrossEncoder
 from langchain_rerank.errors import require
+from langchain_rerank.server import ray_proxy
 from langchain_rerank.server.app import create_app, read_api_keys
 from langchain_rerank.server.schemas import Limits
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from langchain_core.cross_encoders import BaseCrossEncoder
     from ray.serve import Application, Deployment
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-# The variable by which a node's proxy finds `middlewares`; Ray reads it when the proxy starts.
-PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-MIDDLEWARES = f"{__name__}.middlewares"
 
 
 class RerankReplica:
@@ -106,7 +100,7 @@ def _application(  # noqa: PLR0913  # one parameter an argument
     max_waiting: PositiveInt = 256,
 ) -> Any:
     # Where `serve run` starts a Ray, after this, its proxy finds it.
-    os.environ.setdefault(PROXY_VARIABLE, MIDDLEWARES)
+    os.environ.setdefault(ray_proxy.VARIABLE, ray_proxy.IMPORT_PATH)
     kind = OnnxCrossEncoder if backend == "onnx" else TorchCrossEncoder
     settings = {
         "served_name": served_name,
@@ -116,27 +110,3 @@ def _application(  # noqa: PLR0913  # one parameter an argument
     share = {"num_cpus": cores, "num_gpus": gpus}
     replicated = deployment().options(num_replicas=replicas, ray_actor_options=share)
     return replicated.bind(kind(model=model), cores, settings)
-
-
-def middlewares() -> list[Middleware]:
-    """Return what Ray Serve puts around its proxy."""
-    return [Middleware(_answering_for_lost_replicas)]
-
-
-def _answering_for_lost_replicas(app: ASGIApp) -> ASGIApp:
-    """Answer 502 for a replica that died; Ray's own 500 is no status that clients retry."""
-
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        started = scope["type"] != "http"
-
-        async def noting(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        await app(scope, receive, noting)
-        if not started:
-            lost = {"message": "the replica that had this request has ended; try again"}
-            await JSONResponse(lost, 502, {"retry-after": "0"})(scope, receive, send)
-
-    return handle

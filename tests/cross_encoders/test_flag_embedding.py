@@ -168,6 +168,23 @@ def test_a_cancelled_call_ends_between_batches(make_flag, family):
     assert len(model.score(PAIRS)) == len(PAIRS)
 
 
+@with_encoder
+def test_only_the_start_of_a_long_document_is_tokenized(make_flag, family, monkeypatch):
+    model = make_flag(family, max_length=96)
+    long = " ".join(topics.values())[:200_000]
+    expected = model.score([(QUERY, long[:4000])])
+    sent: list[int] = []
+    compute_score = model._loaded.compute_score
+
+    def counting(pairs, **kwargs):
+        sent.extend(len(text) for _, text in pairs)
+        return compute_score(pairs, **kwargs)
+
+    monkeypatch.setattr(model._loaded, "compute_score", counting)
+    assert model.score([(QUERY, long)]) == pytest.approx(expected, abs=1e-5)
+    assert max(sent) < 5000
+
+
 @every_family
 def test_bars_where_asked_for_and_for_direct_users(make_flag, flagembedding, family, capfd):
     many = WELL_FORMED * 3

@@ -13,7 +13,6 @@ import transformers
 from langchain_rerank import (
     FlagEmbeddingCrossEncoder,
     ModelLoadError,
-    ScoringError,
     TorchCrossEncoder,
 )
 from langchain_rerank.cross_encoders import from_name
@@ -121,8 +120,8 @@ def test_settings_that_would_be_dropped(make_flag, family):
     for setting in ({"instruction": "Find recipes"}, {"long_documents": "max"}):
         with pytest.raises(ValueError, match=next(iter(setting))):
             make_flag(family, **setting)
-    with pytest.raises(ScoringError, match="normalize"):
-        make_flag(family, compute_score_kwargs={"normalize": True}).score(PAIRS)
+    with pytest.raises(ValueError, match="can't set normalize: use the field"):
+        make_flag(family, compute_score_kwargs={"normalize": True})
 
 
 @pytest.mark.parametrize(

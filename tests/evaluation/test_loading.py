@@ -120,7 +120,7 @@ def test_a_corpus_can_be_left_out_or_be_a_part_and_missing_files_are_named(folde
         ("run.trec", LINE + "\nq1 Q0 d2 2 high tag\n", "line 3: could not convert .*'high'"),
         ("run.trec", LINE + "q1 Q0 d2 2 nan tag\n", "line 2: expected a number as score .*, got N"),
         ("run.trec", LINE * 2, "line 2: document 'd1' stands twice for query 'q1'"),
-        ("run.trec", "\n \n", "expected a TREC run file, got a file without any"),
+        ("run.trec", "\n \n", "expected results in TREC's format, got a file without any"),
         ("run.trec", b"q Q0 \xed\xa0\x80 1 1.0 t", "line 1: 'utf-8' codec"),
         ("run.trec", b"q Q0 d 1 \0 t", "line 1: could not convert"),
     ],
@@ -201,6 +201,8 @@ def test_the_file_is_what_trec_eval_and_ir_measures_read(tmp_path):
         ({"q": {"ok": 1.0}, "": {"d": 1.0}}, "t", "query id of one word"),
         ({"q": {"\ud800": 1.0}}, "t", "document id of one word of UTF-8"),
         ({"q": {"ok": 1.0}}, "a\u00a0b", "tag of one word"),
+        ({}, "a b", "tag of one word"),
+        ({"a b": {}}, "t", "query id of one word"),
         ({"q": {"ok": 1.0, "bad": math.nan}}, "t", "document 'bad', got NaN"),
     ],
 )
