@@ -73,10 +73,12 @@ def save_tiny(family: Family, folder: Path, real: str) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     more |= {"num_key_value_heads": 4, "vocab_size": len(tokenizer), "start_layer": 2}
     more |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos")}
-    from FlagEmbedding.inference.reranker.decoder_only import models
-
     if family is LAYERWISE:
-        kind = models.modeling_minicpm_reranker.LayerWiseMiniCPMForCausalLM
+        from FlagEmbedding.inference.reranker.decoder_only.models import modeling_minicpm_reranker
+
+        kind = modeling_minicpm_reranker.LayerWiseMiniCPMForCausalLM
         return save_model(folder, kind, **more, dim_model_base=16, scale_depth=1.4, scale_emb=12)
+    from FlagEmbedding.inference.reranker.decoder_only.models import gemma_model
+
     layers = {"layer_sep": 1, "layer_wise": True, "head_dim": 8, "query_pre_attn_scalar": 8}
-    return save_model(folder, models.gemma_model.CostWiseGemmaForCausalLM, **more, **layers)
+    return save_model(folder, gemma_model.CostWiseGemmaForCausalLM, **more, **layers)
