@@ -150,9 +150,9 @@ class LocalCrossEncoder(FrozenSettings, BaseCrossEncoder):
             if torch.backends.mps.is_available():
                 torch.mps.empty_cache()
 
-    @abstractmethod
     def _open(self) -> Any:
         """Load the weights."""
+        raise NotImplementedError
 
     @abstractmethod
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
