@@ -1,13 +1,15 @@
-"""The command line; the only folder that prints."""
+"""The command line, a file a command; the only folder that prints."""
 
 from __future__ import annotations
 
 import typer
 
+from langchain_rerank.cli.bulk_files import bulk
 from langchain_rerank.cli.demo import demo
-from langchain_rerank.cli.eval import evaluate, judge
+from langchain_rerank.cli.eval import evaluate
+from langchain_rerank.cli.judge import judge
 from langchain_rerank.cli.page import page
-from langchain_rerank.cli.serve import bulk, serve
+from langchain_rerank.cli.serve import serve
 
 app = typer.Typer(
     help="Cross-encoder reranking for LangChain.",

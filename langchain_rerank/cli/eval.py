@@ -1,4 +1,4 @@
-"""`langchain-rerank eval`: does reranking help on a data set; `judge`: questions made for one."""
+"""`langchain-rerank eval`: does reranking help on a data set, and what does it cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.markdown import Markdown
 from rich.text import Text
 from typer import Argument, Option
@@ -27,8 +26,6 @@ from langchain_rerank.files import replacing
 from langchain_rerank.text import well_formed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_rerank.evaluation import Dataset, Report, Sweep
 
 _RERANKED = "reranked"
@@ -173,53 +170,3 @@ def _write(folder: Path, report: Report, sweep: Sweep | None) -> None:
             figure.savefig(file, format="png")
     written = ", ".join(sorted([*texts, *runs, *figures]))
     console.print(Text(well_formed(f"\nIn {folder}: {written}")))
-
-
-_KEPT, _DROPPED = "judged", "dropped"
-_CHARACTERS = 2000  # of a text that are shown
-
-
-@one_line_errors()
-def judge(
-    folder: Annotated[Path, Argument(help="In BEIR's layout, as `write_beir` writes it.")],
-    *,
-    qrels: Annotated[str, Option(help="The questions to judge: qrels/NAME.tsv.")] = "test",
-) -> None:
-    """Keep the questions that users would ask and their passage answers; leave out the others.
-
-    What is kept goes to qrels/judged.tsv, what is left out to qrels/dropped.tsv, after each key.
-    Whoever stops goes on with the same command.
-    """
-    from langchain_rerank.evaluation import load_beir
-    from langchain_rerank.evaluation.loading import write_qrels
-
-    data = load_beir(folder, qrels)
-    files = {name: folder / "qrels" / f"{name}.tsv" for name in (_KEPT, _DROPPED)}
-    done: dict[str, dict[str, Mapping[str, int]]] = {
-        name: dict(load_beir(folder, name, load_corpus=False).qrels) if file.exists() else {}
-        for name, file in files.items()
-    }
-    left = [query for query in data.qrels if not any(query in one for one in done.values())]
-    for number, query in enumerate(left, start=1):
-        relevant = [key for key, grade in data.qrels[query].items() if grade > 0]
-        texts = [(data.corpus or {})[key].page_content for key in relevant]
-        said = "\n".join(f"    {' '.join(text.split())[:_CHARACTERS]}" for text in texts)
-        asked = f"\n{number} of {len(left)}: {data.queries[query]}\n{said}"
-        console.print(Text(well_formed(asked)))
-        console.print("Would somebody ask this, and does the text answer it? y, n, or q to stop ")
-        key = ""
-        while key not in {"y", "n", "q"}:
-            try:
-                key = typer.getchar().lower()
-            except EOFError:  # Ctrl+D
-                key = "q"
-        if key == "q":
-            break
-        name = _KEPT if key == "y" else _DROPPED
-        done[name][query] = data.qrels[query]
-        write_qrels(files[name], done[name])
-    console.print(
-        f"\n{len(done[_KEPT])} questions kept, {len(done[_DROPPED])} left out, of "
-        f"{len(data.qrels)}. What they tell, and how many more would: "
-        f"langchain-rerank eval {folder} --qrels {_KEPT}"
-    )

@@ -12,6 +12,8 @@ from typer import Option
 from langchain_rerank.cli.common import (
     OFFLINE,
     Backend,
+    Docs,
+    Llm,
     Model,
     build_cross_encoder,
     console,
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from langchain_chroma import Chroma
 
 
+@one_line_errors()
 def page(  # noqa: PLR0913  # one parameter an option
     *,
-    docs: Annotated[Path | None, Option(help="Folder of .txt, .md, .rst, .py to ask.")] = None,
+    docs: Docs = None,
     chroma: Annotated[Path | None, Option(help="Folder of a Chroma to ask.")] = None,
     collection: Annotated[str, Option(help="Its collection.")] = "langchain",
     embeddings: Annotated[
@@ -33,34 +36,31 @@ def page(  # noqa: PLR0913  # one parameter an option
     ] = OFFLINE,
     model: Model = OFFLINE,
     backend: Backend = "torch",
-    llm: Annotated[
-        str | None, Option(help="Who answers: 'offline', or provider:model as openai:gpt-4.1.")
-    ] = None,
+    llm: Llm = None,
     labels: Annotated[Path, Option(help="Folder of the questions that you label.")] = Path(
         "labelled"
     ),
     port: Annotated[int, Option(help="Port on this machine.", min=1, max=65535)] = 7860,
 ) -> None:
     """Show in the browser, on this machine alone, what reranking does to questions."""
-    with one_line_errors():
-        from langchain_rerank import ui
+    from langchain_rerank import ui
 
-        opened = ui.Page(
-            partial(_open, chroma, embeddings),
-            partial(build_cross_encoder, backend=backend),
-            labels,
-            None if llm is None else open_chat_model(llm),
-        )
-        kind = ui.CHROMA if chroma else ui.FOLDER if docs else ui.REFERENCE
-        place = collection if chroma else str(docs or "")
-        if kind != ui.REFERENCE:
-            with console.status("Opening the passages"):
-                opened.store(kind, place)
-        # Of a port that is taken, Gradio would name a variable of its own.
-        socket.create_server(("127.0.0.1", port)).close()
-        blocks = ui.create_page(opened, kind=kind, place=place, model=model)
-        console.print(f"The page: http://127.0.0.1:{port} (Ctrl+C ends it)")
-        ui.serve(blocks, port)
+    opened = ui.Page(
+        partial(_open, chroma, embeddings),
+        partial(build_cross_encoder, backend=backend),
+        labels,
+        None if llm is None else open_chat_model(llm),
+    )
+    kind = ui.CHROMA if chroma else ui.FOLDER if docs else ui.REFERENCE
+    place = collection if chroma else str(docs or "")
+    if kind != ui.REFERENCE:
+        with console.status("Opening the passages"):
+            opened.store(kind, place)
+    # Of a port that is taken, Gradio would name a variable of its own.
+    socket.create_server(("127.0.0.1", port)).close()
+    blocks = ui.create_page(opened, kind=kind, place=place, model=model)
+    console.print(f"The page: http://127.0.0.1:{port} (Ctrl+C ends it)")
+    ui.serve(blocks, port)
 
 
 def _open(folder: Path | None, embeddings: str, kind: str, place: str) -> Chroma:
