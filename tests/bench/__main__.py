@@ -85,7 +85,8 @@ def _weights(model: str, graph: Path | None, device: str, folder: Path) -> Weigh
     elif model == "offline":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from langchain_rerank.offline import offline_reranker
-        from langchain_rerank.offline.wheels import GRAPH, PURPOSE, verified_folder
+        from langchain_rerank.offline.reranker import GRAPH, PURPOSE
+        from langchain_rerank.offline.wheels import verified_folder
 
         model = offline_reranker()
         graph = graph or verified_folder(GRAPH, PURPOSE)
